@@ -1,0 +1,52 @@
+"""Data-parallel Keras training with sparsified gradients.
+
+See `SparsifiedOptimizer` and `MultiWorkerMirroredStrategy`.
+"""
+
+import os as _os
+
+__version__ = "0.1.0"
+
+if _os.environ.get("TF_USE_LEGACY_KERAS", "").lower() in ("1", "true"):
+    raise ImportError(
+        "tem_tf needs Keras 3. Received: TF_USE_LEGACY_KERAS="
+        f"{_os.environ['TF_USE_LEGACY_KERAS']}. Unset it."
+    )
+
+import keras as _keras
+
+if _keras.backend.backend() != "tensorflow":
+    raise ImportError(
+        "tem_tf needs Keras's TensorFlow backend. Received: "
+        f"{_keras.backend.backend()}. Set KERAS_BACKEND=tensorflow."
+    )
+
+from tem_tf.callbacks import TensorBoardSparsification
+from tem_tf.compressors import (
+    Compressor,
+    HardThreshold,
+    Identity,
+    RandomK,
+    TopK,
+)
+from tem_tf.cross_device_ops import SparsifiedCrossDeviceOps
+from tem_tf.memory import ErrorFeedback, Memory
+from tem_tf.optimizer import SparsifiedOptimizer
+from tem_tf.sparse_gradient import SparseGradient
+from tem_tf.strategy import MultiWorkerMirroredStrategy
+
+__all__ = [
+    "Compressor",
+    "ErrorFeedback",
+    "HardThreshold",
+    "Identity",
+    "Memory",
+    "MultiWorkerMirroredStrategy",
+    "RandomK",
+    "SparseGradient",
+    "SparsifiedCrossDeviceOps",
+    "SparsifiedOptimizer",
+    "TensorBoardSparsification",
+    "TopK",
+    "__version__",
+]

@@ -1,0 +1,158 @@
+"""The only file that names private parts of TensorFlow and Keras.
+
+Each function checks that the part is there and says which version it was seen in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+from tensorflow.python.distribute import multi_worker_util
+from tensorflow.python.eager import context
+from tensorflow.python.framework import ops
+from tensorflow.python.ops import control_flow_util
+
+SEEN = "TensorFlow 2.21, Keras 3.15"
+_ALL_REDUCE = "_all_reduce_sum_gradients"
+
+
+def _part(owner: Any, name: str) -> Any:
+    if not hasattr(owner, name):
+        raise RuntimeError(
+            f"{type(owner).__name__} has no `{name}` in TensorFlow {tf.__version__}, "
+            f"Keras {keras.__version__}; tem_tf was written against {SEEN}. Install "
+            "a version named in the README."
+        )
+    return getattr(owner, name)
+
+
+def replace_all_reduce(optimizer: keras.optimizers.Optimizer, function: Any) -> Any:
+    """Puts `function` in the place of the optimizer's own gradient all-reduce.
+
+    Both take and return a list of (gradient, tf.Variable) in replica context. Keras
+    calls it after clipping and before the update, once per step.
+
+    Returns:
+        The optimizer's own.
+    """
+    original = _part(optimizer, _ALL_REDUCE)
+    object.__setattr__(optimizer, _ALL_REDUCE, function)
+    return original
+
+
+def has_replaced_all_reduce(optimizer: keras.optimizers.Optimizer) -> bool:
+    return _ALL_REDUCE in vars(optimizer)
+
+
+def variable_key(optimizer: keras.optimizers.Optimizer, variable: Any) -> Any:
+    """A key that is equal for a Keras variable, its tf.Variable and its replicas."""
+    return _part(optimizer, "_var_key")(variable)
+
+
+def raw_iterations(optimizer: keras.optimizers.Optimizer) -> keras.Variable:
+    """The number of calls of `apply` so far, gradient accumulation or not."""
+    return _part(optimizer, "_iterations")
+
+
+def strategy_of(optimizer: keras.optimizers.Optimizer) -> tf.distribute.Strategy:
+    """The strategy in whose scope the optimizer was made."""
+    return _part(optimizer, "_distribution_strategy")
+
+
+def optimizer_attributes() -> set[str]:
+    """Names of all that Keras's optimizer base classes define (not of object's)."""
+    names = set()
+    for base in keras.optimizers.Optimizer.__mro__:
+        if "optimizer" in base.__module__:
+            names.update(vars(base))
+    return {name for name in names if not name.startswith("__")}
+
+
+def collective_all_gather(
+    strategy: tf.distribute.Strategy,
+) -> Callable[[tf.Tensor], tf.Tensor] | None:
+    """One bare all-gather of equal shapes along axis 0, for multi-worker strategies.
+
+    `ReplicaContext.all_gather` costs two collectives and a `merge_call`, which cannot
+    stand inside `tf.cond`; the launcher beneath it can, if the predicate is equal on
+    all workers.
+
+    Returns:
+        None where the strategy has no launcher, or where it cannot be used: eagerly
+        with several devices per worker, whose replicas run one after the other.
+    """
+    launcher = _launcher(strategy)
+    if launcher is None:
+        return None
+    gather, options = _part(launcher, "_all_gather"), _part(launcher, "_options")
+    return lambda tensor: gather(tensor, options)
+
+
+def collective_all_reduce(
+    strategy: tf.distribute.Strategy,
+) -> Callable[[tf.Tensor], tf.Tensor] | None:
+    """One bare all-reduce (sum); as `collective_all_gather`."""
+    launcher = _launcher(strategy)
+    return None if launcher is None else _part(launcher, "all_reduce")
+
+
+def _launcher(strategy: tf.distribute.Strategy) -> Any:
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return None
+    if not _part(strategy.extended, "_in_multi_worker_mode")():
+        return None
+    launchers = _part(_part(strategy.extended, "_cross_device_ops"), "_launchers")
+    if tf.executing_eagerly() and len(launchers) > 1:
+        return None
+    replica = _part(tf.distribute.get_replica_context(), "_replica_id")
+    return launchers[replica if isinstance(replica, int) else 0]
+
+
+def is_multi_worker(strategy: tf.distribute.Strategy) -> bool:
+    """Whether the strategy spans several processes."""
+    return (
+        isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        and _part(strategy.extended, "_in_multi_worker_mode")()
+    )
+
+
+def wrap_cross_device_ops(strategy: tf.distribute.Strategy, wrap: Callable) -> None:
+    """Replaces the strategy's cross-device ops by `wrap(them)`."""
+    extended = strategy.extended
+    extended._cross_device_ops = wrap(_part(extended, "_cross_device_ops"))
+
+
+def cross_device_ops(strategy: tf.distribute.Strategy) -> Any:
+    return getattr(strategy.extended, "_cross_device_ops", None)
+
+
+def in_xla() -> bool:
+    """Whether the graph being traced is compiled by XLA."""
+    graph = ops.get_default_graph()
+    return not tf.executing_eagerly() and control_flow_util.GraphOrParentsInXlaContext(
+        graph
+    )
+
+
+def configure_start_timeout(cluster: Any, seconds: int) -> None:
+    """Bounds how long workers wait for one another at the start (TensorFlow: 1 h).
+
+    Call before the strategy is made, which leaves a configured service alone.
+    """
+    protobuf = _part(context, "coordination_config_pb2")
+    spec = multi_worker_util.normalize_cluster_spec(cluster)
+    jobs = [
+        protobuf.CoordinatedJob(name=job, num_tasks=spec.num_tasks(job))
+        for job in ("chief", "worker")
+        if job in spec.jobs
+    ]
+    if context.context().coordination_service is None:
+        context.context().configure_coordination_service(
+            service_type="standalone",
+            service_leader=multi_worker_util.coordination_leader(spec),
+            cluster_register_timeout_in_ms=1000 * seconds,
+            coordinated_jobs=jobs,
+        )

@@ -1,0 +1,368 @@
+"""One gradient's path from this replica to the sum over all of them.
+
+This is where compressor, memory, wire and exchange meet. Everything here runs in
+replica context and is the same eagerly, in `tf.function`, in one process and in
+several. With N replicas Keras hands over gradients divided by N; thresholds and
+metrics are in units of a worker's own, undivided gradient.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from tem_tf import metrics, wire
+from tem_tf.compressors import Compressor, Identity, Message
+from tem_tf.cross_device_ops import SparsifiedCrossDeviceOps
+from tem_tf.memory import Memory
+from tem_tf.packing import Segments, make_segments, pack, unpack
+from tem_tf.replica_state import ReplicaState
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How gradients are aggregated; see the arguments of `SparsifiedOptimizer`."""
+
+    compressor: Compressor
+    memory: Memory | None
+    dense_below: int
+    warmup_steps: int
+    value_dtype: str
+    nonfinite: str
+    local_clipnorm: float | None
+    gradients_divided_by_replicas: bool
+
+
+class Received(NamedTuple):
+    """What all replicas sent together, equal on all of them.
+
+    Attributes:
+        total: float32 (n,). Sum of the decoded messages.
+        block: float32 (m,). Sum of the dense blocks.
+        nonfinite: int32 scalar. Number of replicas whose gradient was not finite.
+        words: int32 scalar. 32-bit words that this replica contributed.
+        padding: int32 scalar. Words of padding that it had to add.
+    """
+
+    total: tf.Tensor
+    block: tf.Tensor
+    nonfinite: tf.Tensor
+    words: tf.Tensor
+    padding: tf.Tensor
+
+
+class Outcome(NamedTuple):
+    """What one step yields on a replica.
+
+    Attributes:
+        direction: float32 (n,).
+        received: As above.
+        memory_state, compressor_state: The new states.
+        entries: int32 scalar. Entries that this replica sent.
+        error: float32 scalar. ‖corrected − decoded‖².
+    """
+
+    direction: tf.Tensor
+    received: Received
+    memory_state: dict[str, tf.Tensor]
+    compressor_state: Any
+    entries: tf.Tensor
+    error: tf.Tensor
+
+
+class Aggregator:
+    """Aggregates gradients by `options`, and holds what each replica remembers."""
+
+    def __init__(self, options: Options):
+        self.options = options
+        self._memory = options.memory or Memory()
+        self._memory_state = ReplicaState()
+        self._compressor_state = ReplicaState()
+        self._metrics = ReplicaState()
+        self._gather_metrics: Callable | None = None
+        self._memory_keys: tuple[str, ...] = ()
+        self._compressor_leaves: dict[Segments, tuple[list[str], Any]] = {}
+
+    def build(self, names: Sequence[str], sizes: Sequence[int]) -> None:
+        """Makes the memory of the variables that have none yet, by their paths."""
+        large = [i for i, size in enumerate(sizes) if size >= self.options.dense_below]
+        segments = make_segments([names[i] for i in large], [sizes[i] for i in large])
+        state = self._memory.init(segments)
+        self._memory_keys = tuple(state)
+        for key, vector in state.items():
+            for segment in segments:
+                self._memory_state.add(f"{key}/{segment.name}", vector[segment.slice])
+        self._metrics.add("metrics", metrics.zeros())
+
+    def aggregate(
+        self,
+        gradients: Sequence[tf.Tensor | tf.IndexedSlices],
+        names: Sequence[str],
+        step: tf.Tensor,
+    ) -> list[tf.Tensor]:
+        """Sums gradients over replicas, each of which sends a compressed message.
+
+        Args:
+            gradients: This replica's, of any floating dtype.
+            names: Paths of their variables.
+            step: int64 scalar, 0 at the first step, equal on all replicas.
+
+        Returns:
+            Dense gradients with the shapes and dtypes of `gradients`, bit-equal on all
+            replicas.
+        """
+        context = tf.distribute.get_replica_context()
+        exchange = SparsifiedCrossDeviceOps.of(context.strategy)
+        unit = self._unit(context.num_replicas_in_sync)
+        sizes = [_size(g) for g in gradients]
+        large = [i for i, size in enumerate(sizes) if size >= self.options.dense_below]
+        small = [i for i, size in enumerate(sizes) if size < self.options.dense_below]
+        segments = make_segments([names[i] for i in large], [sizes[i] for i in large])
+        rest = make_segments([names[i] for i in small], [sizes[i] for i in small])
+
+        vector = pack([gradients[i] for i in large])
+        block = pack([gradients[i] for i in small])
+        vector, block, nonfinite = _zero_unless_finite(vector, block)
+        vector, block, norm = self._clip(vector, block, unit)
+
+        def path(compressor: Compressor) -> Outcome:
+            return self._path(
+                compressor, exchange, segments, vector, block, nonfinite, step
+            )
+
+        compressor = self.options.compressor.scaled(unit)
+        if self.options.warmup_steps:
+            outcome = exchange.cond(
+                step < self.options.warmup_steps,
+                lambda: path(Identity()),
+                lambda: path(compressor),
+            )
+        else:
+            outcome = path(compressor)
+
+        with tf.control_dependencies(self._checks(outcome)):
+            self._write_states(outcome, segments)
+            self._count(outcome, norm, unit)
+            results: list[Any] = [None] * len(gradients)
+            for table, flat, chosen in (
+                (segments, outcome.direction, large),
+                (rest, outcome.received.block, small),
+            ):
+                like = [gradients[i] for i in chosen]
+                for i, result in zip(chosen, unpack(flat, table, like), strict=True):
+                    results[i] = result
+        return results
+
+    def _path(
+        self,
+        compressor: Compressor,
+        exchange: SparsifiedCrossDeviceOps,
+        segments: Segments,
+        vector: tf.Tensor,
+        block: tf.Tensor,
+        nonfinite: tf.Tensor,
+        step: tf.Tensor,
+    ) -> Outcome:
+        """The path of one gradient, between `pack` and `unpack`. Pure."""
+        memory = self._memory
+        memory_state, compressor_state = self._read_states(segments)
+
+        corrected = memory.compensate(memory_state, vector)
+        message, compressor_state = compressor.compress(
+            compressor_state, corrected, step, segments
+        )
+        sent = message.to_dense()
+        memory_state = memory.update(memory_state, corrected, sent)
+        received = _TRANSPORTS[compressor.aggregation](
+            exchange, message, block, nonfinite
+        )
+        direction, memory_state = memory.apply(memory_state, received.total)
+
+        entries = tf.size(message.values) + tf.size(block)
+        error = tf.reduce_sum(tf.square(corrected - sent))
+        return Outcome(
+            direction, received, memory_state, compressor_state, entries, error
+        )
+
+    def _unit(self, replicas: int) -> float:
+        """A worker's own gradient times this is what Keras hands over."""
+        return 1 / replicas if self.options.gradients_divided_by_replicas else 1.0
+
+    def _clip(
+        self, vector: tf.Tensor, block: tf.Tensor, unit: float
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Clips to `local_clipnorm`; also returns the norm before clipping."""
+        norm = tf.sqrt(
+            tf.reduce_sum(tf.square(vector)) + tf.reduce_sum(tf.square(block))
+        )
+        if self.options.local_clipnorm is None:
+            return vector, block, norm
+        limit = self.options.local_clipnorm * unit
+        factor = limit / tf.maximum(norm, limit)
+        return vector * factor, block * factor, norm
+
+    def _checks(self, outcome: Outcome) -> list[tf.Operation]:
+        """Raises on all replicas at the same step, since all see the same headers."""
+        if self.options.nonfinite != "raise":
+            return []
+        return [
+            tf.debugging.Assert(
+                tf.equal(outcome.received.nonfinite, 0),
+                [
+                    "A gradient has NaN or Inf. Replicas whose gradient is not finite:",
+                    outcome.received.nonfinite,
+                    'Lower the learning rate, or pass nonfinite="zero" to '
+                    "SparsifiedOptimizer to count such a gradient as zero.",
+                ],
+            )
+        ]
+
+    def _read_states(self, segments: Segments) -> tuple[dict[str, tf.Tensor], Any]:
+        memory_state = {
+            key: pack([self._memory_state.read(f"{key}/{s.name}") for s in segments])
+            for key in self._memory_keys
+        }
+        names, structure = self._compressor_names(segments)
+        leaves = [self._compressor_state.read(name) for name in names]
+        return memory_state, tf.nest.pack_sequence_as(structure, leaves)
+
+    def _write_states(self, outcome: Outcome, segments: Segments) -> None:
+        for key, vector in outcome.memory_state.items():
+            for segment in segments:
+                self._memory_state.assign(
+                    f"{key}/{segment.name}", vector[segment.slice]
+                )
+        names, _ = self._compressor_names(segments)
+        leaves = tf.nest.flatten(outcome.compressor_state)
+        for name, leaf in zip(names, leaves, strict=True):
+            self._compressor_state.assign(name, leaf)
+
+    def _compressor_names(self, segments: Segments) -> tuple[list[str], Any]:
+        """Names of the leaves of the compressor's state, made on first use.
+
+        A compressor's state is about the gradient as a whole, so that training another
+        set of variables starts it anew.
+        """
+        if segments not in self._compressor_leaves:
+            with tf.init_scope():
+                state = self.options.compressor.init(segments)
+                table = "+".join(segment.name for segment in segments)
+                names = [f"{i}/{table}" for i in range(len(tf.nest.flatten(state)))]
+                for name, leaf in zip(names, tf.nest.flatten(state), strict=True):
+                    self._compressor_state.add(name, leaf)
+            structure = tf.nest.map_structure(lambda _: None, state)
+            self._compressor_leaves[segments] = names, structure
+        return self._compressor_leaves[segments]
+
+    def count_dense(self, sizes: Sequence[int]) -> None:
+        """Counts a step whose gradients somebody else summed, dense."""
+        entries = tf.constant(sum(sizes))
+        self._metrics.assign(
+            "metrics",
+            metrics.add_step(
+                self._metrics.read("metrics"),
+                entries=entries,
+                payload_words=entries,
+                dense_words=entries,
+            ),
+        )
+
+    def _count(self, outcome: Outcome, norm: tf.Tensor, unit: float) -> None:
+        received = outcome.received
+        size = tf.size(received.total) + tf.size(received.block)
+        self._metrics.assign(
+            "metrics",
+            metrics.add_step(
+                self._metrics.read("metrics"),
+                entries=outcome.entries,
+                payload_words=received.words,
+                padded_words=received.padding,
+                dense_words=size,
+                error=outcome.error / unit**2,
+                gradient_norm=norm / unit,
+                nonfinite=received.nonfinite,
+                residual=outcome.memory_state.get("residual", tf.zeros([0])) / unit,
+            ),
+        )
+
+    def summary(self, strategy: tf.distribute.Strategy) -> dict[str, float]:
+        """Sums the metrics over replicas. Collective, in cross-replica context."""
+        if self._gather_metrics is None:  # Traced once.
+            exchange = SparsifiedCrossDeviceOps.of(strategy)
+
+            def gather() -> tf.Tensor:
+                return exchange.gather_payloads(self._metrics.read("metrics"))
+
+            self._gather_metrics = tf.function(lambda: strategy.run(gather))
+        rows = strategy.experimental_local_results(self._gather_metrics())[0]
+        return metrics.summarise(rows.numpy())
+
+
+def _gather(
+    exchange: SparsifiedCrossDeviceOps,
+    message: Message,
+    block: tf.Tensor,
+    nonfinite: tf.Tensor,
+) -> Received:
+    """Every replica sends its own entries: encode, all-gather, decode and sum."""
+    payload = wire.encode(message, block, nonfinite)
+    rows = exchange.gather_payloads(payload)
+    total, sum_of_blocks = tf.zeros([message.size]), tf.zeros_like(block)
+    nonfinite = tf.constant(0)
+    # In replica order, and within a message no entry twice: the same floating-point
+    # sum on every replica and device.
+    for row in tf.unstack(rows):
+        received = wire.decode(row, message.size, block.shape[0])
+        total = received.message.add_to(total)
+        sum_of_blocks += received.block
+        nonfinite += received.nonfinite
+    words = tf.size(payload)
+    padding = tf.shape(rows)[1] - words if exchange.pads() else tf.constant(0)
+    return Received(total, sum_of_blocks, nonfinite, words, padding)
+
+
+def _reduce(
+    exchange: SparsifiedCrossDeviceOps,
+    message: Message,
+    block: tf.Tensor,
+    nonfinite: tf.Tensor,
+) -> Received:
+    """All replicas send the same coordinates: all-reduce of the values alone."""
+    flag = tf.cast(nonfinite, tf.float32)[tf.newaxis]
+    sent = tf.concat([message.values, block, flag], axis=0)
+    summed = exchange.reduce_values(sent)
+    count, words = tf.size(message.values), tf.size(sent)
+    total = message._replace(values=summed[:count]).to_dense()
+    sum_of_blocks = tf.reshape(summed[count:-1], block.shape)
+    nonfinite = tf.cast(summed[-1], tf.int32)
+    return Received(total, sum_of_blocks, nonfinite, words, tf.constant(0))
+
+
+_TRANSPORTS = {"gather": _gather, "reduce": _reduce}
+
+
+def _zero_unless_finite(
+    vector: tf.Tensor, block: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Zeros in the place of a gradient that is not finite, and 1 if it was not.
+
+    Comes before anything else: NaN would stay in the residual for ever.
+    """
+    finite = tf.reduce_all(tf.math.is_finite(vector)) & tf.reduce_all(
+        tf.math.is_finite(block)
+    )
+    vector, block = tf.cond(
+        finite,
+        lambda: (vector, block),
+        lambda: (tf.zeros_like(vector), tf.zeros_like(block)),
+    )
+    return vector, block, 1 - tf.cast(finite, tf.int32)
+
+
+def _size(gradient: tf.Tensor | tf.IndexedSlices) -> int:
+    """Number of entries of a gradient of static shape."""
+    return math.prod(gradient.shape)

@@ -1,0 +1,100 @@
+"""Keras callbacks that show what the communication costs."""
+
+from __future__ import annotations
+
+import os
+
+import keras
+import tensorflow as tf
+
+from tem_tf import strategy
+from tem_tf.optimizer import SparsifiedOptimizer
+
+
+class TensorBoardSparsification(keras.callbacks.Callback):
+    """Writes the communication metrics of a `SparsifiedOptimizer` to TensorBoard.
+
+    Under `communication/`: of the steps since the last record `density`, and per step
+    and replica `entries_sent`, `payload_bytes`, `padded_bytes`, `dense_bytes`; of the
+    run so far `total_error`; of the last step `compression_error`, `residual_norm`,
+    `residual_max`, `gradient_norm`. Metrics are summed over workers once per record, a
+    collective, so the callback must be on all workers; the chief alone writes.
+
+    Args:
+        log_dir: String. The run's directory; events go to `log_dir/communication`.
+        every: Int >= 1, default 100. Steps between records. Lower => more collectives.
+
+    Raises:
+        ValueError: `every` is out of range, or the model was compiled without
+            `SparsifiedOptimizer`.
+    """
+
+    def __init__(self, log_dir: str | os.PathLike, every: int = 100):
+        super().__init__()
+        if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+            raise ValueError(
+                f"`every` must be an integer >= 1. Received: every={every!r}"
+            )
+        self.log_dir = os.path.join(os.fspath(log_dir), "communication")
+        self.every = every
+        self._last: dict[str, float] = {}
+        self._step = 0
+        self._writer = None
+
+    def on_train_begin(self, logs=None):
+        if not isinstance(self.model.optimizer, SparsifiedOptimizer):
+            raise ValueError(
+                "TensorBoardSparsification needs a model compiled with a "
+                f"SparsifiedOptimizer. Received: {self.model.optimizer}"
+            )
+        if self._writer is None and strategy.is_chief():
+            self._writer = tf.summary.create_file_writer(self.log_dir)
+        if self.model.optimizer.built:  # A second `fit` goes on counting.
+            self._last = self.summary()
+            self._step = self._last["steps"]
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._step += 1
+        if self._step % self.every == 0:
+            self._record()
+
+    def on_train_end(self, logs=None):
+        if self._step % self.every:
+            self._record()
+        if self._writer is not None:
+            self._writer.flush()
+
+    def summary(self) -> dict[str, float]:
+        """The metrics of the run so far; collective, on all workers."""
+        return self.model.optimizer.communication_summary()
+
+    def _record(self) -> None:
+        now = self.summary()
+        if self._writer is not None:
+            with self._writer.as_default(step=now["steps"]):
+                for name, value in since(self._last, now).items():
+                    tf.summary.scalar(f"communication/{name}", value)
+        self._last = now
+
+
+def since(before: dict[str, float], now: dict[str, float]) -> dict[str, float]:
+    """What TensorBoard shows of the steps between two communication summaries.
+
+    Args:
+        before: The earlier summary, or an empty dict.
+        now: The later one.
+    """
+    sums = ("entries_sent", "payload_bytes", "padded_bytes", "dense_bytes")
+    gained = {name: now[name] - before.get(name, 0) for name in sums}
+    steps = max(now["steps"] - before.get("steps", 0), 1) * now["replicas"]
+    shown = {name: total / steps for name, total in gained.items()}
+    shown["density"] = 4 * gained["entries_sent"] / max(gained["dense_bytes"], 1)
+    for name in (
+        "total_error",
+        "compression_error",
+        "residual_norm",
+        "residual_max",
+        "gradient_norm",
+    ):
+        shown[name] = now[name]
+    return shown

@@ -1,0 +1,325 @@
+"""SparsifiedOptimizer: a Keras optimizer whose gradients travel compressed."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import warnings
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tem_tf import _internals
+from tem_tf import memory as memories
+from tem_tf.aggregation import Aggregator, Options
+from tem_tf.compressors import Compressor
+
+
+@keras.saving.register_keras_serializable(package="tem_tf")
+class SparsifiedOptimizer(keras.optimizers.Optimizer):
+    """Wraps a Keras optimizer; sums gradients over workers in compressed form.
+
+    Keras's own all-reduce is replaced, and nothing else: clipping comes before it, the
+    inner optimizer's update after it. With `compressor=Identity()` and no memory
+    nothing is replaced at all. Learning rate, schedules, clipping, weight decay, EMA
+    and every other attribute are the inner optimizer's and can be read and set here.
+
+    Under N replicas Keras divides the loss by N. Thresholds, `local_clipnorm` and all
+    metrics are in units of one worker's own, undivided gradient all the same; clipping
+    set on the inner optimizer keeps Keras's meaning, that of the divided gradient.
+
+    Args:
+        inner_optimizer: `keras.optimizers.Optimizer`, or a name or configuration of
+            one. It belongs to this wrapper from now on.
+        compressor: `tem_tf.Compressor`. What each worker sends.
+        memory: What is kept of the rest: "auto" (default) is `ErrorFeedback()` for a
+            lossy compressor and nothing for a lossless one; None; or a memory.
+        dense_below: Int >= 0, default 0. Variables with fewer entries are sent whole,
+            without indices. Higher => more is sent.
+        warmup_steps: Int >= 0, default 0. Before that step everything is sent, by one
+            dense all-reduce.
+        value_dtype: "float32". How values travel.
+        nonfinite: What a NaN or Inf in a worker's gradient does: "raise" (default)
+            ends all workers at that step; "zero" counts that worker's gradient as
+            zero. Without compression and memory nothing is checked, as in Keras.
+        local_clipnorm: Float > 0 or None (default). Bound of the global norm of a
+            worker's own gradient, before compression.
+        gradients_divided_by_replicas: Bool, default True. Set to False if the loss is
+            not a mean-reduced Keras loss (reduction "sum", "none", or your own), so
+            that Keras has not divided it.
+        name: String. Default: the inner optimizer's.
+
+    Raises:
+        ValueError: an argument is out of range; `inner_optimizer` is in another
+            wrapper already, or scales losses.
+
+    Example:
+
+    >>> optimizer = SparsifiedOptimizer(
+    ...     keras.optimizers.SGD(1.0), compressor=tem_tf.HardThreshold(0.5)
+    ... )
+    >>> weights = keras.Variable([0.0, 0.0])
+    >>> optimizer.apply([tf.constant([0.4, 1.0])], [weights])
+    >>> weights.numpy()  # The first entry is held back, below the threshold,
+    array([ 0., -1.], dtype=float32)
+    >>> optimizer.apply([tf.constant([0.4, 0.0])], [weights])
+    >>> weights.numpy()  # and sent once it has grown to 0.8.
+    array([-0.8, -1. ], dtype=float32)
+
+    References:
+        Sahu et al., NeurIPS 2021, arXiv 2108.00951, algorithm 1.
+    """
+
+    def __init__(
+        self,
+        inner_optimizer: keras.optimizers.Optimizer,
+        compressor: Compressor,
+        memory: memories.Memory | str | None = "auto",
+        dense_below: int = 0,
+        warmup_steps: int = 0,
+        value_dtype: str = "float32",
+        nonfinite: str = "raise",
+        local_clipnorm: float | None = None,
+        gradients_divided_by_replicas: bool = True,
+        name: str | None = None,
+    ):
+        # The base class's __init__ is left out: it would make variables, and all of
+        # this object's are the inner's.
+        inner_optimizer = keras.optimizers.get(inner_optimizer)
+        _check_inner(inner_optimizer)
+        _check_arguments(
+            compressor,
+            dense_below,
+            warmup_steps,
+            value_dtype,
+            nonfinite,
+            local_clipnorm,
+        )
+        self._memory_argument = memory
+        options = Options(
+            compressor=compressor,
+            memory=memories.get(memory, compressor.lossless),
+            dense_below=dense_below,
+            warmup_steps=warmup_steps,
+            value_dtype=value_dtype,
+            nonfinite=nonfinite,
+            local_clipnorm=local_clipnorm,
+            gradients_divided_by_replicas=gradients_divided_by_replicas,
+        )
+        self._aggregator = Aggregator(options)
+        self._paths: dict[Any, str] = {}
+        self.inner_optimizer = inner_optimizer
+        if name is not None:
+            inner_optimizer.name = name
+        self._inner_all_reduce = _internals.replace_all_reduce(
+            inner_optimizer, self._all_reduce
+        )
+
+    # What is ours.
+
+    def build(self, variables):
+        """Makes the inner optimizer's variables and this replica's memory."""
+        self.inner_optimizer.build(variables)
+        names: list[str] = []
+        for variable in variables:
+            path = getattr(variable, "path", None) or variable.name
+            repeated = names.count(path)  # Plain tf.Variables may share a name.
+            names.append(f"{path}#{repeated}" if repeated else path)
+            key = _internals.variable_key(self.inner_optimizer, variable)
+            self._paths[key] = names[-1]
+        with tf.init_scope():
+            sizes = [math.prod(variable.shape) for variable in variables]
+            self._aggregator.build(names, sizes)
+
+    def apply(self, grads, trainable_variables=None):
+        """Updates the variables; replica context. As in Keras."""
+        if trainable_variables is not None:
+            trainable_variables = list(trainable_variables)
+            self._build_once(trainable_variables)
+        self.inner_optimizer.apply(grads, trainable_variables)
+
+    def apply_gradients(self, grads_and_vars):
+        """As in Keras, for custom training loops."""
+        grads_and_vars = list(grads_and_vars)
+        self._build_once([variable for _, variable in grads_and_vars])
+        return self.inner_optimizer.apply_gradients(grads_and_vars)
+
+    def communication_summary(self) -> dict[str, float]:
+        """What was sent and held back so far, summed over workers.
+
+        Collective: under several workers call it on all of them, outside
+        `strategy.run`.
+
+        Returns:
+            See `tem_tf.metrics.summarise`.
+        """
+        if not self.built:
+            raise ValueError(
+                "`communication_summary` needs an optimizer that has been built: call "
+                "it after the first step."
+            )
+        return self._aggregator.summary(_internals.strategy_of(self.inner_optimizer))
+
+    def get_config(self):
+        options = self._aggregator.options
+        serialize = keras.saving.serialize_keras_object
+        memory = self._memory_argument
+        return {
+            "name": self.name,
+            "inner_optimizer": serialize(self.inner_optimizer),
+            "compressor": serialize(options.compressor),
+            "memory": memory if isinstance(memory, str) else serialize(memory),
+            "dense_below": options.dense_below,
+            "warmup_steps": options.warmup_steps,
+            "value_dtype": options.value_dtype,
+            "nonfinite": options.nonfinite,
+            "local_clipnorm": options.local_clipnorm,
+            "gradients_divided_by_replicas": options.gradients_divided_by_replicas,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        for key in ("inner_optimizer", "compressor", "memory"):
+            if isinstance(config[key], dict):
+                config[key] = keras.saving.deserialize_keras_object(
+                    config[key], custom_objects=custom_objects
+                )
+        return cls(**config)
+
+    def save_own_variables(self, store):
+        """Saves nothing: `inner_optimizer` is saved beside this object."""
+
+    def load_own_variables(self, store):
+        """Loads nothing, and says so if something is kept between steps."""
+        if self._aggregator.options.memory is not None:
+            warnings.warn(
+                "A saved model holds no residuals: what workers had not sent yet when "
+                "it was saved is lost, and error feedback starts from zero.",
+                stacklevel=2,
+            )
+
+    def _build_once(self, variables) -> None:
+        if not self.inner_optimizer.built:
+            with tf.name_scope(self.inner_optimizer.name):
+                self.build(variables)
+
+    def _all_reduce(self, grads_and_vars):
+        """Stands in the inner optimizer, in the place of its own all-reduce."""
+        options = self._aggregator.options
+        if tf.distribute.in_cross_replica_context():  # Keras sums nothing there.
+            return self._inner_all_reduce(grads_and_vars)
+        gradients, variables = zip(*grads_and_vars, strict=True)
+        unchanged = options.compressor.lossless and options.memory is None
+        if unchanged and options.local_clipnorm is None:
+            self._aggregator.count_dense([math.prod(v.shape) for v in variables])
+            return self._inner_all_reduce(grads_and_vars)
+        if _internals.in_xla():
+            raise ValueError(
+                "A sparsifier cannot be compiled by XLA: the number of entries that a "
+                "worker sends changes from step to step. Pass `jit_compile=False` to "
+                "`model.compile`."
+            )
+        inner = self.inner_optimizer
+        names = [self._paths[_internals.variable_key(inner, v)] for v in variables]
+        step = tf.convert_to_tensor(_internals.raw_iterations(inner))
+        aggregated = self._aggregator.aggregate(gradients, names, step)
+        return list(zip(aggregated, variables, strict=True))
+
+    # What is the inner optimizer's: every other attribute, read and set. Methods and
+    # properties of the base class are replaced by forwarding properties, below.
+
+    def __getattr__(self, name):
+        if name in _OWN or name.startswith("_self_"):
+            raise AttributeError(name)
+        return getattr(self.inner_optimizer, name)
+
+    def __setattr__(self, name, value):
+        if name in _OWN or name.startswith("_self_"):
+            if name == "inner_optimizer":  # Tracked, so that checkpoints find it.
+                self._track_trackable(value, name, overwrite=True)
+            object.__setattr__(self, name, value)
+        elif name == "loss_scale_factor":
+            raise ValueError(_LOSS_SCALING)
+        else:
+            setattr(self.inner_optimizer, name, value)
+
+
+_OWN = frozenset(
+    {
+        "inner_optimizer",
+        "_aggregator",
+        "_inner_all_reduce",
+        "_memory_argument",
+        "_paths",
+    }
+)
+
+_LOSS_SCALING = (
+    "SparsifiedOptimizer does not work with scaled losses: neither inside nor around "
+    "a LossScaleOptimizer, nor under the policy mixed_float16. Use the policy "
+    "mixed_bfloat16, which needs no scaling."
+)
+
+
+def _forward(name: str) -> property:
+    return property(
+        lambda self: getattr(self.inner_optimizer, name),
+        lambda self, value: setattr(self.inner_optimizer, name, value),
+    )
+
+
+for _name in _internals.optimizer_attributes() - set(vars(SparsifiedOptimizer)):
+    if _name not in ("_obj_type",):
+        setattr(SparsifiedOptimizer, _name, _forward(_name))
+
+
+def _check_inner(inner: Any) -> None:
+    if isinstance(inner, keras.optimizers.LossScaleOptimizer):
+        raise ValueError(_LOSS_SCALING)
+    if isinstance(inner, SparsifiedOptimizer) or _internals.has_replaced_all_reduce(
+        inner
+    ):
+        raise ValueError(
+            "`inner_optimizer` must not be in another SparsifiedOptimizer. Make a new "
+            f"one for each wrapper. Received: inner_optimizer={inner.name!r}"
+        )
+    strategy = tf.distribute.get_strategy()
+    if inner.gradient_accumulation_steps and strategy.num_replicas_in_sync > 1:
+        raise ValueError(
+            "`gradient_accumulation_steps` of the inner optimizer cannot be used "
+            "under a strategy (Keras itself fails there: keras-team/keras#20582). "
+            f"Received: {inner.gradient_accumulation_steps}. Use a larger batch."
+        )
+
+
+def _check_arguments(
+    compressor, dense_below, warmup_steps, value_dtype, nonfinite, local_clipnorm
+) -> None:
+    if not isinstance(compressor, Compressor):
+        raise ValueError(
+            "`compressor` must be a tem_tf compressor such as "
+            f"tem_tf.HardThreshold(0.01). Received: compressor={compressor!r}"
+        )
+    for name, value in (("dense_below", dense_below), ("warmup_steps", warmup_steps)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise ValueError(
+                f"`{name}` must be an integer >= 0. Received: {name}={value!r}"
+            )
+    if value_dtype != "float32":
+        raise ValueError(
+            '`value_dtype` must be "float32", the only one so far. '
+            f"Received: value_dtype={value_dtype!r}"
+        )
+    if nonfinite not in ("raise", "zero"):
+        raise ValueError(
+            f'`nonfinite` must be "raise" or "zero". Received: nonfinite={nonfinite!r}'
+        )
+    if local_clipnorm is not None and not (
+        isinstance(local_clipnorm, numbers.Real) and 0 < local_clipnorm < math.inf
+    ):
+        raise ValueError(
+            "`local_clipnorm` must be a finite number > 0, or None. "
+            f"Received: local_clipnorm={local_clipnorm!r}"
+        )

@@ -1,0 +1,40 @@
+"""Tensors of which every replica keeps a value of its own between steps."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+
+class ReplicaState:
+    """Named variables that differ between replicas and that nobody else tracks.
+
+    Under a strategy each is one variable per replica, never synchronised, to be read
+    and assigned in replica context alone. They are not part of a model's checkpoint:
+    TensorFlow would sum them or refuse (it cannot save a per-replica value).
+    """
+
+    def __init__(self):
+        self._variables: dict[str, tf.Variable] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._variables
+
+    def add(self, name: str, initial_value: tf.Tensor) -> None:
+        """Makes a variable, if there is none of that name yet."""
+        if name in self._variables:
+            return
+        self._variables[name] = tf.Variable(
+            initial_value,
+            trainable=False,
+            name=name.replace(":", "_"),
+            synchronization=tf.VariableSynchronization.ON_READ,
+            aggregation=tf.VariableAggregation.NONE,
+        )
+
+    def read(self, name: str) -> tf.Tensor:
+        """This replica's value."""
+        return self._variables[name].read_value()
+
+    def assign(self, name: str, value: tf.Tensor) -> None:
+        """Sets this replica's value."""
+        self._variables[name].assign(value)
