@@ -4,6 +4,7 @@ See `SparsifiedOptimizer` and `MultiWorkerMirroredStrategy`.
 """
 
 import os as _os
+import sys as _sys
 
 __version__ = "0.1.0"
 
@@ -11,6 +12,15 @@ if _os.environ.get("TF_USE_LEGACY_KERAS", "").lower() in ("1", "true"):
     raise ImportError(
         "tem_tf needs Keras 3. Received: TF_USE_LEGACY_KERAS="
         f"{_os.environ['TF_USE_LEGACY_KERAS']}. Unset it."
+    )
+
+# Before Keras is imported: that fails if the other backend is not installed.
+if "keras" not in _sys.modules and (
+    _os.environ.get("KERAS_BACKEND", "") not in ("", "tensorflow")
+):
+    raise ImportError(
+        "tem_tf needs Keras's TensorFlow backend. Received: KERAS_BACKEND="
+        f"{_os.environ['KERAS_BACKEND']}. Set KERAS_BACKEND=tensorflow."
     )
 
 import keras as _keras

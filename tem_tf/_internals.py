@@ -57,6 +57,11 @@ def raw_iterations(optimizer: keras.optimizers.Optimizer) -> keras.Variable:
     return _part(optimizer, "_iterations")
 
 
+def trained_variables(optimizer: keras.optimizers.Optimizer) -> list[Any]:
+    """The variables that the optimizer was built for."""
+    return _part(optimizer, "_trainable_variables")
+
+
 def strategy_of(optimizer: keras.optimizers.Optimizer) -> tf.distribute.Strategy:
     """The strategy in whose scope the optimizer was made."""
     return _part(optimizer, "_distribution_strategy")

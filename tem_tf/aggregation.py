@@ -36,6 +36,12 @@ class Options:
     local_clipnorm: float | None
     gradients_divided_by_replicas: bool
 
+    @property
+    def leave_gradients_alone(self) -> bool:
+        """Whether Keras's own all-reduce does all that is asked for."""
+        unchanged = self.compressor.lossless and self.memory is None
+        return unchanged and self.local_clipnorm is None
+
 
 class Received(NamedTuple):
     """What all replicas sent together, equal on all of them.

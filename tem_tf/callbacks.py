@@ -7,7 +7,7 @@ import os
 import keras
 import tensorflow as tf
 
-from tem_tf import strategy
+from tem_tf import _internals, strategy
 from tem_tf.optimizer import SparsifiedOptimizer
 
 
@@ -38,7 +38,7 @@ class TensorBoardSparsification(keras.callbacks.Callback):
         self.log_dir = os.path.join(os.fspath(log_dir), "communication")
         self.every = every
         self._last: dict[str, float] = {}
-        self._step = 0
+        self._step = self._recorded = self._batch = 0
         self._writer = None
 
     def on_train_begin(self, logs=None):
@@ -49,17 +49,24 @@ class TensorBoardSparsification(keras.callbacks.Callback):
             )
         if self._writer is None and strategy.is_chief():
             self._writer = tf.summary.create_file_writer(self.log_dir)
-        if self.model.optimizer.built:  # A second `fit` goes on counting.
+        if self.model.optimizer.built:  # Not the first `fit`.
             self._last = self.summary()
-            self._step = self._last["steps"]
+        self._recorded = self._steps_so_far()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._step, self._batch = self._steps_so_far(), -1
 
     def on_train_batch_end(self, batch, logs=None):
-        self._step += 1
-        if self._step % self.every == 0:
+        # By the number of the batch: with `steps_per_execution` it skips some, and
+        # reading the optimizer's counter at each would make a GPU wait.
+        self._step += batch - self._batch
+        self._batch = batch
+        if self._step // self.every > self._recorded // self.every:
             self._record()
 
     def on_train_end(self, logs=None):
-        if self._step % self.every:
+        self._step = self._steps_so_far()
+        if self._step > self._recorded:
             self._record()
         if self._writer is not None:
             self._writer.flush()
@@ -71,10 +78,14 @@ class TensorBoardSparsification(keras.callbacks.Callback):
     def _record(self) -> None:
         now = self.summary()
         if self._writer is not None:
-            with self._writer.as_default(step=now["steps"]):
+            with self._writer.as_default(step=self._step):
                 for name, value in since(self._last, now).items():
                     tf.summary.scalar(f"communication/{name}", value)
-        self._last = now
+        self._last, self._recorded = now, self._step
+
+    def _steps_so_far(self) -> int:
+        """Of the optimizer, so that a run that goes on elsewhere goes on counting."""
+        return int(_internals.raw_iterations(self.model.optimizer).numpy())
 
 
 def since(before: dict[str, float], now: dict[str, float]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import numbers
 import warnings
@@ -52,7 +53,7 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
 
     Raises:
         ValueError: an argument is out of range; `inner_optimizer` is in another
-            wrapper already, or scales losses.
+            wrapper already, scales losses, or is made of several optimizers.
 
     Example:
 
@@ -87,7 +88,6 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
         # The base class's __init__ is left out: it would make variables, and all of
         # this object's are the inner's.
         inner_optimizer = keras.optimizers.get(inner_optimizer)
-        _check_inner(inner_optimizer)
         _check_arguments(
             compressor,
             dense_below,
@@ -107,6 +107,7 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
             local_clipnorm=local_clipnorm,
             gradients_divided_by_replicas=gradients_divided_by_replicas,
         )
+        _check_inner(inner_optimizer, options)
         self._aggregator = Aggregator(options)
         self._paths: dict[Any, str] = {}
         self.inner_optimizer = inner_optimizer
@@ -115,22 +116,15 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
         self._inner_all_reduce = _internals.replace_all_reduce(
             inner_optimizer, self._all_reduce
         )
+        if inner_optimizer.built:
+            self._build_memory(_internals.trained_variables(inner_optimizer))
 
     # What is ours.
 
     def build(self, variables):
         """Makes the inner optimizer's variables and this replica's memory."""
         self.inner_optimizer.build(variables)
-        names: list[str] = []
-        for variable in variables:
-            path = getattr(variable, "path", None) or variable.name
-            repeated = names.count(path)  # Plain tf.Variables may share a name.
-            names.append(f"{path}#{repeated}" if repeated else path)
-            key = _internals.variable_key(self.inner_optimizer, variable)
-            self._paths[key] = names[-1]
-        with tf.init_scope():
-            sizes = [math.prod(variable.shape) for variable in variables]
-            self._aggregator.build(names, sizes)
+        self._build_memory(variables)
 
     def apply(self, grads, trainable_variables=None):
         """Updates the variables; replica context. As in Keras."""
@@ -189,11 +183,13 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
         return cls(**config)
 
     def save_own_variables(self, store):
-        """Saves nothing: `inner_optimizer` is saved beside this object."""
+        """Saves the number of steps: `inner_optimizer` is saved beside this object."""
+        store["steps"] = _internals.raw_iterations(self.inner_optimizer).numpy()
 
     def load_own_variables(self, store):
-        """Loads nothing, and says so if something is kept between steps."""
-        if self._aggregator.options.memory is not None:
+        """Loads nothing, and says so if something was kept between steps."""
+        trained = "steps" in store and int(store["steps"][()]) > 0
+        if trained and self._aggregator.options.memory is not None:
             warnings.warn(
                 "A saved model holds no residuals: what workers had not sent yet when "
                 "it was saved is lost, and error feedback starts from zero.",
@@ -201,9 +197,22 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
             )
 
     def _build_once(self, variables) -> None:
-        if not self.inner_optimizer.built:
-            with tf.name_scope(self.inner_optimizer.name):
+        inner = self.inner_optimizer
+        if variables and not inner.built:
+            with keras.name_scope(inner.name, caller=inner):
                 self.build(variables)
+
+    def _build_memory(self, variables) -> None:
+        names = _unique_names(variables)
+        for variable, name in zip(variables, names, strict=True):
+            key = _internals.variable_key(self.inner_optimizer, variable)
+            self._paths[key] = name
+        # The strategy's scope may be left by now. Outside it all replicas would get
+        # one residual together.
+        inside = tf.distribute.has_strategy()
+        strategy = _internals.strategy_of(self.inner_optimizer)
+        with tf.init_scope(), contextlib.nullcontext() if inside else strategy.scope():
+            self._aggregator.build(names, [math.prod(v.shape) for v in variables])
 
     def _all_reduce(self, grads_and_vars):
         """Stands in the inner optimizer, in the place of its own all-reduce."""
@@ -211,8 +220,7 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
         if tf.distribute.in_cross_replica_context():  # Keras sums nothing there.
             return self._inner_all_reduce(grads_and_vars)
         gradients, variables = zip(*grads_and_vars, strict=True)
-        unchanged = options.compressor.lossless and options.memory is None
-        if unchanged and options.local_clipnorm is None:
+        if options.leave_gradients_alone:
             self._aggregator.count_dense([math.prod(v.shape) for v in variables])
             return self._inner_all_reduce(grads_and_vars)
         if _internals.in_xla():
@@ -236,7 +244,9 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
         return getattr(self.inner_optimizer, name)
 
     def __setattr__(self, name, value):
-        if name in _OWN or name.startswith("_self_"):
+        # A name of the class is one of the forwarding properties, or what checkpoints
+        # note about this very object.
+        if name in _OWN or name.startswith("_self_") or hasattr(type(self), name):
             if name == "inner_optimizer":  # Tracked, so that checkpoints find it.
                 self._track_trackable(value, name, overwrite=True)
             object.__setattr__(self, name, value)
@@ -258,8 +268,9 @@ _OWN = frozenset(
 
 _LOSS_SCALING = (
     "SparsifiedOptimizer does not work with scaled losses: neither inside nor around "
-    "a LossScaleOptimizer, nor under the policy mixed_float16. Use the policy "
-    "mixed_bfloat16, which needs no scaling."
+    "a LossScaleOptimizer, nor under the policy mixed_float16, nor inside a "
+    "MultiOptimizer, which sets the scale. Use the policy mixed_bfloat16, which needs "
+    "no scaling, and one optimizer for all variables."
 )
 
 
@@ -275,7 +286,25 @@ for _name in _internals.optimizer_attributes() - set(vars(SparsifiedOptimizer)):
         setattr(SparsifiedOptimizer, _name, _forward(_name))
 
 
-def _check_inner(inner: Any) -> None:
+def _unique_names(variables) -> list[str]:
+    """Paths of Keras variables; plain tf.Variables may share a name."""
+    names: list[str] = []
+    for variable in variables:
+        path = name = getattr(variable, "path", None) or variable.name
+        repeated = 0
+        while name in names:
+            repeated += 1
+            name = f"{path}#{repeated}"
+        names.append(name)
+    return names
+
+
+def _check_inner(inner: Any, options: Options) -> None:
+    if not isinstance(inner, keras.optimizers.Optimizer):
+        raise ValueError(
+            "`inner_optimizer` must be a Keras optimizer such as "
+            f"keras.optimizers.SGD(0.1). Received: inner_optimizer={inner!r}"
+        )
     if isinstance(inner, keras.optimizers.LossScaleOptimizer):
         raise ValueError(_LOSS_SCALING)
     if isinstance(inner, SparsifiedOptimizer) or _internals.has_replaced_all_reduce(
@@ -285,8 +314,18 @@ def _check_inner(inner: Any) -> None:
             "`inner_optimizer` must not be in another SparsifiedOptimizer. Make a new "
             f"one for each wrapper. Received: inner_optimizer={inner.name!r}"
         )
+    # Their parts would sum the gradients, dense, past this wrapper.
+    if hasattr(inner, "inner_optimizer") or hasattr(inner, "optimizers"):
+        raise ValueError(
+            "`inner_optimizer` must not be made of other optimizers, as a "
+            f"{type(inner).__name__} is. Received: inner_optimizer={inner.name!r}"
+        )
     strategy = tf.distribute.get_strategy()
-    if inner.gradient_accumulation_steps and strategy.num_replicas_in_sync > 1:
+    if (
+        inner.gradient_accumulation_steps
+        and strategy.num_replicas_in_sync > 1
+        and not options.leave_gradients_alone
+    ):
         raise ValueError(
             "`gradient_accumulation_steps` of the inner optimizer cannot be used "
             "under a strategy (Keras itself fails there: keras-team/keras#20582). "
@@ -317,7 +356,9 @@ def _check_arguments(
             f'`nonfinite` must be "raise" or "zero". Received: nonfinite={nonfinite!r}'
         )
     if local_clipnorm is not None and not (
-        isinstance(local_clipnorm, numbers.Real) and 0 < local_clipnorm < math.inf
+        isinstance(local_clipnorm, numbers.Real)
+        and not isinstance(local_clipnorm, bool)
+        and 0 < local_clipnorm < math.inf
     ):
         raise ValueError(
             "`local_clipnorm` must be a finite number > 0, or None. "

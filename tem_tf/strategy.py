@@ -135,7 +135,7 @@ def read_tf_config() -> dict[str, Any] | None:
         )
     if isinstance(index, str) and index.isdecimal():  # Some launchers write "0".
         index = int(index)
-    if not isinstance(index, int) or not 0 <= index < len(addresses):
+    if type(index) is not int or not 0 <= index < len(addresses):
         raise ValueError(
             f"`task.index` in TF_CONFIG must be in [0, {len(addresses)}), the number "
             f"of {kind} addresses. Received: task.index={index!r}"

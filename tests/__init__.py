@@ -1,0 +1,1 @@
+"""The tests: laws of the plugin, of the workloads, and of the launcher."""

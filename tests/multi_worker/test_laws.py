@@ -1,0 +1,176 @@
+"""The laws of aggregation on two and three real worker processes."""
+
+import numpy as np
+import pytest
+
+import tem_tf
+from tests.compressor_cases import COMPRESSORS, ErrorFeedback21, EveryOther
+from tests.multi_worker import laws
+from tests.multi_worker.harness import WorkerError
+from tests.steps import dyadic
+
+SGD = {"class_name": "SGD", "config": {"learning_rate": 0.1, "momentum": 0.9}}
+ADAM = {"class_name": "Adam", "config": {"learning_rate": 0.01}}
+
+
+def on_all(results, key):
+    return np.array([result[key] for result in results])
+
+
+@pytest.mark.parametrize("compressor", COMPRESSORS.values(), ids=COMPRESSORS)
+def test_workers_stay_bit_equal_and_nothing_is_lost(workers, compressor):
+    """Laws 1, 4 and 6; k = 0 on all workers is among the compressors."""
+    gradients = dyadic(3, workers.size)
+    results = workers.run(laws.exchange, gradients, compressor, {})
+    weights = on_all(results, "weights")
+    for other in weights[1:]:
+        np.testing.assert_array_equal(other, weights[0])
+    held = on_all(results, "residual")
+    if held.any():
+        assert not np.array_equal(held[0], held[1])
+    total = gradients.sum(axis=(0, 1))
+    np.testing.assert_array_equal(total, held.sum(axis=0) - weights[0, -1])
+
+
+def test_one_worker_may_send_nothing_or_everything(workers):
+    gradients = np.zeros((3, workers.size, 6))
+    gradients[0, -1, 2] = 4.0
+    gradients[2, 0] = 4.0
+    results = workers.run(laws.exchange, gradients, tem_tf.HardThreshold(1.0), {})
+    expected = np.zeros((3, 6))
+    expected[:, 2] = -4.0
+    expected[2] -= 4.0
+    for result in results:
+        np.testing.assert_array_equal(result["weights"], expected)
+        assert result["summary"]["entries_sent"] == 7
+        # Payloads are padded to the longest of the step.
+        assert result["summary"]["padded_bytes"] == 4 * (2 + 12) * (workers.size - 1)
+
+
+@pytest.mark.parametrize(
+    ("compressor", "options"),
+    [
+        (EveryOther(), {"memory": None}),
+        (tem_tf.TopK(k=2), {"memory": ErrorFeedback21()}),
+        (COMPRESSORS["hard_threshold"], {"dense_below": 5}),
+        (COMPRESSORS["random_k"], {"dense_below": 5}),
+        (COMPRESSORS["hard_threshold"], {"warmup_steps": 2}),
+        (COMPRESSORS["random_k"], {"warmup_steps": 2}),
+        (COMPRESSORS["topk_model"], {"local_clipnorm": 1.0}),
+    ],
+    ids=lambda value: None if isinstance(value, dict) else type(value).__name__,
+)
+def test_several_processes_do_what_several_devices_do(two_workers, compressor, options):
+    """The same weights and counts as MirroredStrategy, which takes other branches."""
+    from tests.steps import apply_gradients
+    from tests.training import make_strategy
+
+    gradients = dyadic(4, 2)
+    expected, optimizer = apply_gradients(
+        make_strategy(2), gradients, compressor, **options
+    )
+    wanted = optimizer.communication_summary()
+    for result in two_workers.run(laws.exchange, gradients, compressor, options):
+        np.testing.assert_array_equal(result["weights"], expected[:, 0])
+        for key in ("entries_sent", "payload_bytes", "dense_bytes", "total_error"):
+            assert result["summary"][key] == wanted[key]
+
+
+@pytest.mark.parametrize(
+    ("inner", "compressor"),
+    [(ADAM, tem_tf.Identity()), (SGD, tem_tf.HardThreshold(1e-30))],
+    ids=["adam-identity", "sgd-tiny-threshold"],
+)
+def test_fit_without_loss_is_plain_keras_bit_for_bit(two_workers, inner, compressor):
+    """Law 3. For two workers, since the addition of two floats commutes."""
+    plain = two_workers.run(laws.fit, inner, None)
+    wrapped = two_workers.run(laws.fit, inner, {"compressor": compressor})
+    for ours, theirs in zip(wrapped, plain, strict=True):
+        for key in ("weights", "optimizer"):
+            for a, b in zip(ours[key], theirs[key], strict=True):
+                np.testing.assert_array_equal(a, b)
+        assert ours["history"] == theirs["history"]
+
+
+def test_identity_is_plain_keras_to_rounding_with_three_workers(three_workers):
+    plain = three_workers.run(laws.fit, SGD, None)
+    wrap = {"compressor": tem_tf.HardThreshold(1e-30)}
+    for ours, theirs in zip(three_workers.run(laws.fit, SGD, wrap), plain, strict=True):
+        for a, b in zip(ours["weights"], theirs["weights"], strict=True):
+            # Twelve steps of sums of three in another order.
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_fit_evaluate_and_predict_agree_on_all_workers_and_runs(workers):
+    """Laws 4 and 8, with validation, metrics, and data that does not divide evenly."""
+    wrap = {"compressor": tem_tf.HardThreshold(0.05)}
+    results = workers.run(laws.fit, SGD, wrap, 59)
+    again = workers.run(laws.fit, SGD, wrap, 59)
+    for result in (*results[1:], *again):
+        for key in ("weights", "optimizer"):
+            for a, b in zip(result[key], results[0][key], strict=True):
+                np.testing.assert_array_equal(a, b)
+        assert result["summary"] == results[0]["summary"]
+    assert set(results[0]["history"]) == {
+        "accuracy", "loss", "val_accuracy", "val_loss"
+    }
+    assert results[0]["history"]["val_accuracy"][-1] > 0.5
+    assert 0 < results[0]["summary"]["density"] < 0.9
+
+
+def test_custom_training_loop(workers):
+    size = workers.size
+    expected = np.float32([1, 2, 3, 4]) - np.float32([1, 6, 0, -2]) * size
+    for results in workers.run(laws.custom_loop, tem_tf.HardThreshold(0.5)):
+        for weights in results:
+            np.testing.assert_array_equal(weights, expected)
+
+
+def test_a_sparsifiers_step_has_no_dense_gradient_collective(two_workers):
+    size = 1000
+    for compressor, kind in [
+        (tem_tf.HardThreshold(0.1), "Gather"),
+        (tem_tf.TopK(density=0.01), "Gather"),
+        (tem_tf.RandomK(0.01), "Reduce"),
+    ]:
+        for found in two_workers.run(laws.collectives, compressor, size):
+            assert found
+            for operation, shape in found:
+                assert kind in operation
+                assert [size] not in (shape, shape[1:])
+                assert size not in shape
+    for found in two_workers.run(laws.collectives, None, size):  # Plain Keras has it.
+        assert [size] in [shape for _, shape in found]
+
+
+def test_nan_on_one_worker_ends_all_workers(workers):
+    with pytest.raises(WorkerError) as error:
+        workers.run(laws.nan_in_fit, workers.size - 1)
+    assert set(error.value.failures) == set(range(workers.size))
+    for failure in error.value.failures.values():
+        assert "A gradient has NaN or Inf" in failure
+
+
+def test_different_settings_end_all_workers_with_the_difference_named(workers):
+    same = {"seed": 1, "threshold": 0.1}
+    workers.run(laws.require_same, per_worker=[same] * workers.size)
+    other = {"seed": 1, "threshold": 0.2, "name": "é"}
+    settings = [same] * (workers.size - 1) + [other]
+    with pytest.raises(WorkerError) as error:
+        workers.run(laws.require_same, per_worker=settings)
+    assert set(error.value.failures) == set(range(workers.size))
+    for failure in error.value.failures.values():
+        assert "`threshold` (worker 0: 0.1" in failure
+        assert f"worker {workers.size - 1}: 0.2" in failure
+        assert "`name`" in failure
+        assert "`seed`" not in failure
+
+
+def test_tensorboard_callback_is_written_by_the_chief_alone(two_workers, tmp_path):
+    callback = (
+        tem_tf.TensorBoardSparsification,
+        {"log_dir": str(tmp_path), "every": 2},
+    )
+    wrap = {"compressor": tem_tf.HardThreshold(0.05)}
+    two_workers.run(laws.fit, SGD, wrap, 64, [callback])
+    assert len(list(tmp_path.rglob("events*"))) == 1

@@ -1,0 +1,203 @@
+"""Laws of one gradient's path over the replicas of one process.
+
+The same laws run on real processes in tests/multi_worker: TensorFlow takes other
+branches there.
+"""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tem_tf
+from tests.compressor_cases import COMPRESSORS, ErrorFeedback21, EveryOther
+from tests.steps import apply_gradients, dyadic, residuals
+from tests.training import make_strategy
+
+REPLICAS = [1, 3]
+
+
+def train(replicas, *arguments, **options):
+    return apply_gradients(make_strategy(replicas), *arguments, **options)
+
+
+@pytest.mark.parametrize(("replicas", "graph"), [(1, True), (3, True), (2, False)])
+@pytest.mark.parametrize("compressor", COMPRESSORS.values(), ids=COMPRESSORS)
+def test_what_was_sent_and_what_is_held_back_are_the_gradients(
+    replicas, compressor, graph
+):
+    """Σ gradients = −weights + Σ residuals, exactly on dyadic values."""
+    gradients = dyadic(4, replicas)
+    weights, optimizer = train(replicas, gradients, compressor, graph)
+    held = residuals(make_strategy(replicas), optimizer).sum(axis=0)
+    np.testing.assert_array_equal(gradients.sum(axis=(0, 1)), held - weights[-1][0])
+
+
+@pytest.mark.parametrize("compressor", COMPRESSORS.values(), ids=COMPRESSORS)
+def test_all_replicas_stay_bit_equal_and_residuals_differ(compressor, replicas=3):
+    gradients = np.random.default_rng(0).normal(size=(4, replicas, 12))
+    weights, optimizer = train(replicas, gradients, compressor)
+    for replica in range(1, replicas):
+        np.testing.assert_array_equal(weights[:, 0], weights[:, replica])
+    held = residuals(make_strategy(replicas), optimizer)
+    if held.any():
+        assert not np.array_equal(held[0], held[1])
+
+
+@pytest.mark.parametrize("replicas", REPLICAS)
+def test_threshold_is_in_units_of_a_workers_own_gradient(replicas):
+    """Keras hands over gradients divided by N; λ is meant for the undivided one."""
+    own = np.float32([0.4, 0.5, 0.6, -0.5, -0.4, 0.0])
+    divided = np.tile(own / np.float32(replicas), (1, replicas, 1))
+    weights, _ = train(replicas, divided, tem_tf.HardThreshold(0.5))
+    assert np.flatnonzero(weights[0][0]).tolist() == [1, 2, 3]
+    undivided = np.tile(own, (1, replicas, 1))
+    weights, _ = train(
+        replicas,
+        undivided,
+        tem_tf.HardThreshold(0.5),
+        gradients_divided_by_replicas=False,
+    )
+    assert np.flatnonzero(weights[0][0]).tolist() == [1, 2, 3]
+
+
+def test_one_replica_may_send_nothing_while_others_send():
+    gradients = np.zeros((1, 3, 6))
+    gradients[0, 1, 2] = 1.0
+    weights, optimizer = train(3, gradients, tem_tf.HardThreshold(1.5))
+    np.testing.assert_array_equal(weights[0][0], [0, 0, -1, 0, 0, 0])
+    summary = optimizer.communication_summary()
+    assert summary["entries_sent"] == 1
+    assert summary["payload_bytes"] == 4 * (3 * 6 + 2)
+
+
+@pytest.mark.parametrize("replicas", REPLICAS)
+def test_a_compressor_with_a_state_keeps_it(replicas):
+    ones = np.ones((4, replicas, 6))
+    weights, _ = train(replicas, ones, EveryOther(), memory=None)
+    even = np.float32([1, 0, 1, 0, 1, 0])
+    steps = np.cumsum([even, 1 - even, even, 1 - even], axis=0)
+    np.testing.assert_array_equal(-weights[:, 0], replicas * steps)
+
+
+@pytest.mark.parametrize("replicas", REPLICAS)
+def test_a_memory_with_a_word_of_its_own_after_aggregation(replicas):
+    """EF21 against its equations, in numpy."""
+    gradients = dyadic(6, replicas)
+    weights, _ = train(
+        replicas, gradients, tem_tf.TopK(k=2, scope="model"), memory=ErrorFeedback21()
+    )
+    own, expected = np.zeros((replicas, 12)), []
+    position = np.zeros(12)
+    for step in gradients:
+        for i in range(replicas):
+            p = step[i] - own[i]
+            kept = np.argsort(-np.abs(p), kind="stable")[:2]
+            own[i][kept] += p[kept]
+        position = position - own.sum(axis=0)
+        expected.append(position)
+    np.testing.assert_array_equal(weights[:, 0], expected)
+
+
+@pytest.mark.parametrize("replicas", REPLICAS)
+@pytest.mark.parametrize("compressor", ["hard_threshold_sends_none", "random_k"])
+def test_small_variables_ride_whole(replicas, compressor):
+    gradients = dyadic(3, replicas)  # Variables of 4 and 8 entries.
+    compressor = COMPRESSORS[compressor]
+    weights, optimizer = train(replicas, gradients, compressor, dense_below=5)
+    expected = -np.cumsum(gradients.sum(axis=1), axis=0)[:, :4]
+    np.testing.assert_array_equal(weights[:, 0, :4], expected)
+    assert "residual/a" not in optimizer._aggregator._memory_state
+    per_step = optimizer.communication_summary()["entries_sent"] / (3 * replicas)
+    assert per_step == 4 + (2 if compressor.aggregation == "reduce" else 0)
+
+
+@pytest.mark.parametrize("replicas", REPLICAS)
+@pytest.mark.parametrize("graph", [True, False], ids=["graph", "eager"])
+def test_warm_up_is_dense_and_then_it_is_not(replicas, graph):
+    gradients = dyadic(4, replicas)
+    compressor = COMPRESSORS["hard_threshold_sends_none"]
+    weights, optimizer = train(replicas, gradients, compressor, graph, warmup_steps=2)
+    dense = -np.cumsum(gradients.sum(axis=1), axis=0)
+    np.testing.assert_array_equal(weights[:2, 0], dense[:2])
+    np.testing.assert_array_equal(weights[3, 0], dense[1])
+    summary = optimizer.communication_summary()
+    assert summary["entries_sent"] == 2 * 12 * replicas
+    assert summary["payload_bytes"] == 4 * replicas * (2 * (12 + 1) + 2 * 6)
+
+
+@pytest.mark.parametrize("replicas", REPLICAS)
+def test_local_clip_is_in_units_of_a_workers_own_gradient(replicas):
+    own = np.float32([3.0, 0, 0, 4.0, 0, 0])
+    divided = np.tile(own / replicas, (1, replicas, 1))
+    weights, optimizer = train(
+        replicas, divided, tem_tf.HardThreshold(1e-6), local_clipnorm=0.5
+    )
+    np.testing.assert_allclose(-weights[0, 0], 0.1 * own, rtol=1e-6)
+    np.testing.assert_allclose(
+        optimizer.communication_summary()["gradient_norm"], 5.0, rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("compressor", "bad", "replicas"),
+    [
+        ("hard_threshold", np.nan, 1),
+        ("hard_threshold", np.inf, 3),
+        ("topk_layer", -np.inf, 2),
+        ("random_k", np.nan, 3),
+    ],
+)
+def test_a_gradient_that_is_not_finite_raises(compressor, bad, replicas):
+    gradients = dyadic(1, replicas)
+    gradients[0, -1, 3] = bad
+    with pytest.raises(tf.errors.InvalidArgumentError, match="has NaN or Inf"):
+        train(replicas, gradients, COMPRESSORS[compressor])
+
+
+@pytest.mark.parametrize("compressor", ["hard_threshold", "random_k"])
+@pytest.mark.parametrize("replicas", REPLICAS)
+def test_a_gradient_that_is_not_finite_may_count_as_zero(replicas, compressor):
+    gradients = dyadic(3, replicas)
+    clean = gradients.copy()
+    gradients[1, -1, 3] = np.nan
+    clean[1, -1] = 0
+    compressor = COMPRESSORS[compressor]
+    weights, optimizer = train(replicas, gradients, compressor, nonfinite="zero")
+    expected, _ = train(replicas, clean, compressor)
+    np.testing.assert_array_equal(weights, expected)
+    assert optimizer.communication_summary()["nonfinite_gradients"] == 1
+
+
+@pytest.mark.parametrize("replicas", REPLICAS)
+def test_metrics_against_a_numpy_transcription(replicas):
+    gradients = dyadic(5, replicas)
+    threshold = 1.25
+    residual = np.zeros((replicas, 12))
+    entries, total_error = 0, 0.0
+    for step in gradients:
+        p = replicas * step + residual  # A worker's own gradient.
+        kept = np.abs(p) >= threshold
+        residual = np.where(kept, 0, p)
+        entries += kept.sum()
+        total_error += np.mean(np.sum(residual**2, axis=1))
+    # Keras's division by N is exact for dyadic values and N = 1, 2.
+    _, optimizer = train(replicas, gradients, tem_tf.HardThreshold(threshold))
+    summary = optimizer.communication_summary()
+    assert summary["replicas"] == replicas
+    assert summary["steps"] == 5
+    assert summary["entries_sent"] == entries
+    assert summary["dense_bytes"] == 4 * 12 * 5 * replicas
+    assert summary["payload_bytes"] == 4 * (2 * entries + 6 * 5 * replicas)
+    assert summary["padded_bytes"] == 0  # Nothing is padded within a process.
+    assert summary["density"] == entries / (12 * 5 * replicas)
+    np.testing.assert_allclose(summary["total_error"], total_error, rtol=1e-6)
+    norms = np.sum(residual**2, axis=1)
+    np.testing.assert_allclose(summary["compression_error"], norms.mean(), rtol=1e-6)
+    np.testing.assert_allclose(
+        summary["residual_norm"], np.sqrt(norms.mean()), rtol=1e-6
+    )
+    np.testing.assert_allclose(summary["residual_max"], np.abs(residual).max())
+    last = np.sum((replicas * gradients[-1]) ** 2, axis=1)
+    np.testing.assert_allclose(
+        summary["gradient_norm"], np.sqrt(last.mean()), rtol=1e-6
+    )

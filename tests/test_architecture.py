@@ -1,0 +1,206 @@
+"""The rules that keep the rooms apart: who imports whom, and what no file may hold."""
+
+import ast
+import inspect
+import pathlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+import tem_tf
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+# The plugin from the bottom to the top: a module imports from lower rows only, so
+# those of one row, as compressors, memory and wire, never import one another.
+LAYERS = [
+    {"_internals", "metrics", "packing", "sparse_gradient"},
+    {"compressors", "cross_device_ops", "memory", "replica_state", "wire"},
+    {"aggregation", "strategy"},
+    {"optimizer"},
+    {"callbacks"},
+    {"__init__"},
+]
+PLUGIN_NEEDS = {"keras", "numpy", "tensorflow"}  # The install_requires of setup.cfg.
+RESEARCH = {"convex", "data_parallelism", "workloads"}
+PRIVATE_MODULES = re.compile(r"\b(tensorflow\.python|keras\.src)\b")
+MAXIMAL_LINES = 400
+
+PLUGIN = sorted((ROOT / "tem_tf").glob("*.py"))
+PROGRAMS = sorted(
+    path
+    for path in [
+        *ROOT.glob("*.py"),
+        *(ROOT / "tem_tf").rglob("*.py"),
+        *(ROOT / "launch").rglob("*.py"),
+        *(ROOT / "benchmarks").rglob("*.py"),
+    ]
+    if "__pycache__" not in path.parts
+)
+# What a reader of the repository reads.
+TEXTS = sorted(
+    path
+    for pattern in ("*.md", "*.toml", "*.cfg", ".ci/*", ".*.yaml", "launch/*.s*")
+    for path in ROOT.glob(pattern)
+) + sorted([*PROGRAMS, *(ROOT / "tests").rglob("*.py")])
+
+
+def name_of(path: pathlib.Path) -> str:
+    """A path as it is shown as the test's id."""
+    return str(path.relative_to(ROOT))
+
+
+def each(paths):
+    """Runs a test once for each file."""
+    return pytest.mark.parametrize("path", paths, ids=name_of)
+
+
+def parse(path: pathlib.Path) -> ast.Module:
+    """The syntax tree of a file."""
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def imports(path: pathlib.Path) -> Iterator[str]:
+    """Dotted names of all that a file imports, inside functions too.
+
+    `from a.b import c` gives `a.b.c`, since c may be a module.
+    """
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = ".".join(
+                path.relative_to(ROOT).parts[:-1][: -node.level + 1 or None]
+            )
+            parts = [package] if node.level else []
+            parts += [node.module] if node.module else []
+            yield from (".".join([*parts, alias.name]) for alias in node.names)
+
+
+def imported_from_plugin(path: pathlib.Path) -> set[str]:
+    """First names below `tem_tf` of what a file imports."""
+    names = (name.split(".") for name in imports(path))
+    return {name[1] for name in names if name[0] == "tem_tf" and len(name) > 1}
+
+
+# ------------------------------------------------------------------- who imports whom
+
+
+def test_every_module_of_the_plugin_has_its_place():
+    placed = set().union(*LAYERS)
+    assert {path.stem for path in PLUGIN} == placed
+
+
+@each(PLUGIN)
+def test_plugin_imports_from_below_only(path):
+    (row,) = (i for i, layer in enumerate(LAYERS) if path.stem in layer)
+    below = set().union(*LAYERS[:row])
+    assert imported_from_plugin(path) <= below
+    assert "tem_tf" not in set(imports(path)), "imports the package, which is on top"
+
+
+@each(PLUGIN)
+def test_plugin_does_not_import_research(path):
+    assert not imported_from_plugin(path) & RESEARCH
+
+
+@each(PLUGIN)
+def test_plugin_needs_no_other_packages(path):
+    first = {name.split(".")[0] for name in imports(path)}
+    others = first - set(sys.stdlib_module_names) - {"tem_tf", "__future__"}
+    assert others <= PLUGIN_NEEDS
+
+
+@each([path for path in PROGRAMS if path != ROOT / "main.py"])
+def test_only_main_knows_absl(path):
+    assert "absl" not in {name.split(".")[0] for name in imports(path)}
+
+
+@each(sorted((ROOT / "launch").glob("*.py")))
+def test_launcher_needs_the_standard_library_alone(path):
+    own = {other.stem for other in path.parent.glob("*.py")}
+    first = {name.split(".")[0] for name in imports(path)}
+    assert first <= set(sys.stdlib_module_names) | own
+
+
+# ------------------------------------------------------------- private parts of others
+
+
+@each([path for path in PROGRAMS if path.name != "_internals.py"])
+def test_only_internals_names_private_modules(path):
+    # Comments are no part of the tree, and a docstring may say where a fact is from.
+    tree = parse(path)
+    documentation = {
+        id(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+    texts = [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and id(node) not in documentation
+    ]
+    assert [t for t in [*imports(path), *texts] if PRIVATE_MODULES.search(t)] == []
+
+
+@each([path for path in PROGRAMS if path.name != "_internals.py"])
+def test_only_internals_names_private_members(path):
+    # ruff's SLF001 sees the attributes; this sees what is reached by a string.
+    named = [
+        node.args[1].value
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name | ast.Attribute)
+        and ast.unparse(node.func).split(".")[-1]
+        in {"getattr", "hasattr", "setattr", "__setattr__", "delattr"}
+        and len(node.args) > 1
+        and isinstance(node.args[1], ast.Constant)
+        and isinstance(node.args[1].value, str)
+        and ast.unparse(node.args[0]) not in {"self", "cls"}
+    ]
+    assert [name for name in named if re.match(r"_(?!_)", name)] == []
+
+
+# ---------------------------------------------------------------------- what a file is
+
+
+@each(PROGRAMS)
+def test_a_program_is_not_too_long_to_read(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAXIMAL_LINES
+
+
+@each(TEXTS)
+def test_no_file_names_a_path_of_one_machine(path):
+    text = path.read_text(encoding="utf-8")
+    assert re.findall(r"(?<![\w.])/(?:work|root)\b[\w/.-]*", text) == []
+
+
+# --------------------------------------------------------------------- the public names
+
+
+@pytest.mark.parametrize("name", tem_tf.__all__)
+def test_public_names_are_documented(name):
+    if name == "__version__":
+        assert re.fullmatch(r"\d+\.\d+\.\d+\S*", tem_tf.__version__)
+        return
+    # Its own words: inspect.getdoc would take those of a base class.
+    assert inspect.cleandoc(vars(getattr(tem_tf, name)).get("__doc__") or "")
+
+
+def test_import_does_not_initialise_tensorflow():
+    program = (
+        "import tem_tf, tensorflow as tf\n"
+        "cpu = tf.config.list_physical_devices('CPU')[0]\n"
+        "two = [tf.config.LogicalDeviceConfiguration()] * 2\n"
+        # It raises once TensorFlow has run anything.
+        "tf.config.set_logical_device_configuration(cpu, two)\n"
+        "print(len(tf.config.list_logical_devices('CPU')))\n"
+    )
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.stdout == "2\n", result.stderr

@@ -1,0 +1,190 @@
+"""Every wrong setting is refused in one clear sentence."""
+
+import dataclasses
+import math
+import re
+
+import pytest
+
+from tem_tf.compressors import COMPRESSORS
+from tem_tf.workloads import architectures, optimizers
+from tem_tf.workloads.configuration import (
+    ARCHITECTURES,
+    COMPRESSOR_SETTINGS,
+    OPTIMIZERS,
+    PER_WORKER_SETTINGS,
+    Configuration,
+    check_divisible,
+)
+
+
+def test_defaults_are_valid():
+    assert Configuration().batch_size == 100
+
+
+def test_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Configuration().seed = 1
+
+
+def test_names_are_those_that_exist():
+    assert tuple(architectures.ARCHITECTURES) == ARCHITECTURES
+    assert tuple(optimizers.OPTIMIZERS) == OPTIMIZERS
+    assert set(COMPRESSOR_SETTINGS) == set(COMPRESSORS)
+
+
+def test_shared_leaves_out_what_may_differ_between_workers():
+    shared = Configuration(logdir="a", path_data="b", threads=2).shared()
+    names = {field.name for field in dataclasses.fields(Configuration)}
+    assert set(shared) == names - set(PER_WORKER_SETTINGS)
+
+
+TOPK = {"compressor": "topk", "density": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"datasource": "imagenet"},
+            "`datasource` must be one of digits, mnist, fashion-mnist, cifar-10. "
+            "Received: datasource='imagenet'.",
+        ),
+        (
+            {"arch": "vgg"},
+            "`arch` must be one of simple-cnn, resnet-8. Received: arch='vgg'.",
+        ),
+        (
+            {"target_sparsity": 1.0},
+            "`target_sparsity` must be a number in [0, 1). Received: "
+            "target_sparsity=1.0. Pass a fraction: 10 % is 0.1.",
+        ),
+        (
+            {"batch_size": 0},
+            "`batch_size` must be an integer of at least 1. Received: batch_size=0.",
+        ),
+        (
+            {"train_iterations": 1.5},
+            "`train_iterations` must be an integer of at least 1. "
+            "Received: train_iterations=1.5.",
+        ),
+        (
+            {"optimizer": "lion"},
+            "`optimizer` must be one of sgd, momentum, nesterov, adam. "
+            "Received: optimizer='lion'.",
+        ),
+        (
+            {"decay_type": "cosine"},
+            "`decay_type` must be one of constant, linear. "
+            "Received: decay_type='cosine'.",
+        ),
+        (
+            {"learning_rate": 0.0},
+            "`learning_rate` must be a number above 0 and finite. "
+            "Received: learning_rate=0.0.",
+        ),
+        (
+            {"momentum": 1.0},
+            "`momentum` must be a number in [0, 1). Received: momentum=1.0.",
+        ),
+        (
+            {"end_learning_rate_factor": -0.1},
+            "`end_learning_rate_factor` must be a number in [0, 1]. "
+            "Received: end_learning_rate_factor=-0.1.",
+        ),
+        (
+            {"goal_error": 2.0},
+            "`goal_error` must be a number in [0, 1]. Received: goal_error=2.0. "
+            "Pass a fraction: 10 % is 0.1.",
+        ),
+        (
+            {"compressor": "gzip"},
+            "`compressor` must be one of none, hard_threshold, topk, random_k. "
+            "Received: compressor='gzip'.",
+        ),
+        (
+            {"compressor": "hard_threshold"},
+            "`compressor` hard_threshold needs `threshold`. "
+            "Received: threshold=None. Pass --threshold.",
+        ),
+        (
+            {"compressor": "topk"},
+            "`compressor` topk needs `density`. "
+            "Received: density=None. Pass --density.",
+        ),
+        (
+            TOPK | {"threshold": 0.1},
+            "`threshold` is not a setting of `compressor` topk. Received: "
+            "threshold=0.1. Leave --threshold out or pass --compressor hard_threshold.",
+        ),
+        (
+            {"density": 0.1},
+            "`density` is not a setting of `compressor` none. Received: density=0.1. "
+            "Leave --density out or pass --compressor topk or random_k.",
+        ),
+        (
+            {"compressor": "random_k", "density": 0.1, "topk_scope": "model"},
+            "`topk_scope` is not a setting of `compressor` random_k. Received: "
+            "topk_scope='model'. Leave --topk_scope out or pass --compressor topk.",
+        ),
+        (
+            TOPK | {"topk_scope": "row"},
+            "`topk_scope` must be one of layer, model. Received: topk_scope='row'.",
+        ),
+        (
+            {"compressor": "hard_threshold", "threshold": 0.0},
+            "`threshold` must be a number above 0 and finite. Received: threshold=0.0. "
+            "It is an absolute magnitude, in units of one worker's own gradient.",
+        ),
+        *(
+            (
+                TOPK | {"density": density},
+                f"`density` must be a number in (0, 1]. Received: density={density!r}. "
+                "Pass a fraction: 10 % is 0.1.",
+            )
+            for density in (0.0, 1.5, math.nan, "10%", True)
+        ),
+        (
+            TOPK | {"value_dtype": "int8"},
+            "`value_dtype` must be one of float32. Received: value_dtype='int8'.",
+        ),
+        (
+            TOPK | {"dense_below": -1},
+            "`dense_below` must be an integer of at least 0. Received: dense_below=-1.",
+        ),
+        (
+            {"local_clipnorm": 0.0},
+            "`local_clipnorm` must be a number above 0 and finite. "
+            "Received: local_clipnorm=0.0.",
+        ),
+        (
+            {"warmup_steps": 5},
+            "`warmup_steps` has no effect with `compressor` none. Received: "
+            "warmup_steps=5. Leave --warmup_steps out or pass --compressor.",
+        ),
+        (
+            {"error_feedback": False},
+            "`error_feedback` has no effect with `compressor` none. Received: "
+            "error_feedback=False. Leave --error_feedback out or pass --compressor.",
+        ),
+        (
+            {"seed": -1},
+            "`seed` must be an integer of at least 0. Received: seed=-1.",
+        ),
+        ({"seed": 2**31}, "`seed` must be below 2**31. Received: seed=2147483648."),
+        (
+            {"workers": 3},
+            "`batch_size` is the number of examples per step over all replicas and "
+            "must be divisible by their number. Received: batch_size=100 with 3 "
+            "replicas. Pass 102 or 99.",
+        ),
+    ],
+)
+def test_wrong_setting_is_refused(settings, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        Configuration(**settings)
+
+
+def test_batch_smaller_than_replicas_has_one_way_on():
+    with pytest.raises(ValueError, match=r"batch_size=2 with 3 replicas. Pass 3\.$"):
+        check_divisible(2, 3)

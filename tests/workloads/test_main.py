@@ -1,0 +1,272 @@
+"""main.py as a user runs it: flags, help, errors, and whole runs in processes."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+
+import jsonschema
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+import main
+from tem_tf.workloads import results
+from tem_tf.workloads.configuration import Configuration
+
+ROOT = pathlib.Path(main.__file__).parent
+NAMES = " ".join(main.GROUPS.values()).split()
+SHORT = (
+    "--datasource digits --arch simple-cnn --target_sparsity 0.9 --batch_size 100 "
+    "--train_iterations 20 --check_interval 10 --compressor hard_threshold "
+    "--threshold 0.01"
+).split()
+
+
+@pytest.fixture
+def error_of(capsys):
+    """What main.py prints for a wrong command line, run in this process."""
+
+    def run(*arguments):
+        with flagsaver.flagsaver():
+            assert main.main(["main.py", *arguments]) == 1
+        out, error = capsys.readouterr()
+        assert out == ""
+        assert error.count("\n") == 1
+        return error
+
+    return run
+
+
+def start(*arguments, program=("main.py",), **environment):
+    """Runs a program of the repository in a process of its own."""
+    clean = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"}
+    return subprocess.run(
+        [sys.executable, *program, *map(str, arguments)],
+        cwd=ROOT,
+        env=clean | environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def result_of(directory):
+    """A run's result, checked against the schema."""
+    result = json.loads((directory / "result.json").read_text())
+    jsonschema.validate(result, json.loads(results.SCHEMA_PATH.read_text()))
+    return result
+
+
+# ------------------------------------------------------------------------------- flags
+
+
+def test_every_setting_is_a_flag_with_the_same_default():
+    fields = {field.name: field.default for field in dataclasses.fields(Configuration)}
+    assert sorted(NAMES) == sorted(fields)
+    for name in set(NAMES) - {"goal_error", "logdir"}:
+        assert main.FLAGS[name].default == fields[name], name
+
+
+def test_help_shows_every_flag_with_its_default(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main.main(["main.py", "--help"])
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 88
+    words = " ".join(shown.split())
+    for name in NAMES:
+        flag = main.FLAGS[name]
+        assert re.search(rf"--(\[no\])?{name}\b", words)
+        assert " ".join(flag.help.split()) in words
+        if flag.default is not None:
+            assert f"Default: {flag.default}." in words
+
+
+def test_dps_flags_have_their_authors_defaults():
+    # edps/main.py of the authors' code; those of the studies come with them.
+    wanted = {
+        "datasource": "mnist",
+        "arch": "simple-cnn",
+        "target_sparsity": 0.9,
+        "batch_size": 100,
+        "train_iterations": 10_000,
+        "optimizer": "sgd",
+        "learning_rate": 0.1,
+        "decay_type": "constant",
+        "decay_steps": 1000,
+        "end_learning_rate_factor": 0.01,
+        "momentum": 0.9,
+        "check_interval": 100,
+        "save_interval": 1000,
+        "check_interval_arrival": 100,
+        "goal_error": 0.01,
+    }
+    assert {name: main.FLAGS[name].default for name in wanted} == wanted
+
+
+@pytest.mark.parametrize(
+    ("arguments", "goal"), [((), None), (("--goal_error", "0.01"), 0.01)]
+)
+def test_goal_error_counts_only_if_it_is_given(arguments, goal):
+    with flagsaver.flagsaver():
+        flags.FLAGS["goal_error"].present = 0
+        main.parse(["main.py", *arguments])
+        assert main.configure().goal_error == goal
+        flags.FLAGS["goal_error"].present = 0
+
+
+# ------------------------------------------------------------------------------ errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("--density", "10%"),
+            "`density` must be a number. Received: density='10%'. Pass a fraction: "
+            "10 % is 0.1.",
+        ),
+        (
+            ("--batch_size=1.5",),
+            "`batch_size` must be an integer. Received: batch_size='1.5'.",
+        ),
+        (("--speed=1",), "Unknown command line flag 'speed'"),
+        (("digits",), "Every argument must follow a flag. Received: digits."),
+        (("--error_feedback=maybe",), "flag --error_feedback=maybe: "),
+        (("--compressor", "gzip"), "`compressor` must be one of none, hard_threshold"),
+        (("--compressor", "topk"), "`compressor` topk needs `density`."),
+        (("--path_data", "/nowhere"), "`path_data` must be a directory."),
+    ],
+)
+def test_wrong_command_line_is_one_sentence(error_of, arguments, message):
+    assert error_of(*arguments).startswith(f"main.py: error: {message}")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("KERAS_BACKEND", "jax", "Keras's TensorFlow backend is needed. Received: K"),
+        ("TF_USE_LEGACY_KERAS", "1", "Keras 3 is needed. Received: TF_USE_LEGACY_K"),
+    ],
+)
+def test_keras_that_cannot_be_used_is_refused(
+    error_of, monkeypatch, name, value, message
+):
+    monkeypatch.setenv(name, value)
+    assert error_of().startswith(f"main.py: error: {message}")
+
+
+def test_virtual_workers_within_a_worker_are_refused(error_of, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", '{"cluster": {"worker": ["localhost:1"]}}')
+    error = error_of("--datasource", "digits", "--workers", "2")
+    assert "`workers` makes virtual workers in one process and cannot be" in error
+
+
+def test_batch_larger_than_the_training_split_is_refused(error_of, tmp_path):
+    error = error_of(
+        "--datasource=digits", "--batch_size=1351", "--logdir", str(tmp_path)
+    )
+    assert "`batch_size` must be at most the 1350 examples" in error
+
+
+def test_missing_data_without_network_ends_within_20_seconds(tmp_path):
+    start_time = time.perf_counter()
+    nowhere = "http://127.0.0.1:9"  # a proxy at a port where nothing listens
+    done = start(
+        *"--datasource cifar-10 --arch resnet-8 --target_sparsity 0.9".split(),
+        TFDS_DATA_DIR=str(tmp_path),
+        **dict.fromkeys(("http_proxy", "https_proxy", "HTTPS_PROXY"), nowhere),
+        no_proxy="",
+        NO_PROXY="",
+    )
+    assert time.perf_counter() - start_time < 20
+    assert done.returncode == 1
+    assert "main.py: error: The data of `datasource` cifar-10 was not f" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# ------------------------------------------------------------------------- whole runs
+
+
+@pytest.fixture(scope="module")
+def virtual_run(tmp_path_factory):
+    """One run on two virtual workers: the finished process and its directory."""
+    directory = tmp_path_factory.mktemp("virtual")
+    return start(*SHORT, "--workers", 2, "--logdir", directory), directory
+
+
+def test_run_prints_accuracy_density_bytes_and_tensorboard(virtual_run):
+    done, directory = virtual_run
+    assert done.returncode == 0, done.stderr
+    result = result_of(directory)
+    assert result["replicas"] == 2
+    assert result["configuration"]["threshold"] == 0.01
+    lines = done.stdout.splitlines()
+    assert f"test accuracy   {result['test']['accuracy']:.4f}" in lines
+    sent = result["communication"]["payload_bytes"]
+    sent += result["communication"]["padded_bytes"]
+    assert re.search(rf"bytes sent      {sent:,} \(.* % of [\d,]+ dense\)", done.stdout)
+    assert f"TensorBoard     tensorboard --logdir {directory}" in lines
+
+
+def test_same_command_gives_the_same_run(virtual_run, tmp_path):
+    done = start(*SHORT, "--workers", 2, "--logdir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    first, second = result_of(virtual_run[1]), result_of(tmp_path)
+    for key in ("history", "test", "communication", "pruning"):
+        assert first[key] == second[key]
+
+
+def test_diverged_run_ends_with_a_code_that_is_not_0(tmp_path):
+    done = start(*SHORT, "--learning_rate", 1e20, "--logdir", tmp_path)
+    assert done.returncode == 1
+    assert "training diverged: a gradient is not finite" in done.stdout
+    assert result_of(tmp_path)["status"] == "diverged"
+
+
+@pytest.mark.slow
+@pytest.mark.multi_worker
+def test_real_workers_train_as_virtual_ones_do(virtual_run, tmp_path):
+    local = ("launch/local.py", "--workers", "2", "--", sys.executable, "main.py")
+    done = start(*SHORT, "--logdir", tmp_path, program=local)
+    assert done.returncode == 0, done.stderr
+    virtual, real = result_of(virtual_run[1]), result_of(tmp_path)
+    assert real["replicas"] == 2
+    assert real["pruning"] == virtual["pruning"]
+    # The same batches and equations; convolutions may share out their sums otherwise.
+    for a, b in zip(virtual["history"], real["history"], strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-2)
+        assert b["density"] == pytest.approx(a["density"], rel=1e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.multi_worker
+def test_workers_with_different_flags_all_end_with_the_difference(tmp_path):
+    # Each worker's seed is its own index.
+    program = (
+        "import json, os, sys\n"
+        "import main\n"
+        "index = json.loads(os.environ['TF_CONFIG'])['task']['index']\n"
+        "sys.exit(main.main(['main.py', '--seed', str(index), *sys.argv[1:]]))"
+    )
+    local = ("launch/local.py", "--workers", "2", "--", sys.executable, "-c", program)
+    done = start(*SHORT, "--logdir", tmp_path, program=local, PYTHONPATH=str(ROOT))
+    assert done.returncode != 0
+    difference = "`seed` (worker 0: 0, worker 1: 1)"
+    assert difference in done.stdout + done.stderr
+    assert not (tmp_path / "result.json").exists()
+
+
+@pytest.mark.slow
+def test_fashion_mnist_is_learnt(data_dir, tmp_path):
+    done = start(
+        *"--datasource fashion-mnist --target_sparsity 0.9 --train_iterations".split(),
+        *f"200 --path_data {data_dir} --logdir {tmp_path}".split(),
+    )
+    assert done.returncode == 0, done.stderr
+    # 200 steps of 2,000; runs of three seeds had 0.78 and more.
+    assert result_of(tmp_path)["test"]["accuracy"] > 0.7

@@ -1,0 +1,113 @@
+"""The studies' update equations against their transcription in numpy."""
+
+import keras
+import numpy as np
+import pytest
+
+from tem_tf.workloads.optimizers import OPTIMIZERS, Momentum, make_learning_rate
+
+RATES = [0.5, 0.4, 0.1, 0.1, 0.3]
+GRADIENTS = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+START = np.float32([1.0, -2.0, 3.0, 0.5])
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Rates(keras.optimizers.schedules.LearningRateSchedule):
+    """The rates above, one per step."""
+
+    def __call__(self, step):
+        return keras.ops.take(np.float32(RATES), step)
+
+    def get_config(self):
+        return {}
+
+
+def run(optimizer, gradients=GRADIENTS):
+    """Weights after the gradients have been applied one after the other."""
+    weights = keras.Variable(START)
+    for gradient in gradients:
+        optimizer.apply([keras.ops.convert_to_tensor(gradient)], [weights])
+    return weights.numpy()
+
+
+def transcribed(momentum=0.0, nesterov=False, weight_decay=0.0):
+    """TF 1's MomentumOptimizer, coupled weight decay before it."""
+    w, v = START.astype(np.float64), np.zeros(4)
+    for rate, g in zip(RATES, GRADIENTS, strict=True):
+        g = g + weight_decay * w
+        v = momentum * v + g
+        w = w - rate * (g + momentum * v if nesterov else v)
+    return w
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("sgd", transcribed()),
+        ("momentum", transcribed(0.9)),
+        ("nesterov", transcribed(0.9, nesterov=True)),
+    ],
+)
+def test_named_optimizer_follows_its_equation(name, expected):
+    # float32 against float64: a few roundings of values below 10.
+    np.testing.assert_allclose(run(OPTIMIZERS[name](Rates(), 0.9)), expected, atol=5e-6)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_coupled_weight_decay_comes_before_the_velocity(momentum):
+    optimizer = Momentum(Rates(), momentum, coupled_weight_decay=0.1)
+    expected = transcribed(momentum, weight_decay=0.1)
+    np.testing.assert_allclose(run(optimizer), expected, atol=5e-6)
+
+
+def test_differs_from_keras_under_a_changing_rate_only():
+    # By hand: rates 1 then 0.5, gradient 1, momentum 0.5, two steps from 0.
+    # Studies: v = 1, 1.5; w = -1, -1.75. Keras: v = -1, -1; w = -1, -2.
+    rate = keras.optimizers.schedules.PiecewiseConstantDecay([0], [1.0, 0.5])
+    ones = np.ones((2, 4), np.float32)
+    studies, theirs = Momentum(rate, 0.5), keras.optimizers.SGD(rate, 0.5)
+    np.testing.assert_array_equal(run(studies, ones), START - 1.75)
+    np.testing.assert_array_equal(run(theirs, ones), START - 2)
+    same = [Momentum(0.5, 0.5), keras.optimizers.SGD(0.5, 0.5)]
+    np.testing.assert_array_equal(*(run(optimizer, ones) for optimizer in same))
+
+
+def test_adam_is_kerass_own():
+    assert type(OPTIMIZERS["adam"](0.1, 0.9)) is keras.optimizers.Adam
+
+
+def test_momentum_survives_serialisation():
+    optimizer = Momentum(Rates(), 0.8, nesterov=True, coupled_weight_decay=0.01)
+    copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert isinstance(copy, Momentum)
+    assert copy.get_config() == optimizer.get_config()
+    np.testing.assert_array_equal(run(copy), run(optimizer))
+
+
+def test_momentum_0_needs_no_velocity():
+    optimizer = Momentum(0.1, 0.0)
+    optimizer.build([keras.Variable(START)])
+    assert optimizer.velocities == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"momentum": 1.0}, r"`momentum` must be in \[0, 1\). Received: momentum=1.0."),
+        ({"coupled_weight_decay": -1}, "`coupled_weight_decay` must be at least 0."),
+        ({"coupled_weight_decay": float("nan")}, "Received: .*=nan"),
+    ],
+)
+def test_wrong_argument_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Momentum(0.1, **arguments)
+
+
+def test_linear_decay_falls_to_the_factor_and_stays_there():
+    rate = make_learning_rate(0.4, "linear", 10, 0.25)
+    got = [float(rate(step)) for step in (0, 5, 10, 11, 1000)]
+    np.testing.assert_allclose(got, [0.4, 0.25, 0.1, 0.1, 0.1], rtol=1e-6)
+
+
+def test_constant_rate_is_a_number():
+    assert make_learning_rate(0.4, "constant", 10, 0.25) == 0.4

@@ -1,0 +1,155 @@
+"""The training step, its masks and meters, and evaluation, on one and more replicas."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tem_tf
+from tem_tf.workloads import architectures
+from tem_tf.workloads.batches import DeviceSplit
+from tem_tf.workloads.data_sources import Split
+from tem_tf.workloads.training import Trainer
+from tests.workloads.files import examples
+
+SHAPE = (16, 16, 1)
+IMAGES, LABELS = examples(96, SHAPE)
+MEAN, DEVIATION = np.float32([120.0]), np.float32([70.0])
+STANDARDISED = (IMAGES.astype(np.float32) - MEAN) / DEVIATION
+ROWS = np.random.default_rng(0).permutation(96).astype(np.int32).reshape(8, 12)
+
+
+def split(count=96):
+    """The first examples as a split."""
+    return DeviceSplit(Split(IMAGES[:count], LABELS[:count]), MEAN, DEVIATION)
+
+
+def strategy_of(replicas):
+    """Virtual devices of this process."""
+    if replicas == 1:
+        return tf.distribute.get_strategy()
+    return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(replicas)])
+
+
+def make_trainer(replicas=1, masks=None, compressor=None, trains=True):
+    """A trainer of Simple-CNN at batch 12."""
+    strategy = strategy_of(replicas)
+    with strategy.scope():
+        model = architectures.build("simple-cnn", SHAPE, seed=0)
+        optimizer = tem_tf.SparsifiedOptimizer(
+            keras.optimizers.SGD(0.05), compressor or tem_tf.Identity()
+        )
+    trainer = Trainer(strategy, model, optimizer, split(), batch_size=12)
+    trainer.prune(masks or [np.ones(w.shape, np.float32) for w in model.get_weights()])
+    if trains:
+        trainer.compile()
+    return trainer
+
+
+def random_masks():
+    """Zeros and ones for Simple-CNN."""
+    generator = np.random.default_rng(1)
+    shapes = [v.shape for v in architectures.build("simple-cnn", SHAPE, 0).variables]
+    return [(generator.random(shape) < 0.3).astype(np.float32) for shape in shapes]
+
+
+def eager_training(masks):
+    """The same training written out: weights, mean loss and accuracy of 8 steps."""
+    model = architectures.build("simple-cnn", SHAPE, seed=0)
+    weights = model.trainable_variables
+    for variable, mask in zip(weights, masks, strict=True):
+        variable.assign(variable * mask)
+    losses, correct = [], 0
+    for rows in ROWS:
+        with tf.GradientTape() as tape:
+            logits = model(STANDARDISED[rows])
+            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(
+                LABELS[rows], logits
+            )
+        gradients = tape.gradient(loss, weights)
+        for variable, gradient, mask in zip(weights, gradients, masks, strict=True):
+            variable.assign(variable - 0.05 * gradient * mask)
+        losses.append(float(loss))
+        correct += np.sum(np.argmax(logits, axis=1) == LABELS[rows])
+    return model.get_weights(), np.mean(losses), correct / ROWS.size
+
+
+# float32 sums over a batch in another order, through eight steps.
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 3])
+def test_training_is_masked_sgd_on_global_batches(replicas):
+    masks = random_masks()
+    trainer = make_trainer(replicas, masks)
+    trainer.run(ROWS)
+    weights, loss, accuracy = eager_training(masks)
+    for got, want in zip(trainer.model.get_weights(), weights, strict=True):
+        np.testing.assert_allclose(got, want, **CLOSE)
+    score = trainer.read_meters()
+    assert score.loss == pytest.approx(loss, rel=1e-4)
+    assert score.accuracy == pytest.approx(accuracy, abs=1e-6)
+    assert trainer.steps == 8
+
+
+@pytest.mark.parametrize(
+    "compressor",
+    [
+        tem_tf.Identity(),
+        tem_tf.HardThreshold(0.01),
+        tem_tf.TopK(density=0.1),
+        tem_tf.RandomK(density=0.1, seed=0),
+    ],
+    ids=lambda compressor: type(compressor).__name__,
+)
+def test_masked_entries_stay_0_whatever_is_sent(compressor):
+    masks = random_masks()
+    trainer = make_trainer(2, masks, compressor)
+    before = trainer.model.get_weights()
+    trainer.run(ROWS)
+    for old, new, mask in zip(before, trainer.model.get_weights(), masks, strict=True):
+        assert not new[mask == 0].any()
+        assert (new[mask == 1] != old[mask == 1]).any()
+
+
+def test_calls_may_be_cut_anywhere():
+    whole, parts = make_trainer(), make_trainer()
+    whole.run(ROWS)
+    for piece in (ROWS[:1], ROWS[1:6], ROWS[6:]):
+        parts.run(piece)
+    for a, b in zip(whole.model.get_weights(), parts.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert whole.read_meters() == parts.read_meters()
+
+
+def test_meters_start_again_after_a_reading():
+    trainer = make_trainer(2)
+    trainer.run(ROWS[:4])
+    trainer.read_meters()
+    with pytest.raises(RuntimeError, match="needs a step since the last reading"):
+        trainer.read_meters()
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, 95])
+def test_evaluation_covers_the_whole_split_once(replicas, count, monkeypatch):
+    monkeypatch.setattr("tem_tf.workloads.training.EVALUATION_BATCH", 10)
+    trainer = make_trainer(replicas, trains=False)
+    score = trainer.evaluate(split(count))
+    logits = trainer.model(STANDARDISED[:count])
+    losses = keras.losses.sparse_categorical_crossentropy(
+        LABELS[:count], logits, from_logits=True
+    )
+    assert score.loss == pytest.approx(np.mean(losses), rel=1e-5)
+    correct = np.argmax(logits, axis=1) == LABELS[:count]
+    assert score.accuracy == pytest.approx(np.mean(correct), abs=1e-6)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_every_byte_of_a_dense_run_is_counted(replicas):
+    trainer = make_trainer(replicas)
+    trainer.run(ROWS[:3])
+    summary = trainer.optimizer.communication_summary()
+    want = 4 * 3 * replicas * trainer.model.count_params()
+    assert summary["dense_bytes"] == summary["payload_bytes"] == want
+    assert summary["density"] == 1
