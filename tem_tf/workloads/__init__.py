@@ -1,0 +1,1 @@
+"""Data sources, networks, pruning and training for the two studies (see README)."""

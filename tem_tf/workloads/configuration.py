@@ -1,0 +1,220 @@
+"""One run's settings: a frozen record that is checked before any work is done.
+
+Names, meanings and defaults of the DPS study's settings are its authors' (see the
+README); the others are ours. This file imports neither TensorFlow nor Keras, so that
+a wrong flag is refused at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Collection
+from typing import Any
+
+DATASOURCES = ("digits", "mnist", "fashion-mnist", "cifar-10")
+ARCHITECTURES = ("simple-cnn", "resnet-8")
+OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam")
+DECAY_TYPES = ("constant", "linear")
+VALUE_DTYPES = ("float32",)
+TOPK_SCOPES = ("layer", "model")
+
+# compressor -> (settings it must have, settings it may have)
+COMPRESSOR_SETTINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "none": ((), ()),
+    "hard_threshold": (("threshold",), ()),
+    "topk": (("density",), ("topk_scope",)),
+    "random_k": (("density",), ()),
+}
+
+# Settings that may differ between the workers of one run: places on their own disks
+# and the share of the processor.
+PER_WORKER_SETTINGS = ("path_data", "logdir", "threads")
+
+
+@dataclasses.dataclass(frozen=True)
+class Configuration:
+    """The settings of one run. `main.py --help` says what each one means.
+
+    `None` means "not given": a compressor's settings, and `goal_error`, which ends a
+    run only when it is given.
+
+    Raises:
+        ValueError: naming the setting, what was received and what to pass instead.
+
+    Example:
+        >>> Configuration(datasource="digits", compressor="topk", density=0.01).density
+        0.01
+    """
+
+    datasource: str = "mnist"
+    path_data: str | None = None
+    arch: str = "simple-cnn"
+    target_sparsity: float = 0.9
+    batch_size: int = 100
+    train_iterations: int = 10_000
+    optimizer: str = "sgd"
+    learning_rate: float = 0.1
+    decay_type: str = "constant"
+    decay_steps: int = 1000
+    end_learning_rate_factor: float = 0.01
+    momentum: float = 0.9
+    check_interval: int = 100
+    save_interval: int = 1000
+    check_interval_arrival: int = 100
+    goal_error: float | None = None
+    compressor: str = "none"
+    threshold: float | None = None
+    density: float | None = None
+    topk_scope: str | None = None
+    error_feedback: bool = True
+    dense_below: int = 0
+    warmup_steps: int = 0
+    local_clipnorm: float | None = None
+    value_dtype: str = "float32"
+    workers: int = 1
+    threads: int = 0
+    logdir: str = "runs/unnamed"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self._check_data_and_network()
+        self._check_training()
+        self._check_compression()
+        self._check_process()
+
+    def shared(self) -> dict[str, Any]:
+        """The settings that must be equal on all workers of one run."""
+        return {
+            name: value
+            for name, value in self.as_dict().items()
+            if name not in PER_WORKER_SETTINGS
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """All settings by name."""
+        return dataclasses.asdict(self)
+
+    def _check_data_and_network(self) -> None:
+        self._one_of("datasource", DATASOURCES)
+        self._one_of("arch", ARCHITECTURES)
+        self._number("target_sparsity", "in [0, 1)", lambda x: 0 <= x < 1, _FRACTION)
+
+    def _check_training(self) -> None:
+        self._one_of("optimizer", OPTIMIZERS)
+        self._one_of("decay_type", DECAY_TYPES)
+        for name in (
+            "batch_size",
+            "train_iterations",
+            "decay_steps",
+            "check_interval",
+            "save_interval",
+            "check_interval_arrival",
+        ):
+            self._integer(name, 1)
+        self._number("learning_rate", "above 0 and finite", lambda x: 0 < x < math.inf)
+        self._number("end_learning_rate_factor", "in [0, 1]", lambda x: 0 <= x <= 1)
+        self._number("momentum", "in [0, 1)", lambda x: 0 <= x < 1)
+        if self.goal_error is not None:
+            self._number("goal_error", "in [0, 1]", lambda x: 0 <= x <= 1, _FRACTION)
+
+    def _check_compression(self) -> None:
+        self._one_of("compressor", tuple(COMPRESSOR_SETTINGS))
+        required, optional = COMPRESSOR_SETTINGS[self.compressor]
+        for name in required:
+            if getattr(self, name) is None:
+                raise ValueError(
+                    f"`compressor` {self.compressor} needs `{name}`. Received: "
+                    f"{name}=None. Pass --{name}."
+                )
+        for name in ("threshold", "density", "topk_scope"):
+            given = getattr(self, name)
+            if given is not None and name not in required + optional:
+                takers = [
+                    compressor
+                    for compressor, settings in COMPRESSOR_SETTINGS.items()
+                    if name in settings[0] + settings[1]
+                ]
+                raise ValueError(
+                    f"`{name}` is not a setting of `compressor` {self.compressor}. "
+                    f"Received: {name}={given!r}. Leave --{name} out or pass "
+                    f"--compressor {' or '.join(takers)}."
+                )
+        if self.threshold is not None:
+            self._number(
+                "threshold",
+                "above 0 and finite",
+                lambda x: 0 < x < math.inf,
+                "It is an absolute magnitude, in units of one worker's own gradient.",
+            )
+        if self.density is not None:
+            self._number("density", "in (0, 1]", lambda x: 0 < x <= 1, _FRACTION)
+        if self.topk_scope is not None:
+            self._one_of("topk_scope", TOPK_SCOPES)
+        self._one_of("value_dtype", VALUE_DTYPES)
+        self._integer("dense_below", 0)
+        self._integer("warmup_steps", 0)
+        if self.local_clipnorm is not None:
+            self._number(
+                "local_clipnorm", "above 0 and finite", lambda x: 0 < x < math.inf
+            )
+        if self.compressor == "none":
+            for name, default in _ONLY_WITH_COMPRESSOR.items():
+                if getattr(self, name) != default:
+                    raise ValueError(
+                        f"`{name}` has no effect with `compressor` none. Received: "
+                        f"{name}={getattr(self, name)!r}. Leave --{name} out or pass "
+                        "--compressor."
+                    )
+
+    def _check_process(self) -> None:
+        self._integer("workers", 1)
+        self._integer("threads", 0)
+        self._integer("seed", 0)
+        if self.seed >= 2**31:  # what every generator in use takes
+            raise ValueError(f"`seed` must be below 2**31. Received: seed={self.seed}.")
+        check_divisible(self.batch_size, self.workers)
+
+    def _one_of(self, name: str, allowed: Collection[str]) -> None:
+        value = getattr(self, name)
+        if value not in allowed:
+            raise ValueError(
+                f"`{name}` must be one of {', '.join(allowed)}. "
+                f"Received: {name}={value!r}."
+            )
+
+    def _integer(self, name: str, least: int) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ValueError(
+                f"`{name}` must be an integer of at least {least}. "
+                f"Received: {name}={value!r}."
+            )
+
+    def _number(self, name: str, rule: str, holds: Any, advice: str = "") -> None:
+        value = getattr(self, name)
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not holds(value):  # NaN fails every comparison
+            message = f"`{name}` must be a number {rule}. Received: {name}={value!r}."
+            raise ValueError(f"{message} {advice}".rstrip())
+
+
+def check_divisible(batch_size: int, replicas: int) -> None:
+    """Raises unless every replica gets the same number of examples per step."""
+    if batch_size % replicas:
+        below = batch_size - batch_size % replicas
+        raise ValueError(
+            "`batch_size` is the number of examples per step over all replicas and "
+            f"must be divisible by their number. Received: batch_size={batch_size} "
+            f"with {replicas} replicas. Pass {below + replicas}"
+            + (f" or {below}." if below else ".")
+        )
+
+
+_FRACTION = "Pass a fraction: 10 % is 0.1."
+_ONLY_WITH_COMPRESSOR = {
+    "error_feedback": True,
+    "dense_below": 0,
+    "warmup_steps": 0,
+    "value_dtype": "float32",
+}

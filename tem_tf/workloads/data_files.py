@@ -1,0 +1,208 @@
+"""Readers of image files: idx (MNIST, Fashion-MNIST) and CIFAR-10's pickled batches.
+
+Every reader checks what it reads and names the file that is wrong.
+"""
+
+from __future__ import annotations
+
+import gzip
+import importlib
+import pickle
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CLASSES = 10
+
+# First four bytes of an idx file: 0, 0, 8 (unsigned byte), number of dimensions.
+# http://yann.lecun.com/exdb/mnist
+_IDX_MAGIC = {1: 0x0801, 3: 0x0803}
+
+_MNIST_PREFIXES = ("train", "t10k")
+_CIFAR_TRAIN = tuple(f"data_batch_{i}" for i in range(1, 6))
+_CIFAR_TEST = "test_batch"
+
+# All that a pickled CIFAR-10 batch, a dict of a numpy array and lists, needs.
+_CIFAR_GLOBALS = {
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy._core.numeric", "_frombuffer"),
+    ("numpy.core.numeric", "_frombuffer"),
+    ("_codecs", "encode"),
+}
+
+Arrays = tuple[np.ndarray, np.ndarray]
+
+
+def read_mnist(folder: Path) -> tuple[Arrays, Arrays]:
+    """Reads the four idx files of MNIST or Fashion-MNIST, gzipped or not.
+
+    Args:
+        folder: Holds `train-images-idx3-ubyte`, `train-labels-idx1-ubyte` and the
+            `t10k-` ones, each plain or with `.gz`.
+
+    Returns:
+        (images, labels) of the training and of the test part: uint8 (n, h, w, 1) and
+        int32 (n,).
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file is truncated, is no idx file, or does not match the others.
+    """
+    parts = []
+    for prefix in _MNIST_PREFIXES:
+        images_path = _plain_or_gzipped(folder / f"{prefix}-images-idx3-ubyte")
+        labels_path = _plain_or_gzipped(folder / f"{prefix}-labels-idx1-ubyte")
+        images = read_idx(images_path, dimensions=3)[..., np.newaxis]
+        labels = read_idx(labels_path, dimensions=1).astype(np.int32)
+        check_labels(labels, len(images), labels_path, images_path)
+        parts.append((images, labels))
+    if parts[0][0].shape[1:] != parts[1][0].shape[1:]:
+        raise ValueError(
+            f"Training and test images in {folder} must have one shape. Received: "
+            f"{parts[0][0].shape[1:3]} and {parts[1][0].shape[1:3]}."
+        )
+    return parts[0], parts[1]
+
+
+def read_idx(path: Path, dimensions: int) -> np.ndarray:
+    """Reads one idx file of unsigned bytes.
+
+    Args:
+        path: The file; gzipped if its name ends with `.gz`.
+        dimensions: 1 for labels, 3 for images.
+
+    Returns:
+        uint8 array of that many dimensions.
+
+    Raises:
+        ValueError: naming the file and what is wrong with it.
+    """
+    content = _content(path)
+    header = 4 + 4 * dimensions
+    if len(content) < header:
+        raise ValueError(
+            f"{path} is truncated: an idx file with {dimensions} dimensions starts "
+            f"with {header} bytes of header. Received: {len(content)} bytes."
+        )
+    magic, *shape = np.frombuffer(content, ">u4", count=1 + dimensions).tolist()
+    if magic != _IDX_MAGIC[dimensions]:
+        raise ValueError(
+            f"{path} must start with the idx magic number {_IDX_MAGIC[dimensions]}. "
+            f"Received: {magic}."
+        )
+    expected = header + int(np.prod(shape, dtype=np.int64))
+    if len(content) != expected:
+        problem = "is truncated" if len(content) < expected else "is too long"
+        raise ValueError(
+            f"{path} {problem}: its header announces {shape}, {expected} bytes in all. "
+            f"Received: {len(content)} bytes."
+        )
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+
+
+def read_cifar10(folder: Path) -> tuple[Arrays, Arrays]:
+    """Reads CIFAR-10's python batches (`cifar-10-batches-py`).
+
+    Returns:
+        (images, labels) of the training and of the test part: uint8 (n, 32, 32, 3) and
+        int32 (n,).
+
+    Raises:
+        FileNotFoundError: a batch is missing.
+        ValueError: a batch is damaged, holds anything but arrays, or does not match.
+    """
+    train = [read_cifar10_batch(folder / name) for name in _CIFAR_TRAIN]
+    images, labels = zip(*train, strict=True)
+    test = read_cifar10_batch(folder / _CIFAR_TEST)
+    return (np.concatenate(images), np.concatenate(labels)), test
+
+
+def read_cifar10_batch(path: Path) -> Arrays:
+    """Reads one pickled batch; https://www.cs.toronto.edu/~kriz/cifar.html.
+
+    A pickle can run any program when it is read. This reader allows the few names that
+    a dict of arrays and lists needs and refuses every other.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing.")
+    try:
+        with path.open("rb") as file:
+            batch = _ArrayUnpickler(file, encoding="bytes").load()
+        pixels = np.asarray(batch[b"data"])
+        labels = np.asarray(batch[b"labels"])
+    except (pickle.UnpicklingError, EOFError) as error:
+        raise ValueError(
+            f"{path} is truncated or no CIFAR-10 batch: {error}."
+        ) from error
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{path} must hold a dict with b'data' and b'labels'. "
+            f"Received: {type(error).__name__}: {error}."
+        ) from error
+    if pixels.dtype != np.uint8 or pixels.ndim != 2 or pixels.shape[1] != 3072:
+        raise ValueError(
+            f"b'data' in {path} must be uint8 of shape (n, 3072). "
+            f"Received: {pixels.dtype} {pixels.shape}."
+        )
+    check_labels(labels, len(pixels), path, path)
+    # Rows hold the red plane, then the green, then the blue one.
+    images = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(images), labels.astype(np.int32)
+
+
+def check_labels(
+    labels: np.ndarray, examples: int, labels_place: Any, images_place: Any
+) -> None:
+    """Raises unless there is one label in [0, 10) for every image."""
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"The labels in {labels_place} must be a list of integers. "
+            f"Received: {labels.dtype} {labels.shape}."
+        )
+    if examples == 0:
+        raise ValueError(f"{images_place} holds no image.")
+    if len(labels) != examples:
+        raise ValueError(
+            f"{labels_place} must hold one label for each image in {images_place}. "
+            f"Received: {len(labels)} labels for {examples} images."
+        )
+    if labels.min() < 0 or labels.max() >= CLASSES:
+        wrong = labels[(labels < 0) | (labels >= CLASSES)]
+        raise ValueError(
+            f"Labels in {labels_place} must be in [0, {CLASSES}). "
+            f"Received: {wrong[0]} ({len(wrong)} labels are out of range)."
+        )
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _CIFAR_GLOBALS:
+            raise pickle.UnpicklingError(
+                f"it asks for {module}.{name}, which a batch of images does not need"
+            )
+        # numpy 2 renamed numpy.core; batches written before it say the old name.
+        module = module.replace("numpy.core.", "numpy._core.")
+        return getattr(importlib.import_module(module), name)
+
+
+def _plain_or_gzipped(path: Path) -> Path:
+    gzipped = path.with_name(path.name + ".gz")
+    for candidate in (path, gzipped):
+        if candidate.is_file():
+            return candidate
+    raise FileNotFoundError(f"{path} is missing, and so is {gzipped.name}.")
+
+
+def _content(path: Path) -> bytes:
+    if path.suffix != ".gz":
+        return path.read_bytes()
+    try:
+        with gzip.open(path, "rb") as file:
+            return file.read()
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path} is truncated or not gzipped: {error}.") from error

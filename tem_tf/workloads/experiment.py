@@ -1,0 +1,335 @@
+"""One run from its configuration to its result: load, build, prune, train, test."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import tem_tf
+from tem_tf.compressors import COMPRESSORS
+from tem_tf.strategy import is_chief, require_same_on_all_workers
+from tem_tf.workloads import architectures, data_sources, pruning
+from tem_tf.workloads.batches import DeviceSplit, EpochOrder
+from tem_tf.workloads.configuration import COMPRESSOR_SETTINGS, Configuration
+from tem_tf.workloads.data_sources import Data
+from tem_tf.workloads.optimizers import OPTIMIZERS, make_learning_rate
+from tem_tf.workloads.progress import Progress
+from tem_tf.workloads.replicas import check_environment, from_chief, make_strategy
+from tem_tf.workloads.results import RunDirectory, Stopwatch, pruning_record, versions
+from tem_tf.workloads.training import Score, Trainer
+
+# What `SparsifiedOptimizer` says when a gradient is not finite.
+_NOT_FINITE = "A gradient has NaN or Inf"
+
+# Steps of the first call, before the speed is known. Our choice.
+_FIRST_STEPS = 5
+
+# Flag -> argument, where a compressor's argument has another name than our flag.
+_ARGUMENTS = {"topk_scope": "scope"}
+
+
+def set_up(configuration: Configuration) -> Experiment:
+    """Finds the data, joins the other workers and builds everything. Collective.
+
+    Call it before any other use of TensorFlow. Whatever a user can get wrong raises
+    here, before any training.
+
+    Raises:
+        ValueError, OSError, ImportError: naming what is wrong.
+    """
+    stopwatch = Stopwatch()
+    check_environment(configuration)
+    data = None
+    with stopwatch("load"):
+        source = data_sources.locate(configuration.datasource, configuration.path_data)
+        if not source.needs_tensorflow:
+            data = data_sources.load(source)
+    with stopwatch("build"):
+        strategy = make_strategy(configuration)
+    if data is None:
+        with stopwatch("load"):
+            data = data_sources.load(source)
+    require_same_on_all_workers(strategy, {"checksum of the data": data.digest()})
+    return Experiment(configuration, strategy, data, stopwatch)
+
+
+class Experiment:
+    """One run, ready to start.
+
+    Args:
+        configuration: The run's settings.
+        strategy: Where the replicas live.
+        data: The examples, the same on all workers.
+        stopwatch: Goes on counting the seconds of each phase.
+
+    Raises:
+        ValueError: network, data and settings do not fit together.
+        OSError: the run's directory cannot be written to.
+    """
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        strategy: tf.distribute.Strategy,
+        data: Data,
+        stopwatch: Stopwatch,
+    ) -> None:
+        self.configuration = configuration
+        self.directory = RunDirectory(configuration.logdir, writes=is_chief())
+        self._strategy = strategy
+        self._data = data
+        self._stopwatch = stopwatch
+        self._progress = Progress(configuration.train_iterations, prints=is_chief())
+        self._history: list[dict[str, Any]] = []
+        self._communication: dict[str, float] | None = None
+        self._warm_up: tuple[int, float] | None = None
+
+        epochs = data.epochs(configuration.seed)
+        # The pruning epoch is drawn at every sparsity, so that runs that differ in
+        # sparsity alone see the same training batches.
+        self._pruning_order = epochs.permutation(len(data.train))
+        self._order = EpochOrder(epochs, len(data.train), configuration.batch_size)
+        keras.utils.set_random_seed(configuration.seed)
+        with stopwatch("build"):
+            self._train_split, self._validation_split, self._test_split = (
+                DeviceSplit(split, data.mean, data.deviation)
+                for split in (data.train, data.validation, data.test)
+            )
+            with strategy.scope():
+                self._model = self._new_model()
+                optimizer = make_optimizer(configuration)
+            pruning.kept_entries(
+                self._model.count_params(), configuration.target_sparsity
+            )
+            self._trainer = Trainer(
+                strategy,
+                self._model,
+                optimizer,
+                self._train_split,
+                configuration.batch_size,
+            )
+        self.directory.open()
+
+    def run(self) -> dict[str, Any]:
+        """Prunes, trains and tests; writes and returns the result. Collective.
+
+        Returns:
+            What result.json holds; result.schema.json describes it. `status` is
+            "finished", "goal_reached" or "diverged".
+        """
+        self._progress.say(self._description())
+        with self._stopwatch("prune"):
+            masks = self._prune()
+        with self._stopwatch("build"):
+            self._trainer.compile()
+        status = self._train()
+        test = None
+        if status != "diverged":
+            with self._stopwatch("test"):
+                test = self._trainer.evaluate(self._test_split)
+            self.directory.save_weights(self._trainer.steps, self._model)
+        result = {
+            "status": status,
+            "steps": self._trainer.steps,
+            "configuration": self.configuration.as_dict(),
+            "seed": self.configuration.seed,
+            "replicas": self._strategy.num_replicas_in_sync,
+            "data": {
+                "place": self._data.place,
+                "train": len(self._data.train),
+                "validation": len(self._data.validation),
+                "test": len(self._data.test),
+            },
+            "versions": versions(),
+            "history": self._history,
+            "test": test and test._asdict(),
+            "communication": self._communication,
+            "pruning": pruning_record(self._model, masks),
+            "seconds": self._stopwatch.seconds,
+        }
+        self.directory.save_result(result)
+        self.directory.close()
+        return result
+
+    def _description(self) -> str:
+        configuration, data = self.configuration, self._data
+        replicas = self._strategy.num_replicas_in_sync
+        return (
+            f"{configuration.arch} ({self._model.count_params():,} parameters) on "
+            f"{configuration.datasource} ({data.place}): {len(data.train):,} images to "
+            f"train, {len(data.validation):,} to validate, {len(data.test):,} to test; "
+            f"{replicas} worker{'s' if replicas > 1 else ''}"
+        )
+
+    def _new_model(self) -> keras.Model:
+        configuration = self.configuration
+        return architectures.build(
+            configuration.arch, self._data.input_shape, configuration.seed
+        )
+
+    def _prune(self) -> list[np.ndarray]:
+        """Makes the masks, equal on all workers, and applies them.
+
+        The chief alone computes them and sends them round: machines of different kinds
+        may round differently, and a mask must not. It uses a copy of the network
+        outside the strategy, so that the masks do not depend on the number of workers.
+        """
+        sparsity = self.configuration.target_sparsity
+        masks = [np.ones(v.shape, np.float32) for v in self._model.trainable_variables]
+        if sparsity > 0:
+            self._progress.say(f"pruning {100 * sparsity:g} % of the network ...")
+            if is_chief():
+                masks = pruning.snip(
+                    self._new_model(), self._train_split, self._pruning_order, sparsity
+                )
+            masks = from_chief(self._strategy, masks)
+            kept, total = sum(int(m.sum()) for m in masks), sum(m.size for m in masks)
+            self._progress.say(f"pruned: {kept:,} of {total:,} entries are kept")
+        self._trainer.prune(masks)
+        return masks
+
+    def _train(self) -> str:
+        """Trains until the last step, the goal or divergence; returns the status."""
+        configuration = self.configuration
+        while self._trainer.steps < configuration.train_iterations:
+            try:
+                self._train_until(self._next_stop())
+            except tf.errors.InvalidArgumentError as error:
+                # Raised on all workers at the same step; no collective works after it.
+                if _NOT_FINITE not in str(error):
+                    raise
+                self._progress.say("training diverged: a gradient is not finite")
+                return "diverged"
+            step, validation = self._trainer.steps, None
+            is_last = step == configuration.train_iterations
+            if step % configuration.check_interval == 0 or is_last:
+                train, validation = self._check()
+                if not math.isfinite(train.loss) or not math.isfinite(validation.loss):
+                    self._progress.say("training diverged: the loss is not finite")
+                    return "diverged"
+            if step % configuration.save_interval == 0:
+                self.directory.save_weights(step, self._model)
+            if self._is_goal_reached(validation):
+                return "goal_reached"
+        return "finished"
+
+    def _next_stop(self) -> int:
+        """The next step after which there is something to do."""
+        configuration, step = self.configuration, self._trainer.steps
+        intervals = [configuration.check_interval, configuration.save_interval]
+        if configuration.goal_error is not None:
+            intervals.append(configuration.check_interval_arrival)
+        stops = [step - step % interval + interval for interval in intervals]
+        return min(configuration.train_iterations, *stops)
+
+    def _train_until(self, stop: int) -> None:
+        trainer = self._trainer
+        while trainer.steps < stop:
+            with self._stopwatch("train"):
+                # Two calls between two lines of progress; a few steps while the speed
+                # is not known.
+                fitting = round(self._speed() * self._progress.seconds / 2)
+                fitting = max(1, fitting) if trainer.steps else _FIRST_STEPS
+                steps = min(stop - trainer.steps, fitting, trainer.steps_per_call)
+                trainer.run(self._order.take(steps))
+            if not self._warm_up:
+                self._warm_up = trainer.steps, self._stopwatch.seconds["train"]
+            if self._progress.is_due():
+                self._progress.report(trainer.steps, self._speed())
+
+    def _speed(self) -> float:
+        """Steps per second of training, without the first call, which is slower."""
+        steps, seconds = self._trainer.steps, self._stopwatch.seconds["train"]
+        first_steps, first_seconds = self._warm_up or (0, 0.0)
+        if steps > first_steps:
+            steps, seconds = steps - first_steps, seconds - first_seconds
+        return steps / max(seconds, 1e-9)
+
+    def _check(self) -> tuple[Score, Score]:
+        """Validates, and records, logs and prints the state of training. Collective."""
+        trainer = self._trainer
+        step, train = trainer.steps, trainer.read_meters()
+        validation = self._validate()
+        summary = trainer.optimizer.communication_summary()
+        learning_rate = float(
+            keras.ops.convert_to_numpy(trainer.optimizer.learning_rate)
+        )
+        self._communication = summary
+        self._history.append(
+            {
+                "step": step,
+                "loss": train.loss,
+                "accuracy": train.accuracy,
+                "validation_loss": validation.loss,
+                "validation_accuracy": validation.accuracy,
+                "learning_rate": learning_rate,
+                "density": summary["density"],
+                "payload_bytes": summary["payload_bytes"],
+            }
+        )
+        extra = {"learning_rate": learning_rate, "steps_per_second": self._speed()}
+        self.directory.log_check(step, train, validation, extra)
+        self.directory.log_communication(step, summary)
+        self._progress.report(
+            step,
+            self._speed(),
+            f"loss {train.loss:.4f}  validation accuracy {validation.accuracy:.4f}  "
+            f"density {100 * summary['density']:.3g} %",
+        )
+        return train, validation
+
+    def _is_goal_reached(self, validation: Score | None) -> bool:
+        """Whether the error on the validation split is at most the goal. Collective."""
+        configuration = self.configuration
+        if (
+            configuration.goal_error is None
+            or self._trainer.steps % configuration.check_interval_arrival
+        ):
+            return False
+        validation = validation or self._validate()
+        if 1 - validation.accuracy > configuration.goal_error:
+            return False
+        self._progress.say(
+            f"goal reached: validation error {1 - validation.accuracy:.4f} after "
+            f"{self._trainer.steps} steps"
+        )
+        return True
+
+    def _validate(self) -> Score:
+        with self._stopwatch("validate"):
+            return self._trainer.evaluate(self._validation_split)
+
+
+def make_optimizer(configuration: Configuration) -> tem_tf.SparsifiedOptimizer:
+    """Makes the optimizer that a configuration asks for, with its compressor.
+
+    "none" is wrapped as well, so that its bytes are counted.
+    """
+    learning_rate = make_learning_rate(
+        configuration.learning_rate,
+        configuration.decay_type,
+        configuration.decay_steps,
+        configuration.end_learning_rate_factor,
+    )
+    inner = OPTIMIZERS[configuration.optimizer](learning_rate, configuration.momentum)
+    required, optional = COMPRESSOR_SETTINGS[configuration.compressor]
+    arguments = {
+        _ARGUMENTS.get(name, name): getattr(configuration, name)
+        for name in required + optional
+        if getattr(configuration, name) is not None
+    }
+    if configuration.compressor == "random_k":
+        arguments["seed"] = configuration.seed
+    return tem_tf.SparsifiedOptimizer(
+        inner,
+        compressor=COMPRESSORS[configuration.compressor](**arguments),
+        memory="auto" if configuration.error_feedback else None,
+        dense_below=configuration.dense_below,
+        warmup_steps=configuration.warmup_steps,
+        value_dtype=configuration.value_dtype,
+        local_clipnorm=configuration.local_clipnorm,
+    )

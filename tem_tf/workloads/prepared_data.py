@@ -1,0 +1,146 @@
+"""Data sets through tensorflow-datasets: one prepared before, or a bounded download.
+
+A machine without network is told so within seconds: before any download is started,
+one small request with a time limit asks whether the data's own server answers.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+
+# data source -> (name in tensorflow-datasets, an address that its download needs).
+# Addresses as in tensorflow_datasets 4.9: image_classification/mnist.py, cifar.py.
+CATALOGUE = {
+    "mnist": (
+        "mnist",
+        "https://storage.googleapis.com/cvdf-datasets/mnist/train-labels-idx1-ubyte.gz",
+    ),
+    "fashion-mnist": (
+        "fashion_mnist",
+        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+        "train-labels-idx1-ubyte.gz",
+    ),
+    "cifar-10": (
+        "cifar10",
+        "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+    ),
+}
+
+# Our choice: a server that answers at all answers a HEAD request within this time, and
+# the whole command still ends well within 20 seconds where there is no network.
+REACHABLE_SECONDS = 6.0
+
+Arrays = tuple[np.ndarray, np.ndarray]
+
+
+def directory() -> Path:
+    """Where tensorflow-datasets keeps its data: TFDS_DATA_DIR or its default."""
+    default = Path("~/tensorflow_datasets")
+    return Path(os.environ.get("TFDS_DATA_DIR") or default).expanduser()
+
+
+def find_prepared(datasource: str) -> Path | None:
+    """Returns the newest prepared version's directory, or None if there is none."""
+    name, _ = CATALOGUE[datasource]
+    versions = [
+        path.parent
+        for path in (directory() / name).glob("*/dataset_info.json")
+        if _version(path.parent.name)
+    ]
+    return max(versions, key=lambda path: _version(path.name), default=None)
+
+
+def is_reachable(datasource: str, seconds: float = REACHABLE_SECONDS) -> bool:
+    """Whether the data set's server answers within `seconds`.
+
+    In a thread of its own, as looking up a host name has no time limit.
+    """
+    _, address = CATALOGUE[datasource]
+    answers: list[bool] = []
+
+    def ask() -> None:
+        request = urllib.request.Request(address, method="HEAD")
+        try:
+            with urllib.request.urlopen(request, timeout=seconds) as response:
+                answers.append(response.status < 400)
+        except (urllib.error.URLError, OSError, ValueError):
+            answers.append(False)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return bool(answers and answers[0])
+
+
+def download(datasource: str) -> Path:
+    """Downloads and prepares a data set; returns the prepared version's directory.
+
+    Several processes of one machine may call it at once: one downloads, the others
+    wait and find it done.
+    """
+    import tensorflow_datasets as tfds
+
+    name, _ = CATALOGUE[datasource]
+    directory().mkdir(parents=True, exist_ok=True)
+    with _Lock(directory() / f".{name}.lock"):
+        builder = tfds.builder(name, data_dir=str(directory()))
+        builder.download_and_prepare()
+    return Path(builder.data_dir)
+
+
+def read(prepared: Path) -> tuple[Arrays, Arrays]:
+    """Reads a prepared directory, without a download.
+
+    Returns:
+        (images, labels) of the training and of the test part: uint8 (n, h, w, c) and
+        int32 (n,).
+
+    Raises:
+        ValueError: it cannot be read, or has no "train" and "test" of images.
+    """
+    import tensorflow_datasets as tfds
+
+    parts = []
+    try:
+        builder = tfds.builder_from_directory(str(prepared))
+        for split in ("train", "test"):
+            batch = tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1))
+            parts.append((batch["image"], batch["label"].astype(np.int32)))
+    except Exception as error:  # tensorflow-datasets raises many kinds
+        raise ValueError(
+            f"{prepared} is no data set that tensorflow-datasets can read: "
+            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}."
+        ) from error
+    return parts[0], parts[1]
+
+
+def _version(name: str) -> tuple[int, ...]:
+    """(3, 0, 1) for "3.0.1"; empty if it is no version."""
+    numbers = name.split(".")
+    if all(number.isdecimal() for number in numbers):
+        return tuple(int(number) for number in numbers)
+    return ()
+
+
+class _Lock:
+    """A lock file that only one process of a machine holds at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        self._file = self._path.open("w")
+        try:
+            import fcntl
+        except ImportError:  # Windows: no lock, as before
+            return
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()

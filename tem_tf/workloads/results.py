@@ -1,0 +1,161 @@
+"""What a run leaves behind: LOGDIR/result.json, checkpoints and TensorBoard events.
+
+Only the chief writes. Files appear whole or not at all: they are written under another
+name and then renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import tem_tf
+from tem_tf.workloads.training import Score
+
+RESULT_NAME = "result.json"
+SCHEMA_PATH = Path(__file__).with_name("result.schema.json")
+PHASES = ("load", "build", "prune", "train", "validate", "test")
+_WRITERS = ("train", "validation", "communication")
+
+
+class RunDirectory:
+    """The directory of one run; on other workers than the chief it does nothing.
+
+    What an earlier run left in it under the same names is removed: its result, its
+    checkpoints and its events would otherwise stand beside those of this run.
+
+    Args:
+        path: The run's directory (`--logdir`).
+        writes: Whether this process is the chief.
+    """
+
+    def __init__(self, path: str, writes: bool) -> None:
+        self.path = Path(path)
+        self.writes = writes
+        self._writers: dict[str, tf.summary.SummaryWriter] = {}
+
+    def open(self) -> None:
+        """Makes the directory and removes what an earlier run left in it.
+
+        Raises:
+            OSError: it cannot be written to.
+        """
+        if not self.writes:
+            return
+        checkpoints = self.path / "checkpoints"
+        try:
+            checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(
+                "`logdir` must be a directory that can be written to. "
+                f"Received: logdir={str(self.path)!r} ({error.strerror})."
+            ) from error
+        earlier = [self.path / RESULT_NAME, *checkpoints.glob("step-*.weights.h5")]
+        for name in _WRITERS:
+            earlier += (self.path / name).glob("events.out.tfevents.*")
+        for file in earlier:
+            file.unlink(missing_ok=True)
+        for name in _WRITERS:
+            writer = tf.summary.create_file_writer(str(self.path / name))
+            self._writers[name] = writer
+
+    def log_check(
+        self, step: int, train: Score, validation: Score, extra: Mapping[str, float]
+    ) -> None:
+        """Writes loss and accuracy of both splits, and `extra` beside training's."""
+        self._scalars("train", step, train._asdict() | dict(extra))
+        self._scalars("validation", step, validation._asdict())
+
+    def log_communication(self, step: int, summary: Mapping[str, float]) -> None:
+        """Writes a `communication_summary` under `communication/`."""
+        scalars = {f"communication/{name}": x for name, x in summary.items()}
+        self._scalars("communication", step, scalars)
+
+    def save_weights(self, step: int, model: keras.Model) -> None:
+        """Writes checkpoints/step-NNNNNN.weights.h5, for `model.load_weights`."""
+        if not self.writes:
+            return
+        final = self.path / "checkpoints" / f"step-{step:06d}.weights.h5"
+        partial = final.with_name(f".partial-{final.name}")
+        model.save_weights(partial, overwrite=True)
+        os.replace(partial, final)
+
+    def save_result(self, result: Mapping[str, Any]) -> None:
+        """Writes result.json; numbers that are not finite become null."""
+        if not self.writes:
+            return
+        text = json.dumps(finite_or_null(result), indent=2, allow_nan=False)
+        partial = self.path / f".partial-{RESULT_NAME}"
+        partial.write_text(text + "\n")
+        os.replace(partial, self.path / RESULT_NAME)
+
+    def close(self) -> None:
+        """Closes the TensorBoard files."""
+        for writer in self._writers.values():
+            writer.close()
+
+    def _scalars(self, writer: str, step: int, scalars: Mapping[str, float]) -> None:
+        if writer in self._writers:
+            with self._writers[writer].as_default():
+                for name, value in scalars.items():
+                    tf.summary.scalar(name, value, step=step)
+            self._writers[writer].flush()
+
+
+class Stopwatch:
+    """Adds up the seconds spent in each phase of a run."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(PHASES, 0.0)
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        """Counts the time of a `with` block as that phase's."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] += time.perf_counter() - start
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that a result depends on."""
+    return {
+        "tem_tf": tem_tf.__version__,
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def pruning_record(
+    model: keras.Model, masks: list[np.ndarray]
+) -> dict[str, dict[str, int]]:
+    """Entries kept and in total, per trainable variable by its path."""
+    return {
+        variable.path: {"kept": int(mask.sum()), "total": int(mask.size)}
+        for variable, mask in zip(model.trainable_variables, masks, strict=True)
+    }
+
+
+def finite_or_null(value: Any) -> Any:
+    """Copies nested dicts and lists with None for NaN and Inf, which JSON lacks."""
+    if isinstance(value, Mapping):
+        return {key: finite_or_null(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite_or_null(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
