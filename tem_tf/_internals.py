@@ -161,3 +161,47 @@ def configure_start_timeout(cluster: Any, seconds: int) -> None:
             cluster_register_timeout_in_ms=1000 * seconds,
             coordinated_jobs=jobs,
         )
+
+
+class DelegatingCrossDeviceOps(tf.distribute.CrossDeviceOps):
+    """Cross-device ops that leave everything to others.
+
+    Two of the hooks below are private, and TensorFlow's base class would answer them
+    for itself.
+
+    Args:
+        dense: `tf.distribute.CrossDeviceOps`.
+    """
+
+    def __init__(self, dense: tf.distribute.CrossDeviceOps):
+        super().__init__()
+        self._dense = dense
+
+    def reduce_implementation(
+        self, reduce_op, per_replica_value, destinations, options
+    ):
+        return self._dense.reduce_implementation(
+            reduce_op, per_replica_value, destinations, options
+        )
+
+    def batch_reduce_implementation(self, reduce_op, value_destination_pairs, options):
+        return self._dense.batch_reduce_implementation(
+            reduce_op, value_destination_pairs, options
+        )
+
+    def broadcast_implementation(self, tensor, destinations):
+        return self._dense.broadcast_implementation(tensor, destinations)
+
+    @property
+    def _num_between_graph_workers(self):
+        return self._dense._num_between_graph_workers
+
+    def _gather_implementation(self, per_replica_value, destinations, axis, options):
+        return self._dense._gather_implementation(
+            per_replica_value, destinations, axis, options
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_dense":  # Not yet set: unpickling, copying.
+            raise AttributeError(name)
+        return getattr(self._dense, name)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -21,6 +21,7 @@ from tem_tf.cross_device_ops import SparsifiedCrossDeviceOps
 from tem_tf.memory import Memory
 from tem_tf.packing import Segments, make_segments, pack, unpack
 from tem_tf.replica_state import ReplicaState
+from tem_tf.sparse_gradient import SparseGradient
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Aggregator:
         self._memory_state = ReplicaState()
         self._compressor_state = ReplicaState()
         self._metrics = ReplicaState()
-        self._gather_metrics: Callable | None = None
+        self._gather_metrics: Any = None
         self._memory_keys: tuple[str, ...] = ()
         self._compressor_leaves: dict[Segments, tuple[list[str], Any]] = {}
 
@@ -310,7 +311,7 @@ class Aggregator:
 
 def _gather(
     exchange: SparsifiedCrossDeviceOps,
-    message: Message,
+    message: SparseGradient,
     block: tf.Tensor,
     nonfinite: tf.Tensor,
 ) -> Received:

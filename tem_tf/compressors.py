@@ -203,7 +203,7 @@ class TopK(Compressor):
         size = vector.shape[0]
         if size == 0:
             return tf.zeros([0], tf.bool)
-        k = _kept(self.density, size) if self.k is None else min(self.k, size)
+        k = _kept(self.density, size) if self.density else min(self.k or 0, size)
         chosen = tf.math.top_k(tf.abs(vector), k).indices  # ties: the lower index first
         return _mask_of(chosen, size)
 

@@ -1,4 +1,4 @@
-"""How replicas exchange what they send: all-gather of payloads, all-reduce of values."""
+"""How replicas exchange what they send: all-gather payloads, or all-reduce values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tensorflow as tf
 from tem_tf import _internals
 
 
-class SparsifiedCrossDeviceOps(tf.distribute.CrossDeviceOps):
+class SparsifiedCrossDeviceOps(_internals.DelegatingCrossDeviceOps):
     """Cross-device ops with the gradient's exchange beside the dense ones.
 
     Every reduction and gather that others ask for (metrics, batch norm, Keras's logs)
@@ -23,16 +23,13 @@ class SparsifiedCrossDeviceOps(tf.distribute.CrossDeviceOps):
     """
 
     def __init__(self, dense: tf.distribute.CrossDeviceOps | None = None):
-        super().__init__()
-        self._dense = dense or tf.distribute.ReductionToOneDevice()
+        super().__init__(dense or tf.distribute.ReductionToOneDevice())
 
     @classmethod
     def of(cls, strategy: tf.distribute.Strategy) -> SparsifiedCrossDeviceOps:
         """Returns the strategy's own, if it has such, else a new one."""
         installed = _internals.cross_device_ops(strategy)
         return installed if isinstance(installed, cls) else cls()
-
-    # The gradient's exchange.
 
     def gather_payloads(self, payload: tf.Tensor) -> tf.Tensor:
         """Gathers one vector from every replica.
@@ -85,39 +82,6 @@ class SparsifiedCrossDeviceOps(tf.distribute.CrossDeviceOps):
     def pads(self) -> bool:
         """Whether padding of `gather_payloads` travels on a wire."""
         return _internals.is_multi_worker(_replica_context().strategy)
-
-    # Everything else is the dense ops' own.
-
-    def reduce_implementation(
-        self, reduce_op, per_replica_value, destinations, options
-    ):
-        return self._dense.reduce_implementation(
-            reduce_op, per_replica_value, destinations, options
-        )
-
-    def batch_reduce_implementation(self, reduce_op, value_destination_pairs, options):
-        return self._dense.batch_reduce_implementation(
-            reduce_op, value_destination_pairs, options
-        )
-
-    def broadcast_implementation(self, tensor, destinations):
-        return self._dense.broadcast_implementation(tensor, destinations)
-
-    # Two hooks that TensorFlow's base class would answer for itself.
-
-    @property
-    def _num_between_graph_workers(self):
-        return self._dense._num_between_graph_workers
-
-    def _gather_implementation(self, per_replica_value, destinations, axis, options):
-        return self._dense._gather_implementation(
-            per_replica_value, destinations, axis, options
-        )
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "_dense":  # Not yet set: unpickling, copying.
-            raise AttributeError(name)
-        return getattr(self._dense, name)
 
 
 def _replica_context() -> tf.distribute.ReplicaContext:

@@ -358,7 +358,7 @@ def _check_arguments(
     if local_clipnorm is not None and not (
         isinstance(local_clipnorm, numbers.Real)
         and not isinstance(local_clipnorm, bool)
-        and 0 < local_clipnorm < math.inf
+        and 0 < float(local_clipnorm) < math.inf
     ):
         raise ValueError(
             "`local_clipnorm` must be a finite number > 0, or None. "

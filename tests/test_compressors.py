@@ -6,13 +6,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tests.compressor_cases import COMPRESSORS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tem_tf
 from tem_tf import compressors
 from tem_tf.packing import make_segments
+from tests.compressor_cases import COMPRESSORS
 
 SEGMENTS = make_segments(["kernel", "empty", "bias"], [9, 0, 3])
 STEP = tf.constant(4, tf.int64)
@@ -172,7 +172,7 @@ def test_hard_threshold_has_the_least_total_error_of_equal_volume(steps, thresho
     by_threshold = [hard.approximate((), p, STEP, ())[0].numpy() for p in sequence]
     by_topk = [
         tem_tf.TopK(k=k, scope="model").approximate((), p, STEP, ())[0].numpy()
-        for k, p in zip(counts, sequence)
+        for k, p in zip(counts, sequence, strict=True)
     ]
     assert total_error(by_threshold) <= total_error(by_topk) * (1 + 1e-12)
 

@@ -6,11 +6,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tests.compressor_cases import COMPRESSORS
 
 import tem_tf
 from tem_tf import memory as memories
 from tem_tf.packing import make_segments
+from tests.compressor_cases import COMPRESSORS
 
 SEGMENTS = make_segments(["kernel", "bias"], [9, 3])
 

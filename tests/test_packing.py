@@ -26,7 +26,9 @@ def test_unpack_undoes_pack_for_every_shape_and_dtype():
     vector = pack(gradients)
     np.testing.assert_array_equal(vector, [1, 2, 3, 4, 5, 6, 7])
     assert vector.dtype == tf.float32
-    for got, expected in zip(unpack(vector, segments, gradients), gradients):
+    for got, expected in zip(
+        unpack(vector, segments, gradients), gradients, strict=True
+    ):
         assert got.dtype == expected.dtype
         np.testing.assert_array_equal(got, expected)
 

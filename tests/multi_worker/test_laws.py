@@ -112,7 +112,10 @@ def test_fit_evaluate_and_predict_agree_on_all_workers_and_runs(workers):
                 np.testing.assert_array_equal(a, b)
         assert result["summary"] == results[0]["summary"]
     assert set(results[0]["history"]) == {
-        "accuracy", "loss", "val_accuracy", "val_loss"
+        "accuracy",
+        "loss",
+        "val_accuracy",
+        "val_loss",
     }
     assert results[0]["history"]["val_accuracy"][-1] > 0.5
     assert 0 < results[0]["summary"]["density"] < 0.9
