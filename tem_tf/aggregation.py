@@ -24,6 +24,10 @@ from tem_tf.replica_state import ReplicaState
 from tem_tf.sparse_gradient import SparseGradient
 
 
+# How the error of a gradient that is not finite begins.
+NOT_FINITE = "A gradient has NaN or Inf"
+
+
 @dataclasses.dataclass(frozen=True)
 class Options:
     """How gradients are aggregated; see the arguments of `SparsifiedOptimizer`."""
@@ -220,7 +224,7 @@ class Aggregator:
             tf.debugging.Assert(
                 tf.equal(outcome.received.nonfinite, 0),
                 [
-                    "A gradient has NaN or Inf. Replicas whose gradient is not finite:",
+                    f"{NOT_FINITE}. Replicas whose gradient is not finite:",
                     outcome.received.nonfinite,
                     'Lower the learning rate, or pass nonfinite="zero" to '
                     "SparsifiedOptimizer to count such a gradient as zero.",

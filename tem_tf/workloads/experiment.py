@@ -9,27 +9,20 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-import tem_tf
-from tem_tf.compressors import COMPRESSORS
+from tem_tf.aggregation import NOT_FINITE
 from tem_tf.strategy import is_chief, require_same_on_all_workers
 from tem_tf.workloads import architectures, data_sources, pruning
 from tem_tf.workloads.batches import DeviceSplit, EpochOrder
-from tem_tf.workloads.configuration import COMPRESSOR_SETTINGS, Configuration
+from tem_tf.workloads.configuration import Configuration
 from tem_tf.workloads.data_sources import Data
-from tem_tf.workloads.optimizers import OPTIMIZERS, make_learning_rate
+from tem_tf.workloads.optimizers import make_optimizer
 from tem_tf.workloads.progress import Progress
 from tem_tf.workloads.replicas import check_environment, from_chief, make_strategy
 from tem_tf.workloads.results import RunDirectory, Stopwatch, pruning_record, versions
 from tem_tf.workloads.training import Score, Trainer
 
-# What `SparsifiedOptimizer` says when a gradient is not finite.
-_NOT_FINITE = "A gradient has NaN or Inf"
-
 # Steps of the first call, before the speed is known. Our choice.
 _FIRST_STEPS = 5
-
-# Flag -> argument, where a compressor's argument has another name than our flag.
-_ARGUMENTS = {"topk_scope": "scope"}
 
 
 def set_up(configuration: Configuration) -> Experiment:
@@ -200,7 +193,7 @@ class Experiment:
                 self._train_until(self._next_stop())
             except tf.errors.InvalidArgumentError as error:
                 # Raised on all workers at the same step; no collective works after it.
-                if _NOT_FINITE not in str(error):
+                if NOT_FINITE not in str(error):
                     raise
                 self._progress.say("training diverged: a gradient is not finite")
                 return "diverged"
@@ -238,7 +231,7 @@ class Experiment:
                 trainer.run(self._order.take(steps))
             if not self._warm_up:
                 self._warm_up = trainer.steps, self._stopwatch.seconds["train"]
-            if self._progress.is_due():
+            if trainer.steps < stop and self._progress.is_due():
                 self._progress.report(trainer.steps, self._speed())
 
     def _speed(self) -> float:
@@ -302,34 +295,3 @@ class Experiment:
     def _validate(self) -> Score:
         with self._stopwatch("validate"):
             return self._trainer.evaluate(self._validation_split)
-
-
-def make_optimizer(configuration: Configuration) -> tem_tf.SparsifiedOptimizer:
-    """Makes the optimizer that a configuration asks for, with its compressor.
-
-    "none" is wrapped as well, so that its bytes are counted.
-    """
-    learning_rate = make_learning_rate(
-        configuration.learning_rate,
-        configuration.decay_type,
-        configuration.decay_steps,
-        configuration.end_learning_rate_factor,
-    )
-    inner = OPTIMIZERS[configuration.optimizer](learning_rate, configuration.momentum)
-    required, optional = COMPRESSOR_SETTINGS[configuration.compressor]
-    arguments = {
-        _ARGUMENTS.get(name, name): getattr(configuration, name)
-        for name in required + optional
-        if getattr(configuration, name) is not None
-    }
-    if configuration.compressor == "random_k":
-        arguments["seed"] = configuration.seed
-    return tem_tf.SparsifiedOptimizer(
-        inner,
-        compressor=COMPRESSORS[configuration.compressor](**arguments),
-        memory="auto" if configuration.error_feedback else None,
-        dense_below=configuration.dense_below,
-        warmup_steps=configuration.warmup_steps,
-        value_dtype=configuration.value_dtype,
-        local_clipnorm=configuration.local_clipnorm,
-    )

@@ -7,6 +7,7 @@ SGD inside, so that they differ as soon as η changes:
     Keras SGD  v ← μv - ηg           w ← w + v
 
 `OPTIMIZERS` lists what `--optimizer` may name; Keras's own go by their names.
+`make_optimizer` wraps one of them for compressed gradients.
 """
 
 from __future__ import annotations
@@ -14,6 +15,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import keras
+
+import tem_tf
+from tem_tf.compressors import COMPRESSORS
+from tem_tf.workloads.configuration import COMPRESSOR_SETTINGS, Configuration
+
+# Flag -> argument, where a compressor's argument has another name than our flag.
+_ARGUMENTS = {"topk_scope": "scope"}
 
 LearningRate = float | keras.optimizers.schedules.LearningRateSchedule
 
@@ -153,4 +161,35 @@ def make_learning_rate(
         decay_steps,
         end_learning_rate=end_learning_rate_factor * learning_rate,
         power=1.0,
+    )
+
+
+def make_optimizer(configuration: Configuration) -> tem_tf.SparsifiedOptimizer:
+    """Makes the optimizer that a configuration asks for, with its compressor.
+
+    "none" is wrapped as well, so that its bytes are counted.
+    """
+    learning_rate = make_learning_rate(
+        configuration.learning_rate,
+        configuration.decay_type,
+        configuration.decay_steps,
+        configuration.end_learning_rate_factor,
+    )
+    inner = OPTIMIZERS[configuration.optimizer](learning_rate, configuration.momentum)
+    required, optional = COMPRESSOR_SETTINGS[configuration.compressor]
+    arguments = {
+        _ARGUMENTS.get(name, name): getattr(configuration, name)
+        for name in required + optional
+        if getattr(configuration, name) is not None
+    }
+    if configuration.compressor == "random_k":
+        arguments["seed"] = configuration.seed
+    return tem_tf.SparsifiedOptimizer(
+        inner,
+        compressor=COMPRESSORS[configuration.compressor](**arguments),
+        memory="auto" if configuration.error_feedback else None,
+        dense_below=configuration.dense_below,
+        warmup_steps=configuration.warmup_steps,
+        value_dtype=configuration.value_dtype,
+        local_clipnorm=configuration.local_clipnorm,
     )

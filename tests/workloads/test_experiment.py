@@ -5,7 +5,6 @@ import json
 import math
 
 import jsonschema
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -208,37 +207,6 @@ def test_directory_that_cannot_be_made_is_refused(run, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="`logdir` must be a directory that can be writt"):
         run("file/below")
-
-
-def test_optimizer_is_what_the_configuration_says():
-    configuration = Configuration(
-        optimizer="momentum",
-        momentum=0.8,
-        decay_type="linear",
-        compressor="topk",
-        density=0.25,
-        topk_scope="model",
-        error_feedback=False,
-        dense_below=10,
-        warmup_steps=3,
-        local_clipnorm=0.4,
-    )
-    config = experiment.make_optimizer(configuration).get_config()
-    inner = experiment.make_optimizer(configuration).inner_optimizer
-    assert inner.momentum == 0.8
-    assert isinstance(inner.get_config()["learning_rate"]["config"]["decay_steps"], int)
-    compressor = keras.saving.deserialize_keras_object(config["compressor"])
-    assert compressor == tem_tf.TopK(density=0.25, scope="model")
-    wanted = {"memory": None, "dense_below": 10, "warmup_steps": 3}
-    assert wanted.items() <= config.items()
-    assert config["local_clipnorm"] == 0.4
-
-
-def test_random_k_draws_by_the_runs_seed():
-    configuration = Configuration(compressor="random_k", density=0.1, seed=5)
-    config = experiment.make_optimizer(configuration).get_config()
-    compressor = keras.saving.deserialize_keras_object(config["compressor"])
-    assert compressor == tem_tf.RandomK(density=0.1, seed=5)
 
 
 def test_numbers_that_json_lacks_become_null():

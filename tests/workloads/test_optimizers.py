@@ -4,7 +4,14 @@ import keras
 import numpy as np
 import pytest
 
-from tem_tf.workloads.optimizers import OPTIMIZERS, Momentum, make_learning_rate
+import tem_tf
+from tem_tf.workloads.configuration import Configuration
+from tem_tf.workloads.optimizers import (
+    OPTIMIZERS,
+    Momentum,
+    make_learning_rate,
+    make_optimizer,
+)
 
 RATES = [0.5, 0.4, 0.1, 0.1, 0.3]
 GRADIENTS = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
@@ -111,3 +118,34 @@ def test_linear_decay_falls_to_the_factor_and_stays_there():
 
 def test_constant_rate_is_a_number():
     assert make_learning_rate(0.4, "constant", 10, 0.25) == 0.4
+
+
+def test_optimizer_is_what_the_configuration_says():
+    configuration = Configuration(
+        optimizer="momentum",
+        momentum=0.8,
+        decay_type="linear",
+        compressor="topk",
+        density=0.25,
+        topk_scope="model",
+        error_feedback=False,
+        dense_below=10,
+        warmup_steps=3,
+        local_clipnorm=0.4,
+    )
+    config = make_optimizer(configuration).get_config()
+    inner = make_optimizer(configuration).inner_optimizer
+    assert inner.momentum == 0.8
+    assert isinstance(inner.get_config()["learning_rate"]["config"]["decay_steps"], int)
+    compressor = keras.saving.deserialize_keras_object(config["compressor"])
+    assert compressor == tem_tf.TopK(density=0.25, scope="model")
+    wanted = {"memory": None, "dense_below": 10, "warmup_steps": 3}
+    assert wanted.items() <= config.items()
+    assert config["local_clipnorm"] == 0.4
+
+
+def test_random_k_draws_by_the_runs_seed():
+    configuration = Configuration(compressor="random_k", density=0.1, seed=5)
+    config = make_optimizer(configuration).get_config()
+    compressor = keras.saving.deserialize_keras_object(config["compressor"])
+    assert compressor == tem_tf.RandomK(density=0.1, seed=5)
