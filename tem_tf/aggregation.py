@@ -23,7 +23,6 @@ from tem_tf.packing import Segments, make_segments, pack, unpack
 from tem_tf.replica_state import ReplicaState
 from tem_tf.sparse_gradient import SparseGradient
 
-
 # How the error of a gradient that is not finite begins.
 NOT_FINITE = "A gradient has NaN or Inf"
 
@@ -108,6 +107,15 @@ class Aggregator:
             for segment in segments:
                 self._memory_state.add(f"{key}/{segment.name}", vector[segment.slice])
         self._metrics.add("metrics", metrics.zeros())
+
+    def reset(self, strategy: tf.distribute.Strategy) -> None:
+        """Forgets what replicas remember, metrics included; cross-replica context."""
+
+        def reset() -> None:
+            for state in (self._memory_state, self._compressor_state, self._metrics):
+                state.reset()
+
+        strategy.run(reset)
 
     def aggregate(
         self,
