@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 
 import keras
@@ -17,7 +18,8 @@ class TensorBoardSparsification(keras.callbacks.Callback):
     Under `communication/`: of the steps since the last record `density`, and per step
     and replica `entries_sent`, `payload_bytes`, `padded_bytes`, `dense_bytes`; of the
     run so far `total_error`; of the last step `compression_error`, `residual_norm`,
-    `residual_max`, `gradient_norm`. Metrics are summed over workers once per record, a
+    `residual_max`, `gradient_norm`. The step is the optimizer's, so that a resumed run
+    goes on where it was. Metrics are summed over workers once per record, a
     collective, so the callback must be on all workers; the chief alone writes.
 
     Args:
@@ -27,6 +29,7 @@ class TensorBoardSparsification(keras.callbacks.Callback):
     Raises:
         ValueError: `every` is out of range, or the model was compiled without
             `SparsifiedOptimizer`.
+        ImportError: the package tensorboard is not installed.
     """
 
     def __init__(self, log_dir: str | os.PathLike, every: int = 100):
@@ -34,6 +37,11 @@ class TensorBoardSparsification(keras.callbacks.Callback):
         if not isinstance(every, int) or isinstance(every, bool) or every < 1:
             raise ValueError(
                 f"`every` must be an integer >= 1. Received: every={every!r}"
+            )
+        if importlib.util.find_spec("tensorboard") is None:
+            raise ImportError(
+                "TensorBoardSparsification needs the package tensorboard, which "
+                "TensorFlow no longer brings. Run `pip install tensorboard`."
             )
         self.log_dir = os.path.join(os.fspath(log_dir), "communication")
         self.every = every

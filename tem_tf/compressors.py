@@ -197,7 +197,7 @@ class TopK(Compressor):
         if self.scope == "model":
             return self._largest(vector), state
         parts = [self._largest(vector[s.slice]) for s in segments]
-        return tf.concat(parts, axis=0), state
+        return tf.concat(parts or [tf.zeros([0], tf.bool)], axis=0), state
 
     def _largest(self, vector: tf.Tensor) -> tf.Tensor:
         size = vector.shape[0]
@@ -252,6 +252,8 @@ class RandomK(Compressor):
 
     def _draw(self, size: int, step: tf.Tensor) -> tf.Tensor:
         """k distinct positions in [0, size): int32 (k,)."""
+        if size == 0:
+            return tf.zeros([0], tf.int32)
         # A pseudo-random permutation of [0, size), evaluated at 0..k-1.
         return tf.random.experimental.index_shuffle(
             tf.range(_kept(self.density, size)),

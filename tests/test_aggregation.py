@@ -111,6 +111,13 @@ def test_small_variables_ride_whole(replicas, compressor):
     assert per_step == 4 + (2 if compressor.aggregation == "reduce" else 0)
 
 
+@pytest.mark.parametrize("compressor", COMPRESSORS.values(), ids=COMPRESSORS)
+def test_all_variables_may_be_small(compressor):
+    gradients = dyadic(2, 1)
+    weights, _ = train(1, gradients, compressor, dense_below=100)
+    np.testing.assert_array_equal(weights[:, 0], -np.cumsum(gradients[:, 0], axis=0))
+
+
 @pytest.mark.parametrize("replicas", REPLICAS)
 @pytest.mark.parametrize("graph", [True, False], ids=["graph", "eager"])
 def test_warm_up_is_dense_and_then_it_is_not(replicas, graph):

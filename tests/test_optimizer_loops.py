@@ -5,21 +5,20 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import tem_tf
-from tests.training import apply_steps, thresholded
+from tests.training import apply_steps, linear_model, thresholded
 
-SGD = keras.optimizers.SGD
 graph_or_eager = pytest.mark.parametrize("graph", [True, False], ids=["graph", "eager"])
 
 
 @graph_or_eager
+@pytest.mark.parametrize("build", [True, False], ids=["built", "unbuilt"])
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_a_custom_loop_sends_what_has_reached_the_threshold(replicas, graph):
+def test_a_custom_loop_sends_what_has_reached_the_threshold(replicas, build, graph):
     # Own gradients 0.25 and 1.0 against a threshold of 0.5; each replica hands over
     # its share of the mean.
     own = np.array([0.25, 1.0, -0.25, 0.0])
     gradients = np.broadcast_to(own / replicas, (2, replicas, 4))
-    history, optimizer = apply_steps(thresholded, gradients, graph)
+    history, optimizer = apply_steps(thresholded, gradients, graph, build)
     np.testing.assert_array_equal(history, [[0, -1, 0, 0], [-0.5, -2, 0.5, 0]])
     assert optimizer.communication_summary()["entries_sent"] == 4 * replicas
 
@@ -126,23 +125,15 @@ def test_variables_of_one_name_keep_apart():
         assert variable.numpy().tolist() == [expected] * variable.shape[0]
 
 
-def linear_model():
-    """Two kernels whose gradient is the mean of the inputs, 0.25 and 1.0."""
-    inputs = keras.Input((2,))
-    one = keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros", name="one")
-    two = keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros", name="two")
-    return keras.Model(inputs, one(inputs) + two(inputs))
-
-
 def train_linear(model, optimizer):
-    """One step."""
-    model.compile(optimizer, loss=lambda target, output: output)
+    """One step, with gradients 0.25 and 1.0 for each layer."""
+    model.compile(optimizer, loss=lambda target, output: output, run_eagerly=True)
     model.fit(np.array([[0.25, 1.0]]), np.zeros((1, 1)), verbose=0)
     return [layer.kernel.numpy().ravel().tolist() for layer in model.layers[1:3]]
 
 
 def test_a_layer_frozen_for_a_while_keeps_its_residual():
-    model, optimizer = linear_model(), thresholded()
+    model, optimizer = linear_model("one", "two"), thresholded()
     assert train_linear(model, optimizer) == [[0, -1], [0, -1]]
     model.get_layer("one").trainable = False
     assert train_linear(model, optimizer) == [[0, -1], [-0.5, -2]]
@@ -152,7 +143,7 @@ def test_a_layer_frozen_for_a_while_keeps_its_residual():
 
 
 def test_a_layer_unfrozen_later_is_trained_by_a_new_wrapper():
-    model = linear_model()
+    model = linear_model("one", "two")
     model.get_layer("one").trainable = False
     optimizer = thresholded()
     assert train_linear(model, optimizer) == [[0, 0], [0, -1]]
@@ -160,13 +151,3 @@ def test_a_layer_unfrozen_later_is_trained_by_a_new_wrapper():
     with pytest.raises(ValueError, match="recreate a new optimizer instance"):
         train_linear(model, optimizer)  # As in Keras: built for other variables.
     assert train_linear(model, thresholded()) == [[0, -1], [0, -2]]
-
-
-def test_updates_outside_of_replicas_are_left_to_keras():
-    """In cross-replica context nothing is summed, so there is nothing to send."""
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    with strategy.scope():
-        weights = keras.Variable([0.0, 0.0])
-        optimizer = tem_tf.SparsifiedOptimizer(SGD(1.0), tem_tf.HardThreshold(0.5))
-        optimizer.apply([tf.constant([0.25, 1.0])], [weights])
-    np.testing.assert_array_equal(weights.numpy(), [-0.25, -1.0])

@@ -112,7 +112,7 @@ def test_a_gradient_that_is_not_finite_ends_the_run(replicas, bad, graph):
 def test_a_gradient_that_is_not_finite_ends_fit():
     model = make_model(thresholded())
     model.layers[0].kernel.assign(np.full((3, 2), np.nan))
-    with pytest.raises(tf.errors.InvalidArgumentError, match='nonfinite="zero"'):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="has NaN or Inf"):
         fit(model)
 
 

@@ -58,6 +58,20 @@ def make_model(optimizer, strategy=None, **arguments):
     return model
 
 
+def linear_model(*names):
+    """A sum of layers, whose kernels all have the mean input as gradient of the mean.
+
+    Args:
+        *names: Of the layers.
+    """
+    inputs = keras.Input((2,))
+    layers = [
+        keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros", name=name)
+        for name in names
+    ]
+    return keras.Model(inputs, sum(layer(inputs) for layer in layers))
+
+
 def fit(model, **arguments):
     """Four steps."""
     model.fit(X, Y, **{"batch_size": 2, "shuffle": False, "verbose": 0, **arguments})
@@ -78,13 +92,15 @@ def assert_same(model, expected):
             np.testing.assert_array_equal(value, other)
 
 
-def apply_steps(optimizer, gradients, graph=True):
+def apply_steps(optimizer, gradients, graph=True, build=True):
     """Starts at zero and applies gradients in the optimizer's strategy.
 
     Args:
         optimizer: A function that makes it, called under the strategy.
         gradients: (steps, replicas, n), what Keras hands over on each replica.
         graph: Whether in a `tf.function`.
+        build: Whether to build it before the first step, which Keras needs in a graph
+            on several replicas if the optimizer has variables of its own.
 
     Returns:
         The weights after each step, (steps, n), and the optimizer.
@@ -94,6 +110,8 @@ def apply_steps(optimizer, gradients, graph=True):
     with strategy.scope():
         optimizer = optimizer()
         weights = keras.Variable(tf.zeros([gradients.shape[2]]), name="weights")
+        if build:
+            optimizer.build([weights])
 
     def step(row):
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group

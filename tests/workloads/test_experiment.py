@@ -109,6 +109,7 @@ def test_run_leaves_what_it_promises(run):
     assert events_of(directory / "communication")["communication/density"] == [3, 6, 7]
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_run_bit_for_bit(run):
     settings = {
         "target_sparsity": 0.5,

@@ -1,0 +1,187 @@
+"""What the optimizer refuses, each with its wording, before anything has happened."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tem_tf
+from tests.training import fit, identity, make_model, make_strategy, thresholded
+
+ROOT = pathlib.Path(__file__).parents[1]
+SGD = keras.optimizers.SGD
+SCALED = "SparsifiedOptimizer does not work with scaled losses"
+
+
+def test_an_inner_optimizer_in_two_wrappers():
+    inner = SGD(name="shared")
+    wrapper = identity(inner)
+    message = "must not be in another SparsifiedOptimizer.*inner_optimizer='shared'"
+    for again in (inner, wrapper):
+        with pytest.raises(ValueError, match=message):
+            identity(again)
+
+
+@pytest.mark.parametrize("inner", [None, "typo", 3, SGD])
+def test_an_inner_optimizer_that_is_none(inner):
+    message = (
+        "`inner_optimizer` must be a Keras|Could not interpret|locate class 'typo'"
+    )
+    with pytest.raises((ValueError, TypeError), match=message):
+        identity(inner)
+
+
+def test_a_refused_argument_leaves_the_inner_optimizer_free():
+    inner = SGD()
+    with pytest.raises(ValueError, match="`dense_below`"):
+        tem_tf.SparsifiedOptimizer(inner, tem_tf.Identity(), dense_below=-1)
+    identity(inner)
+
+
+def test_scaled_losses():
+    with pytest.raises(ValueError, match=SCALED):
+        identity(keras.optimizers.LossScaleOptimizer(SGD()))
+    with pytest.raises(ValueError, match=SCALED):
+        keras.optimizers.LossScaleOptimizer(identity(SGD()))
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        with pytest.raises(ValueError, match="nor under the policy mixed_float16"):
+            make_model(thresholded)
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+def test_an_optimizer_made_of_several():
+    several = keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(SGD()))
+    message = "must not be made of other optimizers, as a MultiOptimizer is"
+    with pytest.raises(ValueError, match=message):
+        identity(several)
+    with pytest.raises(ValueError, match="nor inside a MultiOptimizer"):
+        keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(identity(SGD())))
+
+
+def test_gradient_accumulation_under_a_strategy():
+    with (
+        make_strategy(2).scope(),
+        pytest.raises(
+            ValueError,
+            match="`gradient_accumulation_steps` of the inner optimizer cannot be used "
+            "under a strategy .*Received: 4",
+        ),
+    ):
+        tem_tf.SparsifiedOptimizer(
+            SGD(gradient_accumulation_steps=4), tem_tf.HardThreshold(0.1)
+        )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"compressor": None}, "`compressor` must be a tem_tf compressor .*=None"),
+        ({"compressor": "topk"}, "`compressor` must be .*compressor='topk'"),
+        ({"compressor": tem_tf.HardThreshold}, "`compressor` must be .*<class"),
+        ({"memory": "none"}, "`memory` must be \"auto\", None or .*memory='none'"),
+        ({"memory": tem_tf.ErrorFeedback}, "`memory` must be .*<class"),
+        ({"dense_below": -1}, "`dense_below` must be an integer >= 0.*=-1"),
+        ({"dense_below": 1.5}, "`dense_below` must be an integer >= 0.*=1.5"),
+        ({"dense_below": True}, "`dense_below` must be an integer >= 0.*=True"),
+        ({"warmup_steps": -1}, "`warmup_steps` must be an integer >= 0.*=-1"),
+        ({"warmup_steps": "10"}, "`warmup_steps` must be an integer >= 0.*='10'"),
+        ({"warmup_steps": None}, "`warmup_steps` must be an integer >= 0.*=None"),
+        ({"value_dtype": "float16"}, "`value_dtype` must be \"float32\".*='float16'"),
+        ({"nonfinite": "skip"}, '`nonfinite` must be "raise" or "zero".*=\'skip\''),
+        ({"nonfinite": None}, '`nonfinite` must be "raise" or "zero".*=None'),
+        ({"local_clipnorm": 0}, "`local_clipnorm` must be a finite number > 0.*=0"),
+        ({"local_clipnorm": -1.0}, "`local_clipnorm` must be .*=-1.0"),
+        ({"local_clipnorm": np.nan}, "`local_clipnorm` must be .*=nan"),
+        ({"local_clipnorm": np.inf}, "`local_clipnorm` must be .*=inf"),
+        ({"local_clipnorm": "1"}, "`local_clipnorm` must be .*='1'"),
+        ({"local_clipnorm": True}, "`local_clipnorm` must be .*=True"),
+    ],
+)
+def test_arguments_out_of_range(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        tem_tf.SparsifiedOptimizer(
+            SGD(), **{"compressor": tem_tf.HardThreshold(0.1), **arguments}
+        )
+
+
+def test_a_summary_before_the_first_step():
+    with pytest.raises(ValueError, match="needs an optimizer that has been built"):
+        thresholded().communication_summary()
+
+
+def test_xla_with_a_sparsifier():
+    model = make_model(thresholded, jit_compile=True)
+    with pytest.raises(
+        ValueError, match="cannot be compiled by XLA.*jit_compile=False"
+    ):
+        fit(model)
+    optimizer, weights = thresholded(), keras.Variable([0.0])
+    step = tf.function(
+        lambda: optimizer.apply([tf.ones([1])], [weights]), jit_compile=True
+    )
+    with pytest.raises(ValueError, match="cannot be compiled by XLA"):
+        step()
+
+
+def test_xla_without_one_is_left_to_keras():
+    optimizer, weights = identity(SGD(1.0)), keras.Variable([0.0])
+    optimizer.build([weights])
+    tf.function(lambda: optimizer.apply([tf.ones([1])]), jit_compile=True)()
+    assert weights.numpy() == [-1.0]
+
+
+def import_plugin(before="", **environment):
+    """Imports tem_tf in a new process, after `before`.
+
+    Returns:
+        The last line of what Python says.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", before + "import tem_tf"],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    return done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("value", ["1", "True"])
+def test_legacy_keras(value):
+    message = import_plugin(TF_USE_LEGACY_KERAS=value)
+    assert message == (
+        "ImportError: tem_tf needs Keras 3. Received: TF_USE_LEGACY_KERAS="
+        f"{value}. Unset it."
+    )
+
+
+def test_another_backend_in_the_environment():
+    """Whether it is installed or not: Keras would say that there is no jax."""
+    message = import_plugin(KERAS_BACKEND="jax")
+    assert message == (
+        "ImportError: tem_tf needs Keras's TensorFlow backend. Received: "
+        "KERAS_BACKEND=jax. Set KERAS_BACKEND=tensorflow."
+    )
+
+
+def test_another_backend_in_use():
+    """As Keras's configuration file may ask for; a stand-in, for none is installed."""
+    keras_with_jax = (
+        "import sys, types\n"
+        "keras = sys.modules['keras'] = types.ModuleType('keras')\n"
+        "keras.backend = types.SimpleNamespace(backend=lambda: 'jax')\n"
+    )
+    assert import_plugin(keras_with_jax, KERAS_BACKEND="") == (
+        "ImportError: tem_tf needs Keras's TensorFlow backend. Received: jax. Set "
+        "KERAS_BACKEND=tensorflow."
+    )
