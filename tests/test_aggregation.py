@@ -13,34 +13,26 @@ from tests.compressor_cases import COMPRESSORS, ErrorFeedback21, EveryOther
 from tests.steps import apply_gradients, dyadic, residuals
 from tests.training import make_strategy
 
-REPLICAS = [1, 3]
+REPLICAS = [1, 2]
 
 
 def train(replicas, *arguments, **options):
     return apply_gradients(make_strategy(replicas), *arguments, **options)
 
 
-@pytest.mark.parametrize(("replicas", "graph"), [(1, True), (3, True), (2, False)])
+@pytest.mark.parametrize(("replicas", "graph"), [(1, True), (2, False), (3, True)])
 @pytest.mark.parametrize("compressor", COMPRESSORS.values(), ids=COMPRESSORS)
-def test_what_was_sent_and_what_is_held_back_are_the_gradients(
-    replicas, compressor, graph
-):
+def test_replicas_stay_bit_equal_and_nothing_is_lost(replicas, compressor, graph):
     """Σ gradients = −weights + Σ residuals, exactly on dyadic values."""
-    gradients = dyadic(4, replicas)
+    gradients = dyadic(3, replicas)
     weights, optimizer = train(replicas, gradients, compressor, graph)
-    held = residuals(make_strategy(replicas), optimizer).sum(axis=0)
-    np.testing.assert_array_equal(gradients.sum(axis=(0, 1)), held - weights[-1][0])
-
-
-@pytest.mark.parametrize("compressor", COMPRESSORS.values(), ids=COMPRESSORS)
-def test_all_replicas_stay_bit_equal_and_residuals_differ(compressor, replicas=3):
-    gradients = np.random.default_rng(0).normal(size=(4, replicas, 12))
-    weights, optimizer = train(replicas, gradients, compressor)
     for replica in range(1, replicas):
         np.testing.assert_array_equal(weights[:, 0], weights[:, replica])
     held = residuals(make_strategy(replicas), optimizer)
-    if held.any():
+    if held.any() and replicas > 1:
         assert not np.array_equal(held[0], held[1])
+    total = gradients.sum(axis=(0, 1))
+    np.testing.assert_array_equal(total, held.sum(axis=0) - weights[-1][0])
 
 
 @pytest.mark.parametrize("replicas", REPLICAS)

@@ -77,7 +77,13 @@ OPTIONS_ALONE = {
 }
 
 
-@pytest.mark.parametrize("name", EVERY_OPTIMIZER)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ("SGD", "Adam") else pytest.mark.slow)
+        for name in EVERY_OPTIMIZER
+    ],
+)
 def test_every_optimizer_in_fit_is_unchanged(name):
     def train(wrap):
         model = make_model(wrap(EVERY_OPTIMIZER[name]()), run_eagerly=True)

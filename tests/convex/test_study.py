@@ -1,0 +1,270 @@
+"""Studies from one command: what they write, how they go on, what they refuse."""
+
+import csv
+import dataclasses
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from absl.testing import flagsaver
+
+import main
+import tem_tf
+from tem_tf.convex import simulation, study, trace
+from tem_tf.convex.configuration import METHODS, SPLITS, ConvexConfiguration
+from tem_tf.convex.methods import METHODS as METHOD_OBJECTS
+from tem_tf.convex.splits import SPLITS as SPLIT_NAMES
+
+SHORT = (
+    "--arch logistic-regression --compressors hard_threshold,topk,topk_equal "
+    "--threshold 0.05 --k 2 --workers 4 --train_iterations 60 --seeds 2"
+)
+
+
+@pytest.fixture
+def command(capsys):
+    """Runs main.py in this process; returns the exit code and what it printed."""
+
+    def run(text):
+        with flagsaver.flagsaver():
+            for name in main.FLAGS:
+                main.FLAGS[name].present = 0
+            code = main.main(["main.py", *text.split()])
+        return code, capsys.readouterr()
+
+    return run
+
+
+def rows_of(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def finished(command, tmp_path):
+    """A small study, done."""
+    code, _ = command(f"{SHORT} --logdir {tmp_path}")
+    assert code == 0
+    return tmp_path
+
+
+def test_study_writes_tables_figures_and_events(finished):
+    for name in ("curves.png", "curves.svg", "summary.csv", "curves.csv"):
+        assert (finished / name).stat().st_size > 0
+    rows = rows_of(finished / "summary.csv")
+    assert [(row["compressor"], row["seed"]) for row in rows] == [
+        (name, seed)
+        for name in ("hard_threshold", "topk", "topk_equal")
+        for seed in ("0", "1")
+    ]
+    assert {row["status"] for row in rows} == {"finished"}
+    # Equal volume: the mean over workers, rounded down to an entry.
+    for copy, original in zip(rows[4:], rows[:2], strict=True):
+        assert 0 <= float(original["bits"]) - float(copy["bits"]) < 32 + 0.01
+    curves = rows_of(finished / "curves.csv")
+    assert float(curves[1]["bits_least"]) <= float(curves[1]["bits"])
+    directory = next((finished / "runs").iterdir())
+    recorded = rows_of(directory / "curves.csv")
+    assert [int(row["step"]) for row in recorded] == list(range(0, 61, 10))
+    (events,) = directory.glob("events.out.tfevents.*")
+    tags = {
+        value.tag
+        for event in tf.compat.v1.train.summary_iterator(str(events))
+        for value in event.summary.value
+    }
+    fields = [field.name for field in dataclasses.fields(trace.Trace)]
+    fields = fields[: fields.index("schedule")]
+    assert tags == {f"convex/{name}" for name in fields if name != "step"}
+
+
+def test_interrupted_study_goes_on_where_it_was(finished, command, monkeypatch):
+    before = rows_of(finished / "summary.csv")
+    stamps = {p: p.stat().st_mtime_ns for p in finished.glob("runs/*/run.json")}
+    removed = min(stamps)
+    removed.unlink()
+    runs, original = [], simulation.run
+    monkeypatch.setattr(
+        simulation, "run", lambda *a, **k: runs.append(k["seed"]) or original(*a, **k)
+    )
+    assert command(f"{SHORT} --logdir {finished}")[0] == 0
+    assert len(runs) == 1
+    again = rows_of(finished / "summary.csv")
+    for row in before + again:
+        row.pop("seconds")
+    assert again == before
+    for path, stamp in stamps.items():
+        assert (path.stat().st_mtime_ns == stamp) == (path != removed)
+
+
+def test_other_settings_do_not_take_what_is_there(finished, command):
+    count = len(list(finished.glob("runs/*")))
+    text = f"{SHORT} --step_size 0.5 --logdir {finished}"
+    assert command(text)[0] == 0
+    assert len(list(finished.glob("runs/*"))) == 2 * count
+
+
+def test_sweep_draws_the_bits_to_the_goal(command, tmp_path):
+    code, _ = command(
+        "--arch logistic-regression --compressors hard_threshold,topk,random_k "
+        "--sweep threshold=0.02,0.1 --sweep density=0.05,0.2 --workers 4 "
+        f"--train_iterations 200 --goal_suboptimality 0.5 --logdir {tmp_path}"
+    )
+    assert code == 0
+    assert (tmp_path / "trade_off.png").stat().st_size > 0
+    rows = rows_of(tmp_path / "summary.csv")
+    assert [row["setting"] for row in rows] == [
+        *("threshold=0.02", "threshold=0.1"),
+        *("density=0.05", "density=0.2") * 2,
+    ]
+    for row in rows[:4]:
+        assert 0 < float(row["bits_to_goal"]) <= float(row["bits"])
+    # A goal is a share of the first value, and the first record that meets it counts.
+    directory = next((tmp_path / "runs").glob("*threshold=0.02*"))
+    curve = rows_of(directory / "curves.csv")
+    goal = 0.5 * float(curve[0]["suboptimality"])
+    met = next(row for row in curve if float(row["suboptimality"]) <= goal)
+    assert float(rows[0]["bits_to_goal"]) == float(met["bits"])
+
+
+def test_diverging_run_is_reported_and_in_no_figure(command, tmp_path):
+    code, printed = command(
+        "--arch logistic-regression --compressors none --step_size 1e6 --workers 4 "
+        f"--train_iterations 100 --logdir {tmp_path}"
+    )
+    assert code == 1
+    assert "diverged: ec-sgd none seed 0; it is in no figure." in printed.out
+    assert not (tmp_path / "curves.png").exists()
+    (row,) = rows_of(tmp_path / "summary.csv")
+    assert row["status"] == "diverged"
+    assert "nan" not in (tmp_path / "summary.csv").read_text()
+
+
+def test_libsvm_file_by_its_path(command, tmp_path):
+    generator = np.random.default_rng(0)
+    lines = [
+        f"{sign} 1:{sign + x} 3:{y}\n"
+        for sign, x, y in zip([1, 2] * 10, *generator.normal(size=(2, 20)), strict=True)
+    ]
+    path = tmp_path / "two.libsvm"
+    path.write_text("".join(lines))
+    code, printed = command(
+        f"--arch logistic-regression --datasource {path} --workers 2 "
+        f"--train_iterations 20 --logdir {tmp_path / 'logs'}"
+    )
+    assert code == 0, printed.err
+    assert "20 of 20 examples, 3 features, 2 workers" in printed.out
+
+
+# -------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--methods adam", "`methods` must be one or more of ec-sgd, ec-gd"),
+        ("--compressors topk", "`compressor` topk needs `density`."),
+        ("--compressor hard_threshold", "`compressor` hard_threshold needs `thresho"),
+        ("--compressors topk_replay", "`compressor` topk_replay copies the volume of"),
+        ("--compressors gzip", "`compressors` must be one or more of none"),
+        ("--optimizer adam", "`optimizer` has no effect with `arch` logistic-regr"),
+        ("--topk_scope layer", "`topk_scope` needs a network of several variables;"),
+        ("--sweep lambda=1", "`sweep` must be threshold=… or density=… with numbers"),
+        ("--sweep density=0.1,x", "`sweep` must be threshold=… or density=… with n"),
+        ("--sweep density=2", "`density` must be in (0, 1]. Received: 2.0."),
+        ("--step_size 0", "`step_size` must be a number above 0 and finite."),
+        ("--step_size nan", "`step_size` must be a number above 0 and finite."),
+        ("--split random", "`split` must be one of shuffled, dirichlet, sorted."),
+        ("--train_iterations 25", "`train_iterations` must be a multiple of `check_"),
+        ("--classes 1", "`classes` must be two integers between 0 and 9."),
+        ("--classes 3,3", "`classes` must be two different labels."),
+        ("--made_up_size 5,x", "`made_up_size` must be two integers with a comma"),
+        ("--workers 1000", "`workers` must be at most the number of examples. Recei"),
+        ("--datasource nowhere", "`datasource` must be one of gisette"),
+    ],
+)
+def test_wrong_command_line_is_one_sentence(command, tmp_path, arguments, message):
+    text = f"--arch logistic-regression --logdir {tmp_path} {arguments}"
+    code, printed = command(text)
+    assert code == 1
+    assert printed.err.startswith(f"main.py: error: {message}")
+    assert printed.err.count("\n") == 1
+
+
+def test_flag_of_this_study_is_refused_with_a_network(command):
+    code, printed = command("--arch simple-cnn --split sorted")
+    assert code == 1
+    assert "`split` has no effect with `arch` simple-cnn." in printed.err
+
+
+@dataclasses.dataclass(frozen=True)
+class NeedsTwoSegments(tem_tf.Compressor):
+    """Sends the second variable alone."""
+
+    def select(self, vector, segments, step, state):
+        return tf.range(tf.size(vector)) >= segments[1].offset, state
+
+
+@dataclasses.dataclass(frozen=True)
+class Float32Only(tem_tf.Compressor):
+    """Forgets the dtype."""
+
+    def approximate(self, state, corrected, step, segments):
+        return tf.cast(corrected, tf.float32), state
+
+
+def test_compressor_that_needs_segments_is_refused():
+    with pytest.raises(ValueError, match="must work on one float64 vector: logistic"):
+        simulation.check_compressor(NeedsTwoSegments(), 5)
+    with pytest.raises(ValueError, match="must return a float64 vector.*made float32"):
+        simulation.check_compressor(Float32Only(), 5)
+
+
+def test_iterations_that_are_no_multiple_of_the_interval_are_refused():
+    from tests.convex.problems import tiny
+
+    with pytest.raises(ValueError, match="`iterations` must be a positive multiple"):
+        simulation.run(
+            tiny(),
+            METHOD_OBJECTS["ec-sgd"],
+            tem_tf.Identity(),
+            start=np.zeros(7),
+            iterations=5,
+            interval=2,
+        )
+
+
+# ---------------------------------------------------------------- names in two places
+
+
+def test_flags_and_settings_are_the_same():
+    fields = {field.name: field for field in dataclasses.fields(ConvexConfiguration)}
+    own = main.CONVEX_FLAGS.split()
+    assert set(own) <= set(fields)
+    for name in set(own) - {"methods", "compressors", "classes", "made_up_size"}:
+        default = fields[name].default
+        assert main.FLAGS[name].default == (default if default != () else None), name
+    # The configuration imports no TensorFlow, so it names them itself.
+    assert tuple(METHOD_OBJECTS) == METHODS
+    assert SPLIT_NAMES == SPLITS
+
+
+def test_help_shows_the_flags_of_this_study(capsys):
+    with pytest.raises(SystemExit):
+        main.main(["main.py", "--help"])
+    shown = capsys.readouterr().out
+    for name in main.CONVEX_FLAGS.split():
+        assert f"--{name} " in shown
+
+
+def test_cells_are_labelled_for_files():
+    configuration = ConvexConfiguration(
+        compressors=("none", "topk_equal", "hard_threshold"), threshold=0.5
+    )
+    labels = [cell.label for cell in study.cells(configuration)]
+    assert labels == [
+        "ec-sgd none",
+        "ec-sgd hard_threshold threshold=0.5",
+        "ec-sgd topk_equal",
+    ]
+    assert pathlib.PurePath(labels[1]).name == labels[1]
