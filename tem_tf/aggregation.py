@@ -8,7 +8,6 @@ metrics are in units of a worker's own, undivided gradient.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -19,32 +18,13 @@ from tem_tf import metrics, wire
 from tem_tf.compressors import Compressor, Identity, Message
 from tem_tf.cross_device_ops import SparsifiedCrossDeviceOps
 from tem_tf.memory import Memory
+from tem_tf.options import Options
 from tem_tf.packing import Segments, make_segments, pack, unpack
 from tem_tf.replica_state import ReplicaState
 from tem_tf.sparse_gradient import SparseGradient
 
 # How the error of a gradient that is not finite begins.
 NOT_FINITE = "A gradient has NaN or Inf"
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """How gradients are aggregated; see the arguments of `SparsifiedOptimizer`."""
-
-    compressor: Compressor
-    memory: Memory | None
-    dense_below: int
-    warmup_steps: int
-    value_dtype: str
-    nonfinite: str
-    local_clipnorm: float | None
-    gradients_divided_by_replicas: bool
-
-    @property
-    def leave_gradients_alone(self) -> bool:
-        """Whether Keras's own all-reduce does all that is asked for."""
-        unchanged = self.compressor.lossless and self.memory is None
-        return unchanged and self.local_clipnorm is None
 
 
 class Received(NamedTuple):
@@ -89,7 +69,7 @@ class Aggregator:
 
     def __init__(self, options: Options):
         self.options = options
-        self._memory = options.memory or Memory()
+        self._memory = options.kept or Memory()
         self._memory_state = ReplicaState()
         self._compressor_state = ReplicaState()
         self._metrics = ReplicaState()

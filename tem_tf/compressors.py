@@ -31,7 +31,8 @@ class Compressor:
     Attributes:
         aggregation: "gather" where each worker chooses its own entries, or "reduce"
             where all workers send the same coordinates, so that values can be summed
-            on the way and no indices travel.
+            on the way and no indices travel; such a compressor implements `compress`
+            itself, with coordinates that follow from the step alone.
         lossless: Whether every entry is sent at every step.
     """
 
@@ -71,15 +72,33 @@ class Compressor:
         aggregation "reduce" values of all workers are summed and decoded once; with
         "gather" it must be a `SparseGradient`.
         """
-        mask, state = self.select(corrected, segments, step, state)
+        mask, state = self._checked_select(corrected, segments, step, state)
         return SparseGradient.from_mask(corrected, mask), state
 
     def approximate(
         self, state: State, corrected: tf.Tensor, step: tf.Tensor, segments: Segments
     ) -> tuple[tf.Tensor, State]:
         """Returns the dense vector (n,) that the message decodes to, and the state."""
-        mask, state = self.select(corrected, segments, step, state)
+        mask, state = self._checked_select(corrected, segments, step, state)
         return corrected * tf.cast(mask, corrected.dtype), state
+
+    def _checked_select(
+        self, vector: tf.Tensor, segments: Segments, step: tf.Tensor, state: State
+    ) -> tuple[tf.Tensor, State]:
+        selected = self.select(vector, segments, step, state)
+        if not isinstance(selected, tuple) or len(selected) != 2:
+            raise ValueError(
+                f"`select` of {type(self).__name__} must return a mask and a state. "
+                f"Received: {type(selected).__name__}"
+            )
+        mask, state = selected
+        if mask.dtype != tf.bool or not mask.shape.is_compatible_with(vector.shape):
+            raise ValueError(
+                f"`select` of {type(self).__name__} must return a bool mask of the "
+                f"vector's shape, {vector.shape}. Received: {mask.dtype.name} "
+                f"{mask.shape}"
+            )
+        return mask, state
 
     def scaled(self, factor: float) -> Compressor:
         """Returns this compressor for gradients that are multiplied by `factor`.
@@ -145,6 +164,7 @@ class HardThreshold(Compressor):
                 f"Received: threshold={self.threshold!r}. It is an absolute gradient "
                 "magnitude, in units of one worker's own gradient."
             )
+        object.__setattr__(self, "threshold", float(self.threshold))  # It is frozen.
 
     def select(self, vector, segments, step, state):
         threshold = tf.constant(self.threshold, vector.dtype)

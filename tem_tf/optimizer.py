@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import numbers
 import warnings
 from typing import Any
 
@@ -12,9 +11,10 @@ import keras
 import tensorflow as tf
 
 from tem_tf import _internals
-from tem_tf import memory as memories
-from tem_tf.aggregation import Aggregator, Options
+from tem_tf.aggregation import Aggregator
 from tem_tf.compressors import Compressor
+from tem_tf.memory import Memory
+from tem_tf.options import Options
 
 
 @keras.saving.register_keras_serializable(package="tem_tf")
@@ -57,7 +57,8 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
 
     Example:
 
-    >>> optimizer = SparsifiedOptimizer(
+    >>> import tem_tf
+    >>> optimizer = tem_tf.SparsifiedOptimizer(
     ...     keras.optimizers.SGD(1.0), compressor=tem_tf.HardThreshold(0.5)
     ... )
     >>> weights = keras.Variable([0.0, 0.0])
@@ -76,7 +77,7 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
         self,
         inner_optimizer: keras.optimizers.Optimizer,
         compressor: Compressor,
-        memory: memories.Memory | str | None = "auto",
+        memory: Memory | str | None = "auto",
         dense_below: int = 0,
         warmup_steps: int = 0,
         value_dtype: str = "float32",
@@ -88,18 +89,9 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
         # The base class's __init__ is left out: it would make variables, and all of
         # this object's are the inner's.
         inner_optimizer = keras.optimizers.get(inner_optimizer)
-        _check_arguments(
-            compressor,
-            dense_below,
-            warmup_steps,
-            value_dtype,
-            nonfinite,
-            local_clipnorm,
-        )
-        self._memory_argument = memory
         options = Options(
             compressor=compressor,
-            memory=memories.get(memory, compressor.lossless),
+            memory=memory,
             dense_below=dense_below,
             warmup_steps=warmup_steps,
             value_dtype=value_dtype,
@@ -155,15 +147,23 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
             )
         return self._aggregator.summary(_internals.strategy_of(self.inner_optimizer))
 
+    def forget(self) -> None:
+        """Empties what workers hold back, and sets the totals to zero.
+
+        For another training with the same optimizer; the inner optimizer is left as it
+        is. Outside `strategy.run`, on all workers.
+        """
+        if self.built:
+            self._aggregator.reset(_internals.strategy_of(self.inner_optimizer))
+
     def get_config(self):
         options = self._aggregator.options
         serialize = keras.saving.serialize_keras_object
-        memory = self._memory_argument
         return {
             "name": self.name,
             "inner_optimizer": serialize(self.inner_optimizer),
             "compressor": serialize(options.compressor),
-            "memory": memory if isinstance(memory, str) else serialize(memory),
+            "memory": serialize(options.memory),
             "dense_below": options.dense_below,
             "warmup_steps": options.warmup_steps,
             "value_dtype": options.value_dtype,
@@ -189,7 +189,7 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
     def load_own_variables(self, store):
         """Loads nothing, and says so if something was kept between steps."""
         trained = "steps" in store and int(store["steps"][()]) > 0
-        if trained and self._aggregator.options.memory is not None:
+        if trained and self._aggregator.options.kept is not None:
             warnings.warn(
                 "A saved model holds no residuals: what workers had not sent yet when "
                 "it was saved is lost, and error feedback starts from zero.",
@@ -230,7 +230,14 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
                 "`model.compile`."
             )
         inner = self.inner_optimizer
-        names = [self._paths[_internals.variable_key(inner, v)] for v in variables]
+        keys = [_internals.variable_key(inner, v) for v in variables]
+        if not all(key in self._paths for key in keys):
+            raise ValueError(
+                "An optimizer that is wrapped belongs to its SparsifiedOptimizer. It "
+                f"cannot be used by itself. Received: {inner.name!r} with variables "
+                "that the wrapper was not built for."
+            )
+        names = [self._paths[key] for key in keys]
         step = tf.convert_to_tensor(_internals.raw_iterations(inner))
         aggregated = self._aggregator.aggregate(gradients, names, step)
         return list(zip(aggregated, variables, strict=True))
@@ -261,7 +268,6 @@ _OWN = frozenset(
         "inner_optimizer",
         "_aggregator",
         "_inner_all_reduce",
-        "_memory_argument",
         "_paths",
     }
 )
@@ -330,37 +336,4 @@ def _check_inner(inner: Any, options: Options) -> None:
             "`gradient_accumulation_steps` of the inner optimizer cannot be used "
             "under a strategy (Keras itself fails there: keras-team/keras#20582). "
             f"Received: {inner.gradient_accumulation_steps}. Use a larger batch."
-        )
-
-
-def _check_arguments(
-    compressor, dense_below, warmup_steps, value_dtype, nonfinite, local_clipnorm
-) -> None:
-    if not isinstance(compressor, Compressor):
-        raise ValueError(
-            "`compressor` must be a tem_tf compressor such as "
-            f"tem_tf.HardThreshold(0.01). Received: compressor={compressor!r}"
-        )
-    for name, value in (("dense_below", dense_below), ("warmup_steps", warmup_steps)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise ValueError(
-                f"`{name}` must be an integer >= 0. Received: {name}={value!r}"
-            )
-    if value_dtype != "float32":
-        raise ValueError(
-            '`value_dtype` must be "float32", the only one so far. '
-            f"Received: value_dtype={value_dtype!r}"
-        )
-    if nonfinite not in ("raise", "zero"):
-        raise ValueError(
-            f'`nonfinite` must be "raise" or "zero". Received: nonfinite={nonfinite!r}'
-        )
-    if local_clipnorm is not None and not (
-        isinstance(local_clipnorm, numbers.Real)
-        and not isinstance(local_clipnorm, bool)
-        and 0 < float(local_clipnorm) < math.inf
-    ):
-        raise ValueError(
-            "`local_clipnorm` must be a finite number > 0, or None. "
-            f"Received: local_clipnorm={local_clipnorm!r}"
         )

@@ -15,6 +15,7 @@ class ReplicaState:
 
     def __init__(self):
         self._variables: dict[str, tf.Variable] = {}
+        self._starts: dict[str, tf.Tensor | None] = {}  # None: all zeros.
 
     def __contains__(self, name: str) -> bool:
         return name in self._variables
@@ -23,6 +24,8 @@ class ReplicaState:
         """Makes a variable, if there is none of that name yet."""
         if name in self._variables:
             return
+        starts_at_zero = not bool(tf.math.count_nonzero(initial_value))
+        self._starts[name] = None if starts_at_zero else initial_value
         self._variables[name] = tf.Variable(
             initial_value,
             trainable=False,
@@ -38,3 +41,10 @@ class ReplicaState:
     def assign(self, name: str, value: tf.Tensor) -> None:
         """Sets this replica's value."""
         self._variables[name].assign(value)
+
+    def reset(self) -> None:
+        """Gives every variable its initial value; replica context."""
+        for name, variable in self._variables.items():
+            start = self._starts[name]
+            value = variable.read_value()
+            variable.assign(tf.zeros_like(value) if start is None else start)

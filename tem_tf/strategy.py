@@ -210,7 +210,7 @@ def _is_mean(reduce_op: Any) -> bool:
 
 def _check_port_is_free(address: str) -> None:
     port = address.rpartition(":")[2]
-    if not port.isdecimal():
+    if not port.isdecimal() or not 0 < int(port) < 2**16:
         raise ValueError(
             f'An address in TF_CONFIG must be "host:port". Received: {address!r}'
         )

@@ -19,7 +19,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 LAYERS = [
     {"_internals", "metrics", "packing", "sparse_gradient"},
     {"compressors", "cross_device_ops", "memory", "replica_state", "wire"},
-    {"aggregation", "strategy"},
+    {"options", "strategy"},
+    {"aggregation"},
     {"optimizer"},
     {"callbacks"},
     {"__init__"},

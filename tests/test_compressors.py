@@ -222,3 +222,29 @@ def test_the_dict_of_names_has_every_compressor():
         tem_tf.TopK,
         tem_tf.RandomK,
     }
+
+
+class _Selects(tem_tf.Compressor):
+    def __init__(self, selected):
+        object.__setattr__(self, "selected", selected)
+
+    def select(self, vector, segments, step, state):
+        return self.selected
+
+
+@pytest.mark.parametrize(
+    ("selected", "says"),
+    [
+        ((tf.ones([3], tf.bool), ()), "a bool mask of the vector's shape"),
+        ((tf.ones([12]), ()), "a bool mask of the vector's shape"),
+        (tf.ones([12], tf.bool), "a mask and a state"),
+    ],
+)
+def test_a_mask_of_another_shape_or_type_is_refused(selected, says):
+    for method in (_Selects(selected).compress, _Selects(selected).approximate):
+        with pytest.raises(ValueError, match=says):
+            method((), gradient(), STEP, SEGMENTS)
+
+
+def test_threshold_of_numpy_is_stored_as_a_float():
+    assert type(tem_tf.HardThreshold(np.float32(0.5)).threshold) is float

@@ -185,3 +185,34 @@ def test_another_backend_in_use():
         "ImportError: tem_tf needs Keras's TensorFlow backend. Received: jax. Set "
         "KERAS_BACKEND=tensorflow."
     )
+
+
+class _SharedBySelection(tem_tf.Compressor):
+    aggregation = "reduce"
+
+    def select(self, vector, segments, step, state):
+        return vector > 0, state
+
+
+class _Added(tem_tf.Compressor):
+    aggregation = "sum"
+
+
+def test_a_compressor_whose_coordinates_would_not_be_shared():
+    with pytest.raises(ValueError, match='"reduce" must implement `compress` itself'):
+        tem_tf.SparsifiedOptimizer(SGD(), _SharedBySelection())
+    with pytest.raises(ValueError, match='must be "gather" or "reduce".*\'sum\''):
+        tem_tf.SparsifiedOptimizer(SGD(), _Added())
+
+
+def test_a_wrapped_optimizer_used_by_itself():
+    inner = SGD()
+    thresholded_inner = tem_tf.SparsifiedOptimizer(inner, tem_tf.TopK(density=0.5))
+    assert thresholded_inner.inner_optimizer is inner
+    with pytest.raises(ValueError, match="belongs to its SparsifiedOptimizer"):
+        inner.apply([tf.ones([2])], [keras.Variable([1.0, 2.0])])
+
+
+def test_gradients_divided_by_replicas_that_is_no_bool():
+    with pytest.raises(ValueError, match="`gradients_divided_by_replicas` must be"):
+        thresholded(gradients_divided_by_replicas="no")

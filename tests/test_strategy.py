@@ -82,8 +82,9 @@ def test_cluster_that_is_a_list_is_refused(monkeypatch):
         strategy.read_tf_config()
 
 
-def test_an_address_without_port_is_refused(monkeypatch):
-    tf_config(monkeypatch, cluster={"worker": ["localhost", "other:1"]})
+@pytest.mark.parametrize("address", ["localhost", "localhost:99999", "localhost:0"])
+def test_an_address_without_port_is_refused(monkeypatch, address):
+    tf_config(monkeypatch, cluster={"worker": [address, "other:1"]})
     with pytest.raises(ValueError, match='must be "host:port"'):
         tem_tf.MultiWorkerMirroredStrategy()
 

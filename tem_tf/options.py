@@ -1,0 +1,96 @@
+"""How gradients are aggregated: the checked arguments of `SparsifiedOptimizer`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import numbers
+
+from tem_tf import memory as memories
+from tem_tf.compressors import Compressor
+from tem_tf.memory import Memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """See the arguments of `SparsifiedOptimizer`.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    compressor: Compressor
+    memory: Memory | str | None
+    dense_below: int
+    warmup_steps: int
+    value_dtype: str
+    nonfinite: str
+    local_clipnorm: float | None
+    gradients_divided_by_replicas: bool
+
+    def __post_init__(self):
+        _check_compressor(self.compressor)
+        memories.get(self.memory, self.compressor.lossless)
+        for name in ("dense_below", "warmup_steps"):
+            value = getattr(self, name)
+            is_integer = isinstance(value, numbers.Integral)
+            if not is_integer or isinstance(value, bool) or int(value) < 0:
+                raise ValueError(
+                    f"`{name}` must be an integer >= 0. Received: {name}={value!r}"
+                )
+            object.__setattr__(self, name, int(value))  # It is frozen.
+        if self.value_dtype != "float32":
+            raise ValueError(
+                '`value_dtype` must be "float32", the only one so far. '
+                f"Received: value_dtype={self.value_dtype!r}"
+            )
+        if self.nonfinite not in ("raise", "zero"):
+            raise ValueError(
+                '`nonfinite` must be "raise" or "zero". '
+                f"Received: nonfinite={self.nonfinite!r}"
+            )
+        if self.local_clipnorm is not None and not (
+            isinstance(self.local_clipnorm, numbers.Real)
+            and not isinstance(self.local_clipnorm, bool)
+            and 0 < float(self.local_clipnorm) < math.inf
+        ):
+            raise ValueError(
+                "`local_clipnorm` must be a finite number > 0, or None. "
+                f"Received: local_clipnorm={self.local_clipnorm!r}"
+            )
+        if not isinstance(self.gradients_divided_by_replicas, bool):
+            raise ValueError(
+                "`gradients_divided_by_replicas` must be True or False. Received: "
+                f"gradients_divided_by_replicas={self.gradients_divided_by_replicas!r}"
+            )
+
+    @property
+    def kept(self) -> Memory | None:
+        """The memory that `memory` stands for with this compressor."""
+        return memories.get(self.memory, self.compressor.lossless)
+
+    @property
+    def leave_gradients_alone(self) -> bool:
+        """Whether Keras's own all-reduce does all that is asked for."""
+        unchanged = self.compressor.lossless and self.kept is None
+        return unchanged and self.local_clipnorm is None
+
+
+def _check_compressor(compressor: Compressor) -> None:
+    if not isinstance(compressor, Compressor):
+        raise ValueError(
+            "`compressor` must be a tem_tf compressor such as "
+            f"tem_tf.HardThreshold(0.01). Received: compressor={compressor!r}"
+        )
+    if compressor.aggregation not in ("gather", "reduce"):
+        raise ValueError(
+            '`aggregation` of a compressor must be "gather" or "reduce". '
+            f"Received: aggregation={compressor.aggregation!r}"
+        )
+    selects = type(compressor).compress is Compressor.compress
+    if compressor.aggregation == "reduce" and selects:
+        raise ValueError(
+            'A compressor with aggregation "reduce" must implement `compress` itself, '
+            "with coordinates that follow from the step alone: values of different "
+            f"entries would be summed otherwise. Received: compressor={compressor!r}"
+        )
