@@ -6,6 +6,9 @@ Examples:
   python main.py --datasource fashion-mnist --path_data DATA \
       --compressor hard_threshold --threshold 0.01 --workers 2
   python launch/local.py --workers 4 -- python main.py ...
+  python main.py --nruns 20 --batch_size 8 32 128 --mparams_kind learning_rate \
+      --goal_error 0.15
+  python main.py --report studies/NAME
 """
 
 from __future__ import annotations
@@ -14,9 +17,19 @@ import os
 import sys
 import textwrap
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
+
+from flag_table import CONVEX_FLAGS as CONVEX_ROWS
+from flag_table import (
+    MAKES_STUDY,
+    RUN_FLAGS,
+    SEVERAL_MAKE_STUDY,
+    STUDY_FLAGS,
+    FlagRow,
+)
 
 if TYPE_CHECKING:
     from tem_tf.workloads.configuration import Configuration
@@ -52,129 +65,62 @@ class _Number(flags.ArgumentParser):
         return "integer" if self._kind is int else "number"
 
 
-def _string(name: str, default: str | None, text: str) -> None:
-    flags.DEFINE_string(name, default, text)
+class _Several(flags.ArgumentParser):
+    """One value as the parser of one reads it, or a tuple of several."""
+
+    def __init__(self, of: flags.ArgumentParser) -> None:
+        super().__init__()
+        self._of = of
+
+    def parse(self, argument: Any) -> Any:
+        """Reads the values, which `_join_several` has put together."""
+        words = argument.split(_BETWEEN) if isinstance(argument, str) else [argument]
+        values = tuple(self._of.parse(word) for word in words)
+        return values if len(values) > 1 else values[0]
+
+    def flag_type(self) -> str:
+        """The type's name in --help."""
+        return f"{self._of.flag_type()} ..."
 
 
-def _integer(name: str, default: int, text: str) -> None:
-    flags.DEFINE(_Number(name, int), name, default, text)
+# Between the values of one flag; a path may have blanks in it.
+_BETWEEN = "\n"
 
 
-def _float(name: str, default: float | None, text: str) -> None:
-    flags.DEFINE(_Number(name, float), name, default, text)
+def _define(row: FlagRow) -> None:
+    if row.kind is bool:
+        flags.DEFINE_boolean(row.name, row.default, row.text)
+    elif row.may_repeat:
+        flags.DEFINE_multi_string(row.name, row.default, row.text)
+    else:
+        parser = flags.ArgumentParser()
+        if row.kind is not str:
+            parser = _Number(row.name, row.kind)
+        if row.takes_several:
+            parser = _Several(parser)
+        flags.DEFINE(parser, row.name, row.default, row.text)
 
 
-# Names, meanings and defaults of the DPS study's flags are its authors' (arXiv
-# 2003.11316). A flag's help says its unit; its default is added by `_help`.
-_string("datasource", "mnist", "Images: digits, mnist, fashion-mnist or cifar-10.")
-_string(
-    "path_data",
-    None,
-    "Directory that holds MNIST/, Fashion-MNIST/ or cifar-10-batches-py/. Without it, "
-    "or if the folder is not in it, the data comes from tensorflow-datasets.",
-)
-_string("arch", "simple-cnn", "Network: simple-cnn or resnet-8.")
-_float(
-    "target_sparsity",
-    0.9,
-    "Share of the network's entries, in [0, 1), pruned before training.",
-)
-_integer(
-    "batch_size", 100, "Examples per step over all workers; divisible by their number."
-)
-_integer("train_iterations", 10_000, "Steps of training.")
-_string("optimizer", "sgd", "sgd, momentum, nesterov or adam.")
-_float("learning_rate", 0.1, "Learning rate of the first step.")
-_string(
-    "decay_type",
-    "constant",
-    "Learning rate over time: constant, or linear down to end_learning_rate_factor "
-    "times its start over decay_steps steps.",
-)
-_integer("decay_steps", 1000, "Steps of the linear decay; the rate is flat after them.")
-_float(
-    "end_learning_rate_factor",
-    0.01,
-    "Last learning rate of the linear decay, as a share of the first, in [0, 1].",
-)
-_float("momentum", 0.9, "Momentum, in [0, 1), of momentum and nesterov.")
-_integer("check_interval", 100, "Steps between two validations that are logged.")
-_integer("save_interval", 1000, "Steps between two checkpoints of the weights.")
-_integer(
-    "check_interval_arrival", 100, "Steps between two tests of --goal_error, if given."
-)
-_float(
-    "goal_error",
-    0.01,
-    "Error on the validation split, in [0, 1], that ends the run once reached. Has an "
-    "effect only if it is given.",
-)
-_string(
-    "compressor",
-    "none",
-    "What each worker sends of its gradient: none (everything), hard_threshold (the "
-    "entries of at least --threshold), topk (the largest, --density of them) or "
-    "random_k (random ones, --density of them).",
-)
-_float(
-    "threshold",
-    None,
-    "Of hard_threshold: least magnitude that is sent, in units of one worker's own "
-    "mean-loss gradient, whatever the number of workers. Higher: fewer are sent.",
-)
-_float("density", None, "Of topk and random_k: share of entries sent, in (0, 1].")
-_string(
-    "topk_scope",
-    None,
-    "Of topk: layer (the share of every tensor) or model (of all together). Without "
-    "it: layer.",
-)
-flags.DEFINE_boolean(
-    "error_feedback",
-    True,
-    "Whether a worker adds what it did not send to its next gradient.",
-)
-_integer("dense_below", 0, "Tensors with fewer entries than this are sent whole.")
-_integer("warmup_steps", 0, "Number of first steps in which everything is sent.")
-_float(
-    "local_clipnorm",
-    None,
-    "Largest norm of a worker's own gradient; longer ones are scaled down to it before "
-    "compression. Without it: no clipping.",
-)
-_string("value_dtype", "float32", "How sent values travel: float32.")
-_integer(
-    "workers",
-    1,
-    "Virtual workers in this process. For real processes see launch/local.py.",
-)
-_integer("threads", 0, "Processor threads for one operation; 0: TensorFlow's choice.")
-_string(
-    "logdir",
-    None,
-    "Directory for result.json, checkpoints and TensorBoard. What an earlier run left "
-    "there is replaced. Without it: runs/ and the time of day.",
-)
-_integer("seed", 0, "Of initial weights and the order of examples; at least 0.")
-
-# The order in which --help shows them.
-GROUPS = {
-    "Data and network": "datasource path_data arch target_sparsity",
-    "Training": "batch_size train_iterations optimizer learning_rate decay_type "
-    "decay_steps end_learning_rate_factor momentum seed",
-    "Checks and results": "check_interval save_interval goal_error "
-    "check_interval_arrival logdir",
-    "Communication": "compressor threshold density topk_scope error_feedback "
-    "dense_below warmup_steps local_clipnorm value_dtype",
-    "Workers": "workers threads",
-}
+for _rows in (*RUN_FLAGS.values(), STUDY_FLAGS, CONVEX_ROWS):
+    for _row in _rows:
+        _define(_row)
 
 
-def configure() -> Configuration:
-    """Makes one checked configuration from the flags.
+def _names(rows: Iterable[FlagRow]) -> str:
+    return " ".join(row.name for row in rows)
+
+
+# The flags of one run, in the order in which --help shows them.
+GROUPS = {group: _names(rows) for group, rows in RUN_FLAGS.items()}
+CONVEX = "logistic-regression"
+CONVEX_FLAGS = _names(CONVEX_ROWS)
+
+
+def settings_of_run() -> dict[str, Any]:
+    """The flags of one run by name, and whether Keras can be used as it is set up.
 
     Raises:
-        UsageError: a flag is wrong, or Keras cannot be used as it is set up.
+        UsageError: it cannot.
     """
     legacy = os.environ.get("TF_USE_LEGACY_KERAS", "")
     if legacy.lower() in ("1", "true"):
@@ -189,21 +135,70 @@ def configure() -> Configuration:
         )
     # TensorFlow's information about its build is no news to a user of this program.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    try:
-        from tem_tf.workloads.configuration import Configuration
-    except ImportError as error:
-        raise UsageError(error) from error
     settings = {
         name: FLAGS[name].value for group in GROUPS.values() for name in group.split()
     }
-    if not FLAGS["goal_error"].present:
-        settings["goal_error"] = None
     if settings["logdir"] is None:
         settings["logdir"] = os.path.join("runs", time.strftime("%Y%m%d-%H%M%S"))
+    return settings
+
+
+def configure() -> Configuration:
+    """Makes one checked configuration from the flags.
+
+    Raises:
+        UsageError: a flag is wrong, or Keras cannot be used as it is set up.
+    """
+    settings = settings_of_run()
+    if not FLAGS["goal_error"].present:
+        settings["goal_error"] = None
     try:
+        from tem_tf.workloads.configuration import Configuration
+
         return Configuration(**settings)
-    except ValueError as error:
+    except (ValueError, ImportError) as error:
         raise UsageError(error) from error
+
+
+def is_study() -> bool:
+    """Whether the command is about many trials, not one run.
+
+    Raises:
+        UsageError: it is one run, with a flag that only a study has.
+    """
+    present = {row.name for row in STUDY_FLAGS if FLAGS[row.name].present}
+    several = [n for n in SEVERAL_MAKE_STUDY if isinstance(FLAGS[n].value, tuple)]
+    if several or present & {*MAKES_STUDY, "report"}:
+        return True
+    for name in sorted(present):
+        raise UsageError(
+            f"`{name}` has an effect in a study alone. Leave --{name} out or pass "
+            f"one of --{', --'.join(MAKES_STUDY)}."
+        )
+    return False
+
+
+def run_study() -> int:
+    """Runs a study, or makes its report again; returns the exit code.
+
+    Raises:
+        UsageError: flags, data and directory do not fit together.
+    """
+    run = settings_of_run()
+    settings = {row.name: FLAGS[row.name].value for row in STUDY_FLAGS}
+    try:
+        from tem_tf.data_parallelism import command_line
+
+        if settings["report"] is not None:
+            paths = settings["report"]
+            paths = paths if isinstance(paths, tuple) else (paths,)
+            text = command_line.make_report(paths, FLAGS.logdir)
+        else:
+            text = command_line.run(command_line.configure(run, settings))
+    except (ValueError, OSError, ImportError) as error:
+        raise UsageError(error) from error
+    print(text)
+    return 0
 
 
 def train(configuration: Configuration) -> int:
@@ -222,6 +217,27 @@ def train(configuration: Configuration) -> int:
     if run.directory.writes:
         print(_report(result, configuration.logdir))
     return 1 if result["status"] == "diverged" else 0
+
+
+def run_convex() -> int:
+    """Runs a study of logistic regression; returns the exit code.
+
+    Raises:
+        UsageError: flags, data and settings do not fit together.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    settings = {name: FLAGS[name].value for name in FLAGS if FLAGS[name].present}
+    settings.setdefault("logdir", os.path.join("runs", time.strftime("%Y%m%d-%H%M%S")))
+    try:
+        from tem_tf.convex import command_line, study
+
+        result = study.run(command_line.configure(settings, CONVEX_FLAGS.split()))
+    except (ValueError, OSError, ImportError) as error:
+        raise UsageError(error) from error
+    for label in result["diverged"]:
+        print(f"diverged: {label}; it is in no figure. Pass a smaller --step_size.")
+    print(f"figures and tables: {settings['logdir']}")
+    return 1 if result["diverged"] else 0
 
 
 def _report(result: dict[str, Any], logdir: str) -> str:
@@ -248,7 +264,8 @@ def _report(result: dict[str, Any], logdir: str) -> str:
 def _help() -> str:
     """What --help prints: the flags in groups, with unit and default."""
     lines = [str(__doc__)]
-    for group, names in GROUPS.items():
+    others = ("Studies", _names(STUDY_FLAGS)), (f"With --arch {CONVEX}", CONVEX_FLAGS)
+    for group, names in [*GROUPS.items(), *others]:
         lines.append(f"{group}:")
         for name in names.split():
             flag = FLAGS[name]
@@ -276,12 +293,12 @@ def parse(argv: list[str]) -> None:
         print(_help())
         sys.exit(0)
     try:
-        rest = FLAGS(argv)[1:]
+        rest = FLAGS(_join_several(argv))[1:]
     except flags.IllegalFlagValueError as error:
         # absl puts "flag --name=value: " before our parser's words.
         words = str(error).partition(": ")[2]
         raise UsageError(words if words.startswith("`") else error) from error
-    except flags.Error as error:
+    except (flags.Error, ValueError) as error:  # ValueError: of --noNAME=VALUE.
         raise UsageError(f"{error}. See python main.py --help.") from error
     if rest:
         raise UsageError(
@@ -290,11 +307,35 @@ def parse(argv: list[str]) -> None:
         )
 
 
+def _join_several(argv: list[str]) -> list[str]:
+    """Makes `--name a b` one argument, as argparse's nargs="+" reads it."""
+    joined: list[str] = []
+    takes = False
+    for argument in argv:
+        if argument.startswith("-"):
+            name = argument.lstrip("-")
+            takes = name in FLAGS and isinstance(FLAGS[name].parser, _Several)
+            joined.append(argument)
+        elif takes and not joined[-1].startswith("-"):
+            joined[-1] += _BETWEEN + argument
+        else:
+            joined.append(argument)
+    return joined
+
+
 def main(argv: list[str]) -> int:
     """The whole program; returns the exit code."""
     try:
         parse(argv)
-        return train(configure())
+        if FLAGS.arch == CONVEX:
+            return run_convex()
+        for name in CONVEX_FLAGS.split():
+            if FLAGS[name].present:
+                raise UsageError(
+                    f"`{name}` has no effect with `arch` {FLAGS.arch}. Leave --{name} "
+                    f"out or pass --arch {CONVEX}."
+                )
+        return run_study() if is_study() else train(configure())
     except UsageError as error:
         print(f"main.py: error: {error}", file=sys.stderr)
         return 1

@@ -168,6 +168,11 @@ class Configuration:
                     )
 
     def _check_process(self) -> None:
+        if not self.logdir:
+            raise ValueError(
+                "`logdir` must name a directory. Received: logdir=''. Leave it out for "
+                "one under runs/."
+            )
         self._integer("workers", 1)
         self._integer("threads", 0)
         self._integer("seed", 0)

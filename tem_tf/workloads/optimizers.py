@@ -38,7 +38,8 @@ class Momentum(keras.optimizers.Optimizer):
 
     Args:
         learning_rate: Float or schedule. η.
-        momentum: Float in [0, 1). μ. 0 is plain SGD.
+        momentum: Float in [0, 1), or a `tf.Variable` that holds one and may be set
+            between steps. μ. 0 is plain SGD.
         nesterov: Whether to look ahead. Not the TEM authors' "nesterov", which is
             w ← w - η(g + v).
         coupled_weight_decay: Float >= 0. λ, added to the gradient before the velocity
@@ -93,7 +94,7 @@ class Momentum(keras.optimizers.Optimizer):
         gradient = ops.cast(gradient, variable.dtype)
         if self.coupled_weight_decay:
             gradient = gradient + variable * self.coupled_weight_decay
-        if not self.momentum:
+        if not self.velocities:
             self.assign_sub(variable, learning_rate * gradient)
             return
         velocity = self.velocities[self._get_variable_index(variable)]
@@ -165,10 +166,7 @@ def make_learning_rate(
 
 
 def make_optimizer(configuration: Configuration) -> tem_tf.SparsifiedOptimizer:
-    """Makes the optimizer that a configuration asks for, with its compressor.
-
-    "none" is wrapped as well, so that its bytes are counted.
-    """
+    """Makes the optimizer that a configuration asks for, with its compressor."""
     learning_rate = make_learning_rate(
         configuration.learning_rate,
         configuration.decay_type,
@@ -176,6 +174,16 @@ def make_optimizer(configuration: Configuration) -> tem_tf.SparsifiedOptimizer:
         configuration.end_learning_rate_factor,
     )
     inner = OPTIMIZERS[configuration.optimizer](learning_rate, configuration.momentum)
+    return sparsified(inner, configuration)
+
+
+def sparsified(
+    inner: keras.optimizers.Optimizer, configuration: Configuration
+) -> tem_tf.SparsifiedOptimizer:
+    """Wraps an optimizer with the compressor that a configuration asks for.
+
+    "none" is wrapped as well, so that its bytes are counted.
+    """
     required, optional = COMPRESSOR_SETTINGS[configuration.compressor]
     arguments = {
         _ARGUMENTS.get(name, name): getattr(configuration, name)

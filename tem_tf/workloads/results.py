@@ -11,7 +11,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -114,10 +114,14 @@ class RunDirectory:
 
 
 class Stopwatch:
-    """Adds up the seconds spent in each phase of a run."""
+    """Adds up the seconds spent in each phase of a run.
 
-    def __init__(self) -> None:
-        self.seconds = dict.fromkeys(PHASES, 0.0)
+    Args:
+        phases: Their names.
+    """
+
+    def __init__(self, phases: Iterable[str] = PHASES) -> None:
+        self.seconds = dict.fromkeys(phases, 0.0)
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:

@@ -59,9 +59,10 @@ class Trainer:
         self._replicas = strategy.num_replicas_in_sync
         self._batch_size = batch_size
         self._slice = batch_size // self._replicas
-        self._masks: list[tf.Tensor] | None = None
+        self._masks: list[tf.Variable] | None = None
         with strategy.scope():
             optimizer.build(model.trainable_variables)
+            self._fresh = [variable.numpy() for variable in optimizer.variables]
             # Sum of losses, number of correct answers, steps: since the last reading,
             # each replica its own.
             self._meters = tf.Variable(
@@ -86,6 +87,8 @@ class Trainer:
     def prune(self, masks: list[np.ndarray]) -> None:
         """Sets masked entries to 0, for good. Call it before `compile`.
 
+        Once pruned, a network may be pruned again by other masks, after `restart`.
+
         Args:
             masks: For each trainable variable an array of zeros and ones.
         """
@@ -94,8 +97,34 @@ class Trainer:
                 self.model.trainable_variables, masks, strict=True
             ):
                 variable.assign(variable * mask)
-        if not all(mask.all() for mask in masks):
-            self._masks = [tf.constant(mask, tf.float32) for mask in masks]
+            if self._masks is not None:
+                for variable, mask in zip(self._masks, masks, strict=True):
+                    variable.assign(mask)
+            elif not all(mask.all() for mask in masks):
+                self._masks = [
+                    tf.Variable(mask, trainable=False, dtype=tf.float32)
+                    for mask in masks
+                ]
+
+    def restart(self, weights: list[np.ndarray]) -> None:
+        """Starts anew from these weights, with what was traced before.
+
+        Weights, the optimizer's state, residuals and meters are as in a new trainer.
+
+        Args:
+            weights: For each trainable variable an array of its shape, not yet pruned:
+                call `prune` after it.
+        """
+        with self._strategy.scope():
+            for variables, values in (
+                (self.model.trainable_variables, weights),
+                (self.optimizer.variables, self._fresh),
+            ):
+                for variable, value in zip(variables, values, strict=True):
+                    variable.assign(value)
+        self.optimizer.forget()
+        self._meters_since()
+        self.steps = 0
 
     def compile(self) -> None:
         """Traces the training step; after `prune`, before the first `run`."""

@@ -11,14 +11,11 @@ from tests.convex import transcription
 from tests.convex.problems import tiny
 
 ITERATIONS = 40
-# name -> (the plugin's object, its transcription)
+# name -> (the plugin's object, its transcription for a threshold)
 PAIRS = {
-    "identity": (tem_tf.Identity(), transcription.identity),
-    "hard_threshold": (
-        tem_tf.HardThreshold(0.05),
-        transcription.hard_threshold(0.05),
-    ),
-    "topk": (tem_tf.TopK(k=2), transcription.top_k(2)),
+    "identity": (tem_tf.Identity(), lambda threshold: transcription.identity),
+    "hard_threshold": (tem_tf.HardThreshold(0.05), transcription.hard_threshold),
+    "topk": (tem_tf.TopK(k=2), lambda threshold: transcription.top_k(2)),
 }
 
 
@@ -45,7 +42,9 @@ def simulate(name, compressor, iterations=ITERATIONS, interval=1, problem=None, 
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_method_is_its_transcription(name, pair):
     problem, seed = tiny(), 5
-    compressor, plain = pair
+    # EF21 compresses gradients; a threshold is in units of γ times them.
+    unit = problem.step_size if name == "ef21-sgdm" else 1.0
+    compressor, plain = pair[0], pair[1](0.05 / unit)
     drawn = simulation.draws(methods.METHODS[name], problem, ITERATIONS, seed)
     rows = (problem.workers, problem.dimension)
     uniform = [

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -22,18 +23,18 @@ SHORT = (
 )
 
 
+def run_main(text):
+    """Runs main.py in this process; returns the exit code."""
+    with flagsaver.flagsaver():
+        for name in main.FLAGS:
+            main.FLAGS[name].present = 0
+        return main.main(["main.py", *text.split()])
+
+
 @pytest.fixture
 def command(capsys):
-    """Runs main.py in this process; returns the exit code and what it printed."""
-
-    def run(text):
-        with flagsaver.flagsaver():
-            for name in main.FLAGS:
-                main.FLAGS[name].present = 0
-            code = main.main(["main.py", *text.split()])
-        return code, capsys.readouterr()
-
-    return run
+    """The same; returns what was printed too."""
+    return lambda text: (run_main(text), capsys.readouterr())
 
 
 def rows_of(path):
@@ -41,12 +42,18 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
+@pytest.fixture(scope="module")
+def study_done(tmp_path_factory):
+    """A small study, done; tests take a copy."""
+    directory = tmp_path_factory.mktemp("study")
+    assert run_main(f"{SHORT} --logdir {directory}") == 0
+    return directory
+
+
 @pytest.fixture
-def finished(command, tmp_path):
-    """A small study, done."""
-    code, _ = command(f"{SHORT} --logdir {tmp_path}")
-    assert code == 0
-    return tmp_path
+def finished(study_done, tmp_path):
+    """A copy of a small study."""
+    return shutil.copytree(study_done, tmp_path / "study")
 
 
 def test_study_writes_tables_figures_and_events(finished):

@@ -10,6 +10,12 @@ from tem_tf.data_parallelism.fit import CellResult, fit_trend
 RATES = (0.01, 0.1, 0.001, 0.03, 0.3)
 
 
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch):
+    """A fit takes milliseconds, and the bootstrap a thousand of them."""
+    monkeypatch.setattr("tem_tf.data_parallelism.fit.DRAWS", 100)
+
+
 def cell(batch_size, steps, limit=10_000, rates=RATES, **more):
     """A cell whose trials needed these steps; inf: incomplete."""
     statuses = tuple("complete" if s < math.inf else "incomplete" for s in steps)

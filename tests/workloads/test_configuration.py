@@ -188,3 +188,8 @@ def test_wrong_setting_is_refused(settings, message):
 def test_batch_smaller_than_replicas_has_one_way_on():
     with pytest.raises(ValueError, match=r"batch_size=2 with 3 replicas. Pass 3\.$"):
         check_divisible(2, 3)
+
+
+def test_an_empty_logdir_is_refused():
+    with pytest.raises(ValueError, match="`logdir` must name a directory"):
+        Configuration(logdir="")

@@ -1,0 +1,326 @@
+"""The flags of main.py as data, with their help; main.py defines them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class FlagRow(NamedTuple):
+    """One flag.
+
+    Attributes:
+        name: Without dashes.
+        kind: str, int, float or bool, of a value.
+        default: Without the flag.
+        text: Its help, with the unit.
+        takes_several: Whether several values may follow the flag.
+        may_repeat: Whether the flag may be given several times.
+    """
+
+    name: str
+    kind: type
+    default: str | int | float | bool | None
+    text: str
+    takes_several: bool = False
+    may_repeat: bool = False
+
+
+# Names, meanings and defaults of the DPS study's flags are its authors' (arXiv
+# 2003.11316); the others are ours. Groups and flags in the order of --help.
+RUN_FLAGS: dict[str, tuple[FlagRow, ...]] = {
+    "Data and network": (
+        FlagRow(
+            "datasource",
+            str,
+            "mnist",
+            "Images: digits, mnist, fashion-mnist or cifar-10.",
+        ),
+        FlagRow(
+            "path_data",
+            str,
+            None,
+            "Directory that holds MNIST/, Fashion-MNIST/ or cifar-10-batches-py/. "
+            "Without it, or if the folder is not in it, the data comes from "
+            "tensorflow-datasets.",
+        ),
+        FlagRow(
+            "arch",
+            str,
+            "simple-cnn",
+            "Network: simple-cnn or resnet-8; or logistic-regression.",
+        ),
+        FlagRow(
+            "target_sparsity",
+            float,
+            0.9,
+            "Share of the network's entries, in [0, 1), pruned before training. "
+            "Several values make a study.",
+            takes_several=True,
+        ),
+    ),
+    "Training": (
+        FlagRow(
+            "batch_size",
+            int,
+            100,
+            "Examples per step over all workers; divisible by their number. Several "
+            "values make a study.",
+            takes_several=True,
+        ),
+        FlagRow("train_iterations", int, 10_000, "Steps of training."),
+        FlagRow("optimizer", str, "sgd", "sgd, momentum, nesterov or adam."),
+        FlagRow("learning_rate", float, 0.1, "Learning rate of the first step."),
+        FlagRow(
+            "decay_type",
+            str,
+            "constant",
+            "Learning rate over time: constant, or linear down to "
+            "end_learning_rate_factor times its start over decay_steps steps.",
+        ),
+        FlagRow(
+            "decay_steps",
+            int,
+            1000,
+            "Steps of the linear decay; the rate is flat after them.",
+        ),
+        FlagRow(
+            "end_learning_rate_factor",
+            float,
+            0.01,
+            "Last learning rate of the linear decay, as a share of the first, in [0, "
+            "1].",
+        ),
+        FlagRow(
+            "momentum", float, 0.9, "Momentum, in [0, 1), of momentum and nesterov."
+        ),
+        FlagRow(
+            "seed", int, 0, "Of initial weights and the order of examples; at least 0."
+        ),
+    ),
+    "Checks and results": (
+        FlagRow(
+            "check_interval", int, 100, "Steps between two validations that are logged."
+        ),
+        FlagRow(
+            "save_interval", int, 1000, "Steps between two checkpoints of the weights."
+        ),
+        FlagRow(
+            "goal_error",
+            float,
+            0.01,
+            "Error on the validation split, in [0, 1], that ends the run once "
+            "reached. Has an effect only if it is given.",
+        ),
+        FlagRow(
+            "check_interval_arrival",
+            int,
+            100,
+            "Steps between two tests of --goal_error, if given.",
+        ),
+        FlagRow(
+            "logdir",
+            str,
+            None,
+            "Directory for result.json, checkpoints and TensorBoard. What an earlier "
+            "run left there is replaced. Without it: runs/ and the time of day.",
+        ),
+    ),
+    "Communication": (
+        FlagRow(
+            "compressor",
+            str,
+            "none",
+            "What each worker sends of its gradient: none (everything), "
+            "hard_threshold (the entries of at least --threshold), topk (the largest, "
+            "--density of them) or random_k (random ones, --density of them).",
+        ),
+        FlagRow(
+            "threshold",
+            float,
+            None,
+            "Of hard_threshold: least magnitude that is sent, in units of one "
+            "worker's own mean-loss gradient, whatever the number of workers. Higher: "
+            "fewer are sent.",
+        ),
+        FlagRow(
+            "density",
+            float,
+            None,
+            "Of topk and random_k: share of entries sent, in (0, 1].",
+        ),
+        FlagRow(
+            "topk_scope",
+            str,
+            None,
+            "Of topk: layer (the share of every tensor) or model (of all together). "
+            "Without it: layer.",
+        ),
+        FlagRow(
+            "error_feedback",
+            bool,
+            True,
+            "Whether a worker adds what it did not send to its next gradient.",
+        ),
+        FlagRow(
+            "dense_below",
+            int,
+            0,
+            "Tensors with fewer entries than this are sent whole.",
+        ),
+        FlagRow(
+            "warmup_steps", int, 0, "Number of first steps in which everything is sent."
+        ),
+        FlagRow(
+            "local_clipnorm",
+            float,
+            None,
+            "Largest norm of a worker's own gradient; longer ones are scaled down to "
+            "it before compression. Without it: no clipping.",
+        ),
+        FlagRow("value_dtype", str, "float32", "How sent values travel: float32."),
+    ),
+    "Workers": (
+        FlagRow(
+            "workers",
+            int,
+            1,
+            "Virtual workers in this process. For real processes see launch/local.py.",
+        ),
+        FlagRow(
+            "threads",
+            int,
+            0,
+            "Processor threads for one operation; 0: TensorFlow's choice.",
+        ),
+    ),
+}
+
+
+# Names, meanings and defaults of nruns to lipschitz_interval and of no_load_cache are
+# those of the DPS study's authors (arXiv 2003.11316), but for nruns: they have 100.
+STUDY_FLAGS = (
+    FlagRow(
+        "nruns",
+        int,
+        1,
+        "Trials for each batch size and sparsity, each with its own metaparameters.",
+    ),
+    FlagRow(
+        "mparams_kind",
+        str,
+        None,
+        "Metaparameters that differ between trials, among learning_rate, momentum, "
+        "decay_steps and end_learning_rate_factor, with blanks between them. They "
+        "replace the flags of these names.",
+        takes_several=True,
+    ),
+    FlagRow(
+        "check_lipschitz",
+        bool,
+        False,
+        "Whether to measure the Lipschitz constant of the gradient along training.",
+    ),
+    FlagRow("lipschitz_interval", int, 1000, "Steps between two such measurements."),
+    FlagRow(
+        "lipschitz_examples",
+        int,
+        None,
+        "Examples of the training split, always the same, that it is measured on. "
+        "Without it: all.",
+    ),
+    FlagRow(
+        "study_dir",
+        str,
+        None,
+        "Directory of the study; with several batch sizes or sparsities, of their "
+        "studies. What is finished there is not run again. Without it: studies/ and a "
+        "name made of the configuration.",
+    ),
+    FlagRow(
+        "no_load_cache",
+        bool,
+        False,
+        "Whether to refuse a study directory that has finished trials.",
+    ),
+    FlagRow("parallel_trials", int, 1, "Processes that run trials at the same time."),
+    FlagRow(
+        "stop_beyond_best",
+        bool,
+        False,
+        "Whether a trial ends once it has taken as many steps as the best one so far.",
+    ),
+    FlagRow(
+        "rerun_seeds",
+        int,
+        0,
+        "Other seeds with which the best trial is run again at the end.",
+    ),
+    FlagRow(
+        "report",
+        str,
+        None,
+        "Study directories whose table and figures are made again from their files, "
+        "side by side, in LOGDIR or, without it, in report/ of the first.",
+        takes_several=True,
+    ),
+)
+
+# Any of these makes a command a study; so do several values of the next ones.
+MAKES_STUDY = ("nruns", "mparams_kind", "check_lipschitz", "study_dir")
+SEVERAL_MAKE_STUDY = ("batch_size", "target_sparsity")
+
+# Of logistic regression, the convex study.
+CONVEX_FLAGS = (
+    FlagRow(
+        "methods",
+        str,
+        "ec-sgd",
+        "Between commas: ec-sgd, ec-gd, ec-gd-star, ec-sgd-diana, ec-gd-diana, "
+        "ec-lsvrg, ec-lsvrg-diana, ef21-sgdm. Data sources are gisette, madelon, "
+        "breast-cancer, fashion-mnist, made-up or the path of a LIBSVM file. Unless "
+        "given, it is breast-cancer, 20 workers, 3000 iterations, measured every 10 "
+        "(check_interval). What LOGDIR holds already is not run again.",
+    ),
+    FlagRow(
+        "compressors",
+        str,
+        None,
+        "Between commas: those of --compressor, and Top-k with the volume of "
+        "hard_threshold: topk_equal, topk_replay, topk_warmup. Thresholds are in "
+        "units of the step size times a gradient. Without it: --compressor.",
+    ),
+    FlagRow("k", int, None, "Of topk: entries sent, before --density."),
+    FlagRow(
+        "sweep",
+        str,
+        None,
+        "threshold=… or density=…, values between commas; may be given twice. Draws "
+        "the bits that each compressor needs to reach --goal_suboptimality.",
+        may_repeat=True,
+    ),
+    FlagRow(
+        "goal_suboptimality",
+        float,
+        1e-3,
+        "Goal of --sweep, as a share of the first f - f*.",
+    ),
+    FlagRow(
+        "split", str, "shuffled", "Examples of a worker: shuffled, dirichlet or sorted."
+    ),
+    FlagRow(
+        "dirichlet_alpha",
+        float,
+        1.0,
+        "Of --split dirichlet. Lower: workers differ more.",
+    ),
+    FlagRow("step_size", float, 1.0, "Step size in units of 1 / (L + l2)."),
+    FlagRow(
+        "start_offset",
+        float,
+        None,
+        "Start at the minimum with this added to each coordinate. Without it: at 0.",
+    ),
+    FlagRow("seeds", int, 1, "Number of seeds; the first is --seed."),
+    FlagRow("classes", str, "0,6", "Of fashion-mnist: the two labels."),
+    FlagRow("made_up_size", str, "6000,5000", "Of made-up: examples, features."),
+)

@@ -1,0 +1,1 @@
+"""The convex laboratory: logistic regression with many simulated workers."""

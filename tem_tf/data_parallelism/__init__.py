@@ -1,0 +1,1 @@
+"""The DPS study: steps to a result against batch size and sparsity (see README)."""

@@ -1,0 +1,230 @@
+"""The figures of a report (matplotlib, PNG and SVG)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")  # Files alone: there may be no screen.
+# The names inside an SVG file, else drawn at random.
+matplotlib.rcParams["svg.hashsalt"] = "tem_tf"
+
+from matplotlib import pyplot  # noqa: E402  (after the backend is chosen)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from tem_tf.data_parallelism.report import Series, StudyFiles
+
+MARKERS = {"complete": "o", "incomplete": "^", "infeasible": "x"}
+_COLOURS = [f"C{i}" for i in range(10)]
+_WIDTH, _HEIGHT, _DPI = 6.4, 4.8, 120  # inches, inches, pixels per inch
+
+
+def draw(series: Sequence[Series], place: Path) -> list[Path]:
+    """Draws what the data allows; returns the PNG files.
+
+    Args:
+        series: As `report.read` returns them.
+        place: An existing directory. Figures of an earlier report are replaced.
+    """
+    makers = {
+        "steps_to_result": _steps_to_result,
+        "metaparameters": _metaparameters,
+        "learning_curves": _learning_curves,
+        "lipschitz": _lipschitz,
+    }
+    paths = []
+    for name, make in makers.items():
+        for kind in ("png", "svg"):
+            (place / f"{name}.{kind}").unlink(missing_ok=True)
+        figure = make(series)
+        if figure is None:
+            continue
+        for kind in ("png", "svg"):
+            # Without its date the same data gives the same file.
+            metadata = {"Date": None} if kind == "svg" else None
+            path = place / f"{name}.{kind}"
+            figure.savefig(path, dpi=_DPI, metadata=metadata, bbox_inches="tight")
+        pyplot.close(figure)
+        paths.append(place / f"{name}.png")
+    return paths
+
+
+def _steps_to_result(series: Sequence[Series]) -> Figure | None:
+    """K* against B with its interval, the trend and the line of linear scaling."""
+    figure, axes = pyplot.subplots(figsize=(_WIDTH, _HEIGHT), layout="constrained")
+    drawn = False
+    for colour, one in zip(_cycle(len(series)), series, strict=True):
+        found = [s.cell for s in one.studies if s.cell.winner is not None]
+        if not found:
+            continue
+        drawn = True
+        batches = np.array([cell.batch_size for cell in found], float)
+        bests = np.array([cell.best for cell in found])
+        for censored in (False, True):
+            chosen = np.array([bool(cell.censored) == censored for cell in found])
+            if chosen.any():
+                axes.plot(
+                    batches[chosen],
+                    bests[chosen],
+                    "o",
+                    color=colour,
+                    mfc="none" if censored else colour,
+                    label=one.label + (" (censored)" if censored else ""),
+                )
+        reruns = [(c.batch_size, c.rerun_median) for c in found if c.rerun_median]
+        if reruns:
+            x, y = zip(*reruns, strict=True)
+            label = f"{one.label}, median of new seeds"
+            axes.plot(x, y, "+", color=colour, ms=10, label=label)
+        if one.fit:
+            intervals = dict(zip(one.studies, one.fit.best_intervals, strict=True))
+            for study in one.studies:
+                low, high = intervals[study]
+                if study.cell.winner is not None:
+                    high = min(high, study.cell.limit)
+                    axes.vlines(study.cell.batch_size, low, high, colour, alpha=0.5)
+            grid = np.geomspace(batches.min(), batches.max(), 200)
+            axes.plot(grid, one.fit.steps(grid), "-", color=colour, lw=1)
+        start = np.argmin(batches)
+        linear = bests[start] * batches[start] / batches
+        axes.plot(batches, linear, ":", color=colour, lw=1)
+    if not drawn:
+        pyplot.close(figure)
+        return None
+    axes.set(xscale="log", yscale="log")
+    axes.set(xlabel="batch size B", ylabel="steps to result K*")
+    axes.set_title("Solid: K* = c₁/B + c₂; dotted: linear scaling", fontsize="small")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    return figure
+
+
+def _metaparameters(series: Sequence[Series]) -> Figure | None:
+    """Each trial's metaparameters against its steps, by status."""
+    studies = [(one, study) for one in series for study in one.studies]
+    kinds = list(
+        dict.fromkeys(k for _, s in studies for k in s.configuration["mparams_kind"])
+    )
+    if not kinds:
+        return None
+    figure, grid = _grid(len(studies), len(kinds))
+    for row, (one, study) in zip(grid, studies, strict=True):
+        for axes, kind in zip(row, kinds, strict=True):
+            for status, marker in MARKERS.items():
+                points = [
+                    (r["metaparameters"][kind], max(r["steps"], 1))
+                    for r in study.trials.values()
+                    if r["status"] == status and kind in r["metaparameters"]
+                ]
+                if points:
+                    axes.plot(*zip(*points, strict=True), marker, ls="", label=status)
+            if kind == "momentum":
+                axes.set_xscale("function", functions=_COMPLEMENT)
+                axes.set_xlim(0.88, 0.99995)
+                axes.set_xticks([0.9, 0.99, 0.999, 0.9999])
+            elif kind != "decay_steps":
+                axes.set_xscale("log")
+            axes.set(xlabel=kind, ylabel="steps", yscale="log")
+            axes.set_title(_name(one, study), fontsize="small")
+            axes.legend(fontsize="x-small")
+    return figure
+
+
+def _learning_curves(series: Sequence[Series]) -> Figure | None:
+    """Validation error of each cell's winner."""
+
+    def curve(study: StudyFiles) -> list[tuple[float, float]]:
+        history = study.winner["history"] if study.winner else []
+        return [(r["step"], 1 - r["validation_accuracy"]) for r in history]
+
+    figure = _curves(series, curve, "validation error of the best trial")
+    if figure is not None:
+        goals = {s.configuration["goal_error"] for one in series for s in one.studies}
+        for goal in goals:
+            figure.axes[0].axhline(goal, color="grey", ls=":", lw=1)
+        figure.axes[0].set_yscale("log")
+    return figure
+
+
+def _lipschitz(series: Sequence[Series]) -> Figure | None:
+    """L along the training of each cell's winner, or of its first trial."""
+
+    def curve(study: StudyFiles) -> list[tuple[float, float]]:
+        result = study.winner or next(iter(study.trials.values()))
+        history = (result.get("lipschitz") or {}).get("history", [])
+        # The first measurement is at step 0, which a logarithm cannot show.
+        return [(r["step"] + 1, r["lipschitz"]) for r in history if r["lipschitz"]]
+
+    figure = _curves(series, curve, "Lipschitz constant L of the gradient")
+    if figure is not None:
+        figure.axes[0].set_yscale("log")
+    return figure
+
+
+def _curves(series: Sequence[Series], curve: Any, label: str) -> Figure | None:
+    """One line for each cell whose `curve` gives two points or more."""
+    figure, axes = pyplot.subplots(figsize=(_WIDTH, _HEIGHT), layout="constrained")
+    styles = ["-", "--", ":", "-."]
+    batches = sorted({s.cell.batch_size for one in series for s in one.studies})
+    drawn = False
+    for number, one in enumerate(series):
+        for study in one.studies:
+            points = curve(study)
+            if not points:
+                continue
+            drawn = True
+            axes.plot(
+                *zip(*points, strict=True),
+                ls=styles[number % len(styles)],
+                marker="." if len(points) < 20 else "",
+                color=_cycle(len(batches))[batches.index(study.cell.batch_size)],
+                label=_name(one, study),
+            )
+    if not drawn:
+        pyplot.close(figure)
+        return None
+    axes.set(xscale="log", xlabel="step", ylabel=label)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="x-small")
+    return figure
+
+
+def _name(one: Series, study: StudyFiles) -> str:
+    return f"{one.label}, batch {study.cell.batch_size}"
+
+
+def _grid(rows: int, columns: int) -> tuple[Figure, Any]:
+    """Axes in rows and columns; one column alone is wrapped into several."""
+    size = (_WIDTH * 0.6 * columns, _HEIGHT * 0.6 * rows)
+    if columns > 1:
+        return pyplot.subplots(
+            rows, columns, squeeze=False, figsize=size, layout="constrained"
+        )
+    wide = min(rows, math.ceil(math.sqrt(rows)))
+    high = math.ceil(rows / wide)
+    size = (_WIDTH * 0.6 * wide, _HEIGHT * 0.6 * high)
+    figure, grid = pyplot.subplots(
+        high, wide, squeeze=False, figsize=size, layout="constrained"
+    )
+    flat = grid.ravel()
+    for unused in flat[rows:]:
+        unused.set_visible(False)
+    return figure, [[axes] for axes in flat[:rows]]
+
+
+def _cycle(count: int) -> list[str]:
+    return [_COLOURS[i % len(_COLOURS)] for i in range(count)]
+
+
+# Momentum by the logarithm of 1 - m, rising to the right.
+_COMPLEMENT = (
+    lambda m: -np.log10(np.maximum(1 - np.asarray(m, float), 1e-12)),
+    lambda y: 1 - 10.0 ** -np.asarray(y, float),
+)

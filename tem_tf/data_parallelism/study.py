@@ -1,0 +1,187 @@
+"""Running a study: every trial of every cell, once, in this process or in several.
+
+Each process goes through the trials in their order and runs those that are neither
+finished nor claimed by another, so any number of processes, also on other machines,
+may be started on one directory, at any time.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import os
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from tem_tf.data_parallelism.configuration import Cell, Study
+from tem_tf.data_parallelism.directory import (
+    STUDY_NAME,
+    StudyDirectory,
+    rerun_name,
+    run_name,
+)
+from tem_tf.data_parallelism.trials import Splits, Workbench
+from tem_tf.workloads import data_sources
+from tem_tf.workloads.batches import EpochOrder
+from tem_tf.workloads.data_sources import Data
+from tem_tf.workloads.replicas import make_strategy
+
+
+def run(study: Study) -> bool:
+    """Runs what is not finished yet. Call it before any other use of TensorFlow.
+
+    Returns:
+        Whether all trials are finished; False if other processes still run some.
+
+    Raises:
+        ValueError, OSError, ImportError: data, directory and configuration do not fit
+            together. Nothing has been written then.
+    """
+    if os.environ.get("TF_CONFIG", "").strip():
+        raise ValueError(
+            "A study runs each trial in one process and cannot be one of several "
+            "workers. Unset the environment variable TF_CONFIG; for more processes "
+            "pass --parallel_trials, or start the command several times."
+        )
+    for cell in study.cells:
+        StudyDirectory(study.path_of(cell)).check(cell, study.resumes)
+    if len(study.cells) > 1 and (study.path / STUDY_NAME).exists():
+        raise ValueError(
+            f"`study_dir` {study.path} is the study of one cell, and the command has "
+            f"{len(study.cells)}. Pass another directory."
+        )
+    if study.parallel_trials > 1:
+        _run_in_processes(study)
+    else:
+        _work(study)
+    return all(not _unfinished(study, cell) for cell in study.cells)
+
+
+def load(study: Study) -> Data:
+    """Loads the data and checks that every cell's batch fits into it."""
+    run = study.cells[0].run
+    data = data_sources.load(data_sources.locate(run.datasource, run.path_data))
+    for cell in study.cells:
+        EpochOrder(data.epochs(0), len(data.train), cell.run.batch_size)
+    return data
+
+
+def _unfinished(study: Study, cell: Cell) -> list[str]:
+    names = {run_name(trial) for trial in range(study.nruns)}
+    return sorted(names - StudyDirectory(study.path_of(cell)).results().keys())
+
+
+def _work(study: Study, keep_on: Callable[[], None] = lambda: None) -> None:
+    """Goes through all cells."""
+    strategy = make_strategy(study.cells[0].run)
+    data = load(study)
+    splits = Splits.of(data)
+    for cell in study.cells:
+        _work_on_cell(study, cell, splits, strategy, keep_on)
+
+
+def _work_on_cell(
+    study: Study,
+    cell: Cell,
+    splits: Splits,
+    strategy: tf.distribute.Strategy,
+    keep_on: Callable[[], None],
+) -> None:
+    directory = StudyDirectory(study.path_of(cell))
+    points = directory.open(cell, study.nruns)
+    bench: Workbench | None = None
+    seed = cell.run.seed
+    # (name, trial, seed, whether it may end beyond the best one)
+    tasks = [(run_name(trial), trial, seed, True) for trial in range(study.nruns)]
+    while tasks:
+        for name, trial, trial_seed, may_stop in tasks:
+            if name in directory.results():
+                continue
+            with directory.claim(name) as is_ours:
+                if not is_ours:
+                    continue
+                if bench is None:  # Not made where there is nothing to do.
+                    bench = Workbench(cell, splits, strategy, keep_on)
+                best = directory.best if may_stop else lambda: None
+                result = bench.run(points[trial], trial_seed, best)
+                result["trial"] = trial
+                directory.save(name, result)
+            print(_line(cell, name, result, directory.best()), flush=True)
+        is_first_round = tasks[0][3]
+        tasks = []
+        if is_first_round and study.rerun_seeds and not _unfinished(study, cell):
+            winner = winning_trial(directory)
+            if winner is not None:
+                tasks = [
+                    (rerun_name(winner, other), winner, other, False)
+                    for other in range(seed + 1, seed + 1 + study.rerun_seeds)
+                ]
+
+
+def winning_trial(directory: StudyDirectory) -> int | None:
+    """The first trial with the least steps to the result."""
+    best = directory.best()
+    for name, result in directory.results().items():
+        if name.startswith("run-") and best == result["steps_to_result"] is not None:
+            return result["trial"]
+    return None
+
+
+def _line(cell: Cell, name: str, result: dict, best: int | None) -> str:
+    point = ", ".join(f"{k} {v:.4g}" for k, v in result["metaparameters"].items())
+    seconds = sum(result["seconds"].values())
+    return (
+        f"batch {cell.run.batch_size}, sparsity {cell.run.target_sparsity:g}, {name}"
+        f"{f' ({point})' if point else ''}: {result['status']} after "
+        f"{result['steps']} steps, {seconds:.1f} s; best so far: {best}"
+    )
+
+
+def _run_in_processes(study: Study) -> None:
+    """Starts the processes and waits; the first failure ends them all.
+
+    Data and directories are looked at here first, so that what is wrong is said once.
+    """
+    run = study.cells[0].run
+    if not data_sources.locate(run.datasource, run.path_data).needs_tensorflow:
+        load(study)
+    context = multiprocessing.get_context("spawn")
+    processes = [
+        context.Process(target=_work_as_child, args=(study, os.getpid()))
+        for _ in range(study.parallel_trials)
+    ]
+    for process in processes:
+        process.start()
+    waiting = list(processes)
+    try:
+        while waiting:
+            multiprocessing.connection.wait([p.sentinel for p in waiting])
+            waiting = [p for p in waiting if p.exitcode is None]
+            failed = [p for p in processes if p.exitcode not in (None, 0)]
+            if failed:
+                raise ValueError(
+                    "A process of --parallel_trials ended with exit code "
+                    f"{failed[0].exitcode}; see above. What is finished is kept."
+                )
+    finally:
+        for process in processes:
+            process.terminate()
+            process.join()
+
+
+def _work_as_child(study: Study, parent: int) -> None:
+    if not study.cells[0].run.threads:
+        share = max(1, (os.cpu_count() or 1) // study.parallel_trials)
+        tf.config.threading.set_intra_op_parallelism_threads(share)
+        tf.config.threading.set_inter_op_parallelism_threads(share)
+
+    def keep_on() -> None:
+        # A parent that was killed cannot end its children.
+        if os.getppid() != parent:
+            raise SystemExit(1)
+
+    try:
+        _work(study, keep_on)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
