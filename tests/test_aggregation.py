@@ -20,7 +20,10 @@ def train(replicas, *arguments, **options):
     return apply_gradients(make_strategy(replicas), *arguments, **options)
 
 
-@pytest.mark.parametrize(("replicas", "graph"), [(1, True), (2, False), (3, True)])
+@pytest.mark.parametrize(
+    ("replicas", "graph"),
+    [(1, True), (2, False), pytest.param(3, True, marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("compressor", COMPRESSORS.values(), ids=COMPRESSORS)
 def test_replicas_stay_bit_equal_and_nothing_is_lost(replicas, compressor, graph):
     """Σ gradients = −weights + Σ residuals, exactly on dyadic values."""

@@ -94,6 +94,7 @@ def test_every_optimizer_in_fit_is_unchanged(name):
         assert_same(train(wrap), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIONS | OPTIONS_ALONE)
 def test_options_in_a_graph_are_unchanged(name):
     make = (OPTIONS | OPTIONS_ALONE)[name]

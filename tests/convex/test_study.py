@@ -17,6 +17,8 @@ from tem_tf.convex.configuration import METHODS, SPLITS, ConvexConfiguration
 from tem_tf.convex.methods import METHODS as METHOD_OBJECTS
 from tem_tf.convex.splits import SPLITS as SPLIT_NAMES
 
+pytestmark = pytest.mark.slow  # Whole runs.
+
 SHORT = (
     "--arch logistic-regression --compressors hard_threshold,topk,topk_equal "
     "--threshold 0.05 --k 2 --workers 4 --train_iterations 60 --seeds 2"

@@ -17,6 +17,8 @@ from tem_tf.workloads import data_sources
 from tem_tf.workloads.configuration import Configuration
 from tests.data_parallelism.small_data import write_mnist
 
+pytestmark = pytest.mark.slow  # Whole runs.
+
 SMALL = {
     "datasource": "mnist",
     "batch_size": 20,

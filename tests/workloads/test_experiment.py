@@ -14,9 +14,10 @@ from tem_tf.workloads import architectures, data_sources, experiment, results
 from tem_tf.workloads.configuration import Configuration
 
 # Keras 3.15 asks numpy 2 for an array in the old way when it saves.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:__array__ implementation:DeprecationWarning"
-)
+pytestmark = [
+    pytest.mark.slow,  # Whole runs.
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
 
 SMALL = {
     "datasource": "digits",
@@ -109,7 +110,6 @@ def test_run_leaves_what_it_promises(run):
     assert events_of(directory / "communication")["communication/density"] == [3, 6, 7]
 
 
-@pytest.mark.slow
 def test_same_seed_gives_the_same_run_bit_for_bit(run):
     settings = {
         "target_sparsity": 0.5,
