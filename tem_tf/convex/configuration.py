@@ -9,6 +9,7 @@ import dataclasses
 import math
 from typing import Any
 
+from tem_tf.workloads.checks import Checked
 from tem_tf.workloads.configuration import COMPRESSOR_SETTINGS
 
 METHODS = (
@@ -29,7 +30,7 @@ _NEEDS = {"hard_threshold": "threshold", "topk": "density", "random_k": "density
 
 
 @dataclasses.dataclass(frozen=True)
-class ConvexConfiguration:
+class ConvexConfiguration(Checked):
     """The settings of one study. `main.py --help` says what each one means.
 
     Raises:
@@ -187,21 +188,6 @@ class ConvexConfiguration:
                 f"`{name}` must be two integers between {least} and {most}. "
                 f"Received: {name}={pair}."
             )
-
-    def _integer(self, name: str, least: int) -> None:
-        value = getattr(self, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ValueError(
-                f"`{name}` must be an integer of at least {least}. "
-                f"Received: {name}={value!r}."
-            )
-
-    def _number(self, name: str, rule: str, holds: Any, advice: str = "") -> None:
-        value = getattr(self, name)
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not is_number or not holds(value):  # NaN fails every comparison
-            message = f"`{name}` must be a number {rule}. Received: {name}={value!r}."
-            raise ValueError(f"{message} {advice}".rstrip())
 
 
 _FRACTION = "Pass a fraction: 10 % is 0.1."

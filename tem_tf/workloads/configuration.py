@@ -12,6 +12,8 @@ import math
 from collections.abc import Collection
 from typing import Any
 
+from tem_tf.workloads.checks import Checked
+
 DATASOURCES = ("digits", "mnist", "fashion-mnist", "cifar-10")
 ARCHITECTURES = ("simple-cnn", "resnet-8")
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam")
@@ -33,7 +35,7 @@ PER_WORKER_SETTINGS = ("path_data", "logdir", "threads")
 
 
 @dataclasses.dataclass(frozen=True)
-class Configuration:
+class Configuration(Checked):
     """The settings of one run. `main.py --help` says what each one means.
 
     `None` means "not given": a compressor's settings, and `goal_error`, which ends a
@@ -187,21 +189,6 @@ class Configuration:
                 f"`{name}` must be one of {', '.join(allowed)}. "
                 f"Received: {name}={value!r}."
             )
-
-    def _integer(self, name: str, least: int) -> None:
-        value = getattr(self, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ValueError(
-                f"`{name}` must be an integer of at least {least}. "
-                f"Received: {name}={value!r}."
-            )
-
-    def _number(self, name: str, rule: str, holds: Any, advice: str = "") -> None:
-        value = getattr(self, name)
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not is_number or not holds(value):  # NaN fails every comparison
-            message = f"`{name}` must be a number {rule}. Received: {name}={value!r}."
-            raise ValueError(f"{message} {advice}".rstrip())
 
 
 def check_divisible(batch_size: int, replicas: int) -> None:
