@@ -33,11 +33,16 @@ if _keras.backend.backend() != "tensorflow":
 
 from tem_tf.callbacks import TensorBoardSparsification
 from tem_tf.compressors import (
+    Accordion,
     Compressor,
     HardThreshold,
     Identity,
+    Piecewise,
+    Ramp,
     RandomK,
+    Schedule,
     TopK,
+    TopKSchedule,
 )
 from tem_tf.cross_device_ops import SparsifiedCrossDeviceOps
 from tem_tf.memory import ErrorFeedback, Memory
@@ -46,17 +51,22 @@ from tem_tf.sparse_gradient import SparseGradient
 from tem_tf.strategy import MultiWorkerMirroredStrategy
 
 __all__ = [
+    "Accordion",
     "Compressor",
     "ErrorFeedback",
     "HardThreshold",
     "Identity",
     "Memory",
     "MultiWorkerMirroredStrategy",
+    "Piecewise",
+    "Ramp",
     "RandomK",
+    "Schedule",
     "SparseGradient",
     "SparsifiedCrossDeviceOps",
     "SparsifiedOptimizer",
     "TensorBoardSparsification",
     "TopK",
+    "TopKSchedule",
     "__version__",
 ]

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tem_tf import metrics, wire
-from tem_tf.compressors import Compressor, Identity, Message
+from tem_tf.compressors import Compressor, Identity, Message, Observed
 from tem_tf.cross_device_ops import SparsifiedCrossDeviceOps
 from tem_tf.memory import Memory
 from tem_tf.options import Options
@@ -34,6 +34,7 @@ class Received(NamedTuple):
         total: float32 (n,). Sum of the decoded messages.
         block: float32 (m,). Sum of the dense blocks.
         nonfinite: int32 scalar. Number of replicas whose gradient was not finite.
+        entries: int64 scalar. Entries in the messages of all replicas, blocks apart.
         words: int32 scalar. 32-bit words that this replica contributed.
         padding: int32 scalar. Words of padding that it had to add.
     """
@@ -41,6 +42,7 @@ class Received(NamedTuple):
     total: tf.Tensor
     block: tf.Tensor
     nonfinite: tf.Tensor
+    entries: tf.Tensor
     words: tf.Tensor
     padding: tf.Tensor
 
@@ -143,6 +145,12 @@ class Aggregator:
         else:
             outcome = path(compressor)
 
+        received = outcome.received
+        observed = Observed(
+            received.total, received.entries, context.num_replicas_in_sync
+        )
+        kept = compressor.observe(outcome.compressor_state, observed, step, segments)
+        outcome = outcome._replace(compressor_state=kept)
         with tf.control_dependencies(self._checks(outcome)):
             self._write_states(outcome, segments)
             self._count(outcome, norm, unit)
@@ -311,7 +319,7 @@ def _gather(
     payload = wire.encode(message, block, nonfinite)
     rows = exchange.gather_payloads(payload)
     total, sum_of_blocks = tf.zeros([message.size]), tf.zeros_like(block)
-    nonfinite = tf.constant(0)
+    nonfinite, entries = tf.constant(0), tf.constant(0, tf.int64)
     # In replica order, and within a message no entry twice: the same floating-point
     # sum on every replica and device.
     for row in tf.unstack(rows):
@@ -319,9 +327,10 @@ def _gather(
         total = received.message.add_to(total)
         sum_of_blocks += received.block
         nonfinite += received.nonfinite
+        entries += tf.size(received.message.values, tf.int64)
     words = tf.size(payload)
     padding = tf.shape(rows)[1] - words if exchange.pads() else tf.constant(0)
-    return Received(total, sum_of_blocks, nonfinite, words, padding)
+    return Received(total, sum_of_blocks, nonfinite, entries, words, padding)
 
 
 def _reduce(
@@ -338,7 +347,8 @@ def _reduce(
     total = message._replace(values=summed[:count]).to_dense()
     sum_of_blocks = tf.reshape(summed[count:-1], block.shape)
     nonfinite = tf.cast(summed[-1], tf.int32)
-    return Received(total, sum_of_blocks, nonfinite, words, tf.constant(0))
+    entries = exchange.replicas() * tf.cast(count, tf.int64)
+    return Received(total, sum_of_blocks, nonfinite, entries, words, tf.constant(0))
 
 
 _TRANSPORTS = {"gather": _gather, "reduce": _reduce}

@@ -79,6 +79,10 @@ class SparsifiedCrossDeviceOps(_internals.DelegatingCrossDeviceOps):
             lambda yes, no: tf.where(predicate, yes, no), true_fn(), false_fn()
         )
 
+    def replicas(self) -> int:
+        """Number of replicas that exchange."""
+        return _replica_context().num_replicas_in_sync
+
     def pads(self) -> bool:
         """Whether padding of `gather_payloads` travels on a wire."""
         return _internals.is_multi_worker(_replica_context().strategy)

@@ -16,6 +16,12 @@ COMPRESSORS = {
     "topk_model": tem_tf.TopK(density=0.3, scope="model"),
     "topk_model_all": tem_tf.TopK(density=1.0, scope="model"),
     "random_k": tem_tf.RandomK(0.3, seed=1),
+    "hard_threshold_ramp": tem_tf.HardThreshold(tem_tf.Ramp(1.0, 0.25, steps=6)),
+    "topk_warmup": tem_tf.TopK(tem_tf.Piecewise((1, 5), (1.0, 0.5, 0.2))),
+    "topk_ramp_model": tem_tf.TopK(tem_tf.Ramp(0.5, 0.1, steps=4), scope="model"),
+    "topk_schedule": tem_tf.TopKSchedule([12, 3, 0, 1, 2]),
+    "random_k_ramp": tem_tf.RandomK(tem_tf.Ramp(0.5, 0.1, steps=4), seed=1),
+    "accordion": tem_tf.Accordion(0.2, 0.5, interval_steps=2),
 }
 
 

@@ -1,0 +1,64 @@
+"""Compressors that send random entries, the same on all workers."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+import tensorflow as tf
+
+from tem_tf.compressors.contract import Compressor
+from tem_tf.compressors.schedules import Strength, check_density, is_integer
+from tem_tf.compressors.topk import kept, mask_of
+from tem_tf.sparse_gradient import SparseGradient
+
+
+@keras.saving.register_keras_serializable(package="tem_tf")
+@dataclasses.dataclass(frozen=True)
+class RandomK(Compressor):
+    """Sends k random entries, the same on all workers, so that no indices travel.
+
+    The draw depends on `seed` and the step alone. Values are not rescaled: with error
+    feedback what is not drawn stays in the residual.
+
+    Args:
+        density: Float in (0, 1], or a `Schedule` of the step.
+            k = max(1, floor(density·n)) entries of the whole gradient are sent.
+            Higher => more entries sent.
+        seed: Int >= 0.
+
+    References:
+        Stich et al., NeurIPS 2018, arXiv 1809.07599, definition 2.2.
+    """
+
+    density: Strength
+    seed: int = 0
+
+    aggregation = "reduce"
+
+    def __post_init__(self):
+        check_density(self.density)
+        if not is_integer(self.seed) or not 0 <= self.seed < 2**31:
+            raise ValueError(
+                f"`seed` must be an integer in [0, 2**31). Received: seed={self.seed!r}"
+            )
+
+    def select(self, vector, segments, step, state):
+        size = vector.shape[0]
+        return mask_of(self._draw(size, step), size), state
+
+    def compress(self, state, corrected, step, segments):
+        indices = self._draw(corrected.shape[0], step)
+        values = tf.gather(corrected, indices)
+        return SparseGradient(values, indices, corrected.shape[0]), state
+
+    def _draw(self, size: int, step: tf.Tensor) -> tf.Tensor:
+        """k distinct positions in [0, size): int32 (k,)."""
+        if size == 0:
+            return tf.zeros([0], tf.int32)
+        # A pseudo-random permutation of [0, size), evaluated at 0..k-1.
+        return tf.random.experimental.index_shuffle(
+            tf.range(kept(self.density, size, step)),
+            seed=tf.stack([tf.constant(self.seed, tf.int64), tf.cast(step, tf.int64)]),
+            max_index=size - 1,
+        )

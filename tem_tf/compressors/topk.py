@@ -1,0 +1,282 @@
+"""Compressors that send the entries of greatest magnitude, k of them at step t.
+
+k follows from a density, constant or scheduled, from a list, or from the gradient's
+norm over time (ACCORDION). Of equal magnitudes the lower index is sent.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tem_tf.compressors.contract import Compressor, Observed
+from tem_tf.compressors.schedules import (
+    Schedule,
+    Strength,
+    check_density,
+    is_integer,
+    is_number,
+    strength_at,
+)
+from tem_tf.packing import Segments
+
+
+@keras.saving.register_keras_serializable(package="tem_tf")
+@dataclasses.dataclass(frozen=True)
+class TopK(Compressor):
+    """Sends the k entries of greatest magnitude; of equals, those of lower index.
+
+    Args:
+        density: Float in (0, 1], or a `Schedule` of the step.
+            k = max(1, floor(density·n)) entries are sent. Higher => more entries sent.
+            Give `density` or `k`.
+        k: Int >= 1. Number of entries (all, where there are fewer).
+        scope: "layer": `density` or `k` holds for each variable by itself. "model":
+            for the whole gradient.
+
+    Raises:
+        ValueError: an argument is out of range.
+
+    References:
+        Sahu et al., NeurIPS 2021, arXiv 2108.00951, section 6 compares with both.
+    """
+
+    density: Strength | None = None
+    k: int | None = None
+    scope: Literal["layer", "model"] = "layer"
+
+    def __post_init__(self):
+        if (self.density is None) == (self.k is None):
+            raise ValueError(
+                "Exactly one of `density` and `k` must be given. "
+                f"Received: density={self.density!r}, k={self.k!r}"
+            )
+        if self.density is not None:
+            check_density(self.density)
+        if self.k is not None and (not is_integer(self.k) or self.k < 1):
+            raise ValueError(f"`k` must be an integer >= 1. Received: k={self.k!r}")
+        if self.scope not in ("layer", "model"):
+            raise ValueError(
+                f'`scope` must be "layer" or "model". Received: scope={self.scope!r}'
+            )
+
+    def select(self, vector, segments, step, state):
+        def largest(part: tf.Tensor) -> tf.Tensor:
+            return mask_of_largest(part, self._count(part.shape[0], step))
+
+        if self.scope == "model":
+            return largest(vector), state
+        return _of_each(vector, segments, largest), state
+
+    def _count(self, size: int, step: tf.Tensor) -> int | tf.Tensor:
+        if self.density is None:
+            return min(self.k or 0, size)
+        return kept(self.density, size, step)
+
+
+@keras.saving.register_keras_serializable(package="tem_tf")
+@dataclasses.dataclass(frozen=True)
+class TopKSchedule(Compressor):
+    """Sends the k_t largest entries of the whole gradient at step t, from a list.
+
+    With the k_t that a hard threshold used (mean over workers), it is the control that
+    tells what a threshold gains by *what* it selects from what it gains by *when* it
+    sends much.
+
+    Args:
+        counts: Integers >= 0, one for each step. The last holds from there on. A k_t
+            above the gradient's size sends all of it.
+
+    Raises:
+        ValueError: `counts` is empty or holds something else.
+
+    Example:
+
+    >>> replay = TopKSchedule([2, 0, 1])
+    >>> p = tf.constant([0.5, -2.0, 1.0])
+    >>> [len(replay.compress((), p, t, ())[0].values) for t in range(5)]
+    [2, 0, 1, 1, 1]
+    """
+
+    counts: tuple[int, ...]
+
+    def __post_init__(self):
+        counts = self.counts
+        if isinstance(counts, (Sequence, np.ndarray)) and not isinstance(counts, str):
+            counts = tuple(counts)
+        if (
+            not isinstance(counts, tuple)
+            or not counts
+            or not all(is_integer(count) and 0 <= count < 2**31 for count in counts)
+        ):
+            received = repr(self.counts)
+            raise ValueError(
+                "`counts` must be integers in [0, 2**31), one for each step. "
+                f"Received: counts={received[:60]}{'…' if len(received) > 60 else ''}"
+            )
+        object.__setattr__(self, "counts", tuple(map(int, counts)))  # It is frozen.
+
+    def select(self, vector, segments, step, state):
+        position = tf.minimum(tf.cast(step, tf.int32), len(self.counts) - 1)
+        count = tf.constant(self.counts, tf.int32)[position]
+        return mask_of_largest(vector, tf.minimum(count, vector.shape[0])), state
+
+
+@keras.saving.register_keras_serializable(package="tem_tf")
+@dataclasses.dataclass(frozen=True)
+class Accordion(Compressor):
+    """Top-k of each variable at one of two densities, decided anew now and then.
+
+    Every `interval_steps` steps (0, I, 2I, …) each variable's aggregated gradient, as
+    decoded, is looked at, after the exchange. From the next step on the variable has
+    the high density if that was step 0, if the learning rate was lowered since the
+    last decision, or if the norm changed by more than `change` of what it was at the
+    last decision; else the low one. Step 0 itself has the high density. All workers
+    see the same aggregate, so they decide alike; nothing more is sent.
+
+    Args:
+        low_density: Float in (0, 1]. k = max(1, floor(density·n)) of each variable.
+        high_density: Float in (0, 1], at least `low_density`.
+        interval_steps: Int >= 1, default 1000. Steps between two decisions. The study
+            decides every 10 epochs: pass 10 times the steps of an epoch.
+        learning_rate_decays: Steps > 0 from which on the learning rate is lower.
+            Default: none. With keras.optimizers.schedules.PiecewiseConstantDecay these
+            are its boundaries plus one.
+        change: Float > 0, default 0.5. Relative change of the norm that counts as
+            much. Higher => fewer entries sent.
+
+    Raises:
+        ValueError: an argument is out of range.
+
+    References:
+        Agarwal et al., MLSys 2021, arXiv 2010.16248, algorithm 1, as used by Sahu et
+        al., NeurIPS 2021, arXiv 2108.00951 (0.1 % and 1 %; change 0.5). There the
+        local gradient of one worker decides, before its step, for all.
+    """
+
+    low_density: float
+    high_density: float
+    interval_steps: int = 1000
+    learning_rate_decays: tuple[int, ...] = ()
+    change: float = 0.5
+
+    def __post_init__(self):
+        for name in ("low_density", "high_density"):
+            density = getattr(self, name)
+            if isinstance(density, Schedule):
+                raise ValueError(
+                    f"`{name}` must be a number: which of both holds is decided in "
+                    f"training. Received: {name}={density!r}"
+                )
+            check_density(density, name)
+        if self.high_density < self.low_density:
+            raise ValueError(
+                "`high_density` must be at least `low_density`. Received: "
+                f"low_density={self.low_density}, high_density={self.high_density}"
+            )
+        if not is_integer(self.interval_steps) or self.interval_steps < 1:
+            raise ValueError(
+                "`interval_steps` must be an integer >= 1. "
+                f"Received: interval_steps={self.interval_steps!r}"
+            )
+        decays = self.learning_rate_decays
+        if not isinstance(decays, (tuple, list)) or not all(
+            is_integer(step) and step > 0 for step in decays
+        ):
+            raise ValueError(
+                "`learning_rate_decays` must be a tuple of integers > 0. "
+                f"Received: learning_rate_decays={decays!r}"
+            )
+        object.__setattr__(self, "learning_rate_decays", tuple(map(int, decays)))
+        if not is_number(self.change) or not 0 < self.change < float("inf"):
+            raise ValueError(
+                "`change` must be a finite number > 0. "
+                f"Received: change={self.change!r}"
+            )
+
+    def init(self, segments):
+        """`high`: bool (variables,). `norms` of the last decision: float32, as many."""
+        high = tf.ones([len(segments)], tf.bool)
+        return {"high": high, "norms": tf.zeros([len(segments)])}
+
+    def select(self, vector, segments, step, state):
+        high = iter(tf.unstack(state["high"], num=len(segments)))
+
+        def largest(part: tf.Tensor) -> tf.Tensor:
+            size = part.shape[0]
+            low, most = (kept(d, size) for d in (self.low_density, self.high_density))
+            # Of static shape, so that each simulated worker may have its own k.
+            return mask_of_largest(part, most, tf.where(next(high), most, low))
+
+        return _of_each(vector, segments, largest), state
+
+    def observe(self, state, observed, step, segments):
+        step = tf.cast(step, tf.int64)
+        return tf.cond(
+            step % self.interval_steps == 0,
+            lambda: self._decide(state, observed, step, segments),
+            lambda: state,
+        )
+
+    def _decide(
+        self, state: Any, observed: Observed, step: tf.Tensor, segments: Segments
+    ) -> Any:
+        norms = [tf.norm(observed.aggregate[s.slice]) for s in segments]
+        norms = tf.cast(tf.stack(norms), tf.float32) if norms else state["norms"]
+        before = state["norms"]
+        changed = tf.abs(norms - before) > self.change * before
+        decays = self.learning_rate_decays
+        decays = tf.constant(decays, tf.int64, [len(decays)])
+        lowered = tf.reduce_any(
+            (decays <= step) & (decays > step - self.interval_steps)
+        )
+        return {"high": changed | lowered | (step == 0), "norms": norms}
+
+
+def kept(
+    density: Strength, size: int, step: tf.Tensor | None = None
+) -> int | tf.Tensor:
+    """k = max(1, floor(density·n + 1e-9)); the 1e-9 so that 0.29·100 keeps 29.
+
+    An integer, or an int32 scalar if `density` is a schedule.
+    """
+    if not isinstance(density, Schedule) or not size:
+        return max(1, int(float(density) * size + 1e-9)) if size else 0
+    share = strength_at(density, step)
+    return tf.maximum(1, tf.cast(tf.floor(share * size + 1e-9), tf.int32))
+
+
+def mask_of(indices: tf.Tensor, size: int, values: Any = True) -> tf.Tensor:
+    """Bool (size,), false but at `indices` (k,)."""
+    values = tf.broadcast_to(values, tf.shape(indices))
+    return tf.tensor_scatter_nd_update(
+        tf.zeros([size], tf.bool), indices[:, tf.newaxis], values
+    )
+
+
+def mask_of_largest(
+    vector: tf.Tensor, most: int | tf.Tensor, count: tf.Tensor | None = None
+) -> tf.Tensor:
+    """Bool (n,), true at the `count` entries of greatest magnitude; `most` if None.
+
+    No more than `most` may be asked for. Of equal magnitudes the lower index comes
+    first.
+    """
+    size = vector.shape[0]
+    if size == 0:
+        return tf.zeros([0], tf.bool)
+    order = tf.math.top_k(tf.abs(vector), most).indices
+    if count is None:
+        return mask_of(order, size)
+    return mask_of(order, size, tf.range(most) < count)
+
+
+def _of_each(vector: tf.Tensor, segments: Segments, mask: Any) -> tf.Tensor:
+    """Masks of all variables end to end."""
+    parts = [mask(vector[segment.slice]) for segment in segments]
+    return tf.concat(parts or [tf.zeros([0], tf.bool)], axis=0)
