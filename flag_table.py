@@ -33,29 +33,38 @@ RUN_FLAGS: dict[str, tuple[FlagRow, ...]] = {
             "datasource",
             str,
             "mnist",
-            "Images: digits, mnist, fashion-mnist or cifar-10.",
+            "Images: digits, mnist, fashion-mnist, cifar-10 or cifar-100.",
         ),
         FlagRow(
             "path_data",
             str,
             None,
-            "Directory that holds MNIST/, Fashion-MNIST/ or cifar-10-batches-py/. "
-            "Without it, or if the folder is not in it, the data comes from "
-            "tensorflow-datasets.",
+            "Directory that holds MNIST/, Fashion-MNIST/, cifar-10-batches-py/ or "
+            "cifar-100-python/. Without it, or if the folder is not in it, the data "
+            "comes from tensorflow-datasets.",
         ),
         FlagRow(
             "arch",
             str,
             "simple-cnn",
-            "Network: simple-cnn or resnet-8; or logistic-regression.",
+            "Network: simple-cnn, resnet-8, resnet-18, senet-18 or googlenet; or "
+            "logistic-regression.",
         ),
         FlagRow(
             "target_sparsity",
             float,
             0.9,
-            "Share of the network's entries, in [0, 1), pruned before training. "
-            "Several values make a study.",
+            "Share of the network's entries, in [0, 1), pruned before training. Not "
+            "given, 0 for all networks but simple-cnn and resnet-8. Several values "
+            "make a study.",
             takes_several=True,
+        ),
+        FlagRow(
+            "augmentation",
+            str,
+            "none",
+            "Of training images: none, crop-flip (32 of 40 pixels, mirrored or not) or "
+            "crop-flip-rotate (and by at most 15 degrees).",
         ),
     ),
     "Training": (
@@ -74,8 +83,28 @@ RUN_FLAGS: dict[str, tuple[FlagRow, ...]] = {
             "decay_type",
             str,
             "constant",
-            "Learning rate over time: constant, or linear down to "
-            "end_learning_rate_factor times its start over decay_steps steps.",
+            "Learning rate over time: constant, linear down to "
+            "end_learning_rate_factor times its start over decay_steps steps, or step, "
+            "a tenth from each of decay_epochs on.",
+        ),
+        FlagRow(
+            "decay_epochs",
+            int,
+            None,
+            "Of decay_type step: epochs, in rising order.",
+            takes_several=True,
+        ),
+        FlagRow(
+            "learning_rate_warmup_epochs",
+            int,
+            0,
+            "Epochs in which the rate rises to learning_rate_warmup_factor times it.",
+        ),
+        FlagRow(
+            "learning_rate_warmup_factor",
+            float,
+            1.0,
+            "Learning rate after its warm-up, as a multiple of the first.",
         ),
         FlagRow(
             "decay_steps",
@@ -92,6 +121,23 @@ RUN_FLAGS: dict[str, tuple[FlagRow, ...]] = {
         ),
         FlagRow(
             "momentum", float, 0.9, "Momentum, in [0, 1), of momentum and nesterov."
+        ),
+        FlagRow(
+            "weight_decay",
+            float,
+            0.0,
+            "Share of the weights that is added to their summed gradient, not of batch "
+            "norm's; 0 with adam.",
+        ),
+        FlagRow("beta_1", float, 0.9, "Of adam, in [0, 1)."),
+        FlagRow("beta_2", float, 0.999, "Of adam, in [0, 1)."),
+        FlagRow("epsilon", float, 1e-7, "Of adam, above 0."),
+        FlagRow(
+            "running_mean_epochs",
+            int,
+            0,
+            "Epochs over which the weights are averaged, then anew; the mean is "
+            "evaluated beside the last weights. 0: no mean.",
         ),
         FlagRow(
             "seed", int, 0, "Of initial weights and the order of examples; at least 0."

@@ -1,4 +1,4 @@
-r"""Trains an image classifier with compressed gradients, pruned at initialisation.
+r"""Trains a network with compressed gradients, images pruned at initialisation.
 
 Examples:
   python main.py --datasource digits --train_iterations 500
@@ -138,6 +138,10 @@ def settings_of_run() -> dict[str, Any]:
     settings = {
         name: FLAGS[name].value for group in GROUPS.values() for name in group.split()
     }
+    from tem_tf.workloads.workload_settings import DPS_NETWORKS
+
+    if not FLAGS["target_sparsity"].present and settings["arch"] not in DPS_NETWORKS:
+        settings["target_sparsity"] = 0.0
     if settings["logdir"] is None:
         settings["logdir"] = os.path.join("runs", time.strftime("%Y%m%d-%H%M%S"))
     return settings
@@ -243,7 +247,9 @@ def run_convex() -> int:
 def _report(result: dict[str, Any], logdir: str) -> str:
     lines = [f"{result['status']} after {result['steps']} steps"]
     if result["test"]:
-        lines.append(f"test accuracy   {result['test']['accuracy']:.4f}")
+        _, *metrics = result["test"].items()  # The first is the loss.
+        for name, value in metrics:
+            lines.append(f"{'test ' + name.replace('_', ' '):<16}{value:.4f}")
     communication = result["communication"]
     if communication:
         sent = communication["payload_bytes"] + communication["padded_bytes"]
@@ -280,7 +286,11 @@ def _help() -> str:
     return "\n".join(lines)
 
 
-_INDENTS = {"initial_indent": " " * 6, "subsequent_indent": " " * 6}
+_INDENTS = {
+    "initial_indent": " " * 6,
+    "subsequent_indent": " " * 6,
+    "break_on_hyphens": False,  # Names of values have them.
+}
 
 
 def parse(argv: list[str]) -> None:

@@ -12,9 +12,13 @@ from typing import Any
 
 from tem_tf.data_parallelism.metaparameters import check_kinds
 from tem_tf.workloads.configuration import Configuration
+from tem_tf.workloads.workload_settings import DPS_NETWORKS, WorkloadSettings
 
 # Settings of a run that do not change what a trial finds.
 _WITHOUT_EFFECT = ("path_data", "logdir", "threads", "save_interval")
+
+# Settings that a study leaves at their defaults, so that its identity is without them.
+_UNSET = {field.name: field.default for field in dataclasses.fields(WorkloadSettings)}
 
 # Settings whose value a cell's name shows if it is not this one.
 _NAMED = {
@@ -52,6 +56,18 @@ class Cell:
     stop_beyond_best: bool = False
 
     def __post_init__(self) -> None:
+        if self.run.arch not in DPS_NETWORKS:
+            raise ValueError(
+                f"`arch` of a study must be one of {', '.join(DPS_NETWORKS)}. "
+                f"Received: arch={self.run.arch!r}."
+            )
+        for name, default in _UNSET.items():
+            value = getattr(self.run, name)
+            if value != default:
+                raise ValueError(
+                    f"`{name}` cannot be set in a study. Received: {name}={value!r}. "
+                    f"Leave --{name} out."
+                )
         check_kinds(self.mparams_kind, self.run.optimizer, self.run.decay_type)
         goal = self.run.goal_error
         if goal is None or not 0 < goal < 1:
@@ -72,7 +88,7 @@ class Cell:
     def identity(self) -> dict[str, Any]:
         """All that must be equal for two commands to share a study directory."""
         settings = self.run.as_dict()
-        for name in (*_WITHOUT_EFFECT, *self.mparams_kind):
+        for name in (*_WITHOUT_EFFECT, *_UNSET, *self.mparams_kind):
             del settings[name]
         own = {
             field.name: getattr(self, field.name)

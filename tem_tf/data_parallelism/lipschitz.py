@@ -17,8 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tem_tf.workloads.batches import DeviceSplit, cross_entropy
-from tem_tf.workloads.training import EVALUATION_BATCH
+from tem_tf.workloads.batches import EVALUATION_BATCH, DeviceSplit, cross_entropy
 
 GAMMAS = tuple(i / 10 for i in range(1, 10))
 

@@ -149,8 +149,8 @@ class Workbench:
         }
 
     def _new_model(self, seed: int) -> Any:
-        arch = self.cell.run.arch
-        return architectures.build(arch, self.splits.data.input_shape, seed)
+        arch, data = self.cell.run.arch, self.splits.data
+        return architectures.build(arch, data.input_shape, seed, data.classes)
 
     def _prepare(self, seed: int, stopwatch: Stopwatch) -> None:
         """Puts the network to its start: weights and masks of a seed."""

@@ -54,7 +54,8 @@ class TunableOptimizer:
             for name in TUNABLE
         }
         decay = _Decay(self._values, configuration.decay_type == "linear")
-        inner = OPTIMIZERS[configuration.optimizer](decay, self._values["momentum"])
+        make = OPTIMIZERS[configuration.optimizer]
+        inner = make(decay, self._values["momentum"], configuration)
         self.optimizer: tem_tf.SparsifiedOptimizer = sparsified(inner, configuration)
 
     def set(self, configuration: Configuration) -> None:

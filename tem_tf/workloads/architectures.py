@@ -1,8 +1,8 @@
-"""The DPS study's networks, as Keras models that return logits.
+"""The DPS study's networks, as Keras models that return logits; and the list of all.
 
 Layers, order of operations and initialisation follow the authors' code (arXiv
 2003.11316): weights by variance scaling (fan-in, truncated normal, scale 1), biases
-zero. `ARCHITECTURES` lists them by name.
+zero. `ARCHITECTURES` lists them and those of deep_networks.py by name.
 """
 
 from __future__ import annotations
@@ -10,25 +10,29 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import keras
-import numpy as np
 from keras import layers
 
+from tem_tf.workloads import deep_networks
 from tem_tf.workloads.data_files import CLASSES
+from tem_tf.workloads.weighted_layers import Weighted
 
 Shape = tuple[int, int, int]
 
 
-def build(arch: str, input_shape: Shape, seed: int) -> keras.Model:
+def build(
+    arch: str, input_shape: Shape, seed: int, classes: int = CLASSES
+) -> keras.Model:
     """Builds a network.
 
     Args:
         arch: A key of `ARCHITECTURES`.
         input_shape: (height, width, channels) of the images.
         seed: Integer >= 0. The same seed draws the same initial weights.
+        classes: Number of classes.
 
     Returns:
         A model from float32 (batch, height, width, channels), standardised, to logits
-        (batch, 10).
+        (batch, classes).
 
     Raises:
         ValueError: the images are too small for the network.
@@ -45,43 +49,11 @@ def build(arch: str, input_shape: Shape, seed: int) -> keras.Model:
             f"Received: images of the shape {tuple(input_shape)}."
         )
     inputs = keras.Input(input_shape)
-    outputs = network(inputs, _Weighted(seed))
+    outputs = network(inputs, Weighted(seed, classes))
     return keras.Model(inputs, outputs, name=arch.replace("-", "_"))
 
 
-class _Weighted:
-    """Makes the layers with weights, each with its own name and its own seed."""
-
-    def __init__(self, seed: int) -> None:
-        self._seeds = np.random.default_rng(np.random.SeedSequence(seed))
-        self._convolutions = 0
-
-    def convolution(self, x, filters, size, stride=1, padding="same"):
-        self._convolutions += 1
-        return layers.Conv2D(
-            filters,
-            size,
-            stride,
-            padding,
-            kernel_initializer=self._initialiser(),
-            name=f"convolution_{self._convolutions}",
-        )(x)
-
-    def dense(self, x):
-        return layers.Dense(
-            CLASSES, kernel_initializer=self._initialiser(), name="dense"
-        )(x)
-
-    def _initialiser(self) -> keras.initializers.Initializer:
-        return keras.initializers.VarianceScaling(
-            scale=1.0,
-            mode="fan_in",
-            distribution="truncated_normal",
-            seed=int(self._seeds.integers(2**31)),
-        )
-
-
-def _simple_cnn(x: keras.KerasTensor, weighted: _Weighted) -> keras.KerasTensor:
+def _simple_cnn(x: keras.KerasTensor, weighted: Weighted) -> keras.KerasTensor:
     """Two valid 5×5 convolutions, pooling, one dense layer: 62,346 on 28×28×1."""
     for filters in (32, 64):
         x = layers.ReLU()(weighted.convolution(x, filters, 5, padding="valid"))
@@ -89,7 +61,7 @@ def _simple_cnn(x: keras.KerasTensor, weighted: _Weighted) -> keras.KerasTensor:
     return weighted.dense(layers.Flatten()(x))
 
 
-def _resnet_8(x: keras.KerasTensor, weighted: _Weighted) -> keras.KerasTensor:
+def _resnet_8(x: keras.KerasTensor, weighted: Weighted) -> keras.KerasTensor:
     """Three pre-activation blocks without batch norm: 75,050 on 32×32×3."""
     x = weighted.convolution(x, 16, 3)
     for filters, stride in ((16, 1), (32, 2), (64, 2)):
@@ -107,8 +79,12 @@ def _resnet_8(x: keras.KerasTensor, weighted: _Weighted) -> keras.KerasTensor:
 
 
 # name -> (least height and width of an image, the network). 16 is the least that leaves
-# Simple-CNN's second pooling a pixel; ResNet-8 halves twice.
+# Simple-CNN's second pooling a pixel; ResNet-8 halves twice, ResNet-18 and SENet-18
+# three times, GoogLeNet twice.
 ARCHITECTURES: dict[str, tuple[int, Callable]] = {
     "simple-cnn": (16, _simple_cnn),
     "resnet-8": (4, _resnet_8),
+    "resnet-18": (8, deep_networks.resnet_18),
+    "senet-18": (8, deep_networks.senet_18),
+    "googlenet": (4, deep_networks.googlenet),
 }

@@ -12,12 +12,14 @@ import math
 from collections.abc import Collection
 from typing import Any
 
-from tem_tf.workloads.checks import Checked
+from tem_tf.workloads.workload_settings import (
+    ARCHITECTURES,
+    DATASOURCES,
+    WorkloadSettings,
+)
 
-DATASOURCES = ("digits", "mnist", "fashion-mnist", "cifar-10")
-ARCHITECTURES = ("simple-cnn", "resnet-8")
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam")
-DECAY_TYPES = ("constant", "linear")
+DECAY_TYPES = ("constant", "linear", "step")
 VALUE_DTYPES = ("float32",)
 TOPK_SCOPES = ("layer", "model")
 
@@ -35,7 +37,7 @@ PER_WORKER_SETTINGS = ("path_data", "logdir", "threads")
 
 
 @dataclasses.dataclass(frozen=True)
-class Configuration(Checked):
+class Configuration(WorkloadSettings):
     """The settings of one run. `main.py --help` says what each one means.
 
     `None` means "not given": a compressor's settings, and `goal_error`, which ends a
@@ -82,6 +84,7 @@ class Configuration(Checked):
     def __post_init__(self) -> None:
         self._check_data_and_network()
         self._check_training()
+        self._check_workload()
         self._check_compression()
         self._check_process()
 

@@ -1,4 +1,4 @@
-"""Readers of image files: idx (MNIST, Fashion-MNIST) and CIFAR-10's pickled batches.
+"""Readers of image files: idx (MNIST, Fashion-MNIST) and CIFAR's pickled batches.
 
 Every reader checks what it reads and names the file that is wrong.
 """
@@ -24,7 +24,7 @@ _MNIST_PREFIXES = ("train", "t10k")
 _CIFAR_TRAIN = tuple(f"data_batch_{i}" for i in range(1, 6))
 _CIFAR_TEST = "test_batch"
 
-# All that a pickled CIFAR-10 batch, a dict of a numpy array and lists, needs.
+# All that a pickled CIFAR batch, a dict of a numpy array and lists, needs.
 _CIFAR_GLOBALS = {
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
@@ -122,11 +122,38 @@ def read_cifar10(folder: Path) -> tuple[Arrays, Arrays]:
     return (np.concatenate(images), np.concatenate(labels)), test
 
 
+def read_cifar100(folder: Path) -> tuple[Arrays, Arrays]:
+    """Reads CIFAR-100's python files (`cifar-100-python/train` and `test`).
+
+    Returns:
+        As `read_cifar10`; labels are the 100 fine ones.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_cifar10`.
+    """
+    train, test = (
+        read_cifar_batch(folder / name, "CIFAR-100 file", b"fine_labels", 100)
+        for name in ("train", "test")
+    )
+    return train, test
+
+
 def read_cifar10_batch(path: Path) -> Arrays:
+    """Reads one batch of CIFAR-10."""
+    return read_cifar_batch(path, "CIFAR-10 batch", b"labels", CLASSES)
+
+
+def read_cifar_batch(path: Path, kind: str, key: bytes, classes: int) -> Arrays:
     """Reads one pickled batch; https://www.cs.toronto.edu/~kriz/cifar.html.
 
     A pickle can run any program when it is read. This reader allows the few names that
     a dict of arrays and lists needs and refuses every other.
+
+    Args:
+        path: The file.
+        kind: What it should be, for messages.
+        key: Of the labels.
+        classes: Number of classes.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing.")
@@ -134,14 +161,12 @@ def read_cifar10_batch(path: Path) -> Arrays:
         with path.open("rb") as file:
             batch = _ArrayUnpickler(file, encoding="bytes").load()
         pixels = np.asarray(batch[b"data"])
-        labels = np.asarray(batch[b"labels"])
+        labels = np.asarray(batch[key])
     except (pickle.UnpicklingError, EOFError) as error:
-        raise ValueError(
-            f"{path} is truncated or no CIFAR-10 batch: {error}."
-        ) from error
+        raise ValueError(f"{path} is truncated or no {kind}: {error}.") from error
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
         raise ValueError(
-            f"{path} must hold a dict with b'data' and b'labels'. "
+            f"{path} must hold a dict with b'data' and {key!r}. "
             f"Received: {type(error).__name__}: {error}."
         ) from error
     if pixels.dtype != np.uint8 or pixels.ndim != 2 or pixels.shape[1] != 3072:
@@ -149,16 +174,20 @@ def read_cifar10_batch(path: Path) -> Arrays:
             f"b'data' in {path} must be uint8 of shape (n, 3072). "
             f"Received: {pixels.dtype} {pixels.shape}."
         )
-    check_labels(labels, len(pixels), path, path)
+    check_labels(labels, len(pixels), path, path, classes)
     # Rows hold the red plane, then the green, then the blue one.
     images = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     return np.ascontiguousarray(images), labels.astype(np.int32)
 
 
 def check_labels(
-    labels: np.ndarray, examples: int, labels_place: Any, images_place: Any
+    labels: np.ndarray,
+    examples: int,
+    labels_place: Any,
+    images_place: Any,
+    classes: int = CLASSES,
 ) -> None:
-    """Raises unless there is one label in [0, 10) for every image."""
+    """Raises unless there is one label in [0, classes) for every image."""
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise ValueError(
             f"The labels in {labels_place} must be a list of integers. "
@@ -171,10 +200,10 @@ def check_labels(
             f"{labels_place} must hold one label for each image in {images_place}. "
             f"Received: {len(labels)} labels for {examples} images."
         )
-    if labels.min() < 0 or labels.max() >= CLASSES:
-        wrong = labels[(labels < 0) | (labels >= CLASSES)]
+    if labels.min() < 0 or labels.max() >= classes:
+        wrong = labels[(labels < 0) | (labels >= classes)]
         raise ValueError(
-            f"Labels in {labels_place} must be in [0, {CLASSES}). "
+            f"Labels in {labels_place} must be in [0, {classes}). "
             f"Received: {wrong[0]} ({len(wrong)} labels are out of range)."
         )
 

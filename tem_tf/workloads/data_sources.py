@@ -21,13 +21,16 @@ _FOLDERS = {
     "mnist": ("MNIST", data_files.read_mnist),
     "fashion-mnist": ("Fashion-MNIST", data_files.read_mnist),
     "cifar-10": ("cifar-10-batches-py", data_files.read_cifar10),
+    "cifar-100": ("cifar-100-python", data_files.read_cifar100),
 }
 _SHAPES = {
     "digits": (28, 28, 1),
     "mnist": (28, 28, 1),
     "fashion-mnist": (28, 28, 1),
     "cifar-10": (32, 32, 3),
+    "cifar-100": (32, 32, 3),
 }
+_CLASSES = {"cifar-100": 100}  # The others have 10.
 VALIDATION_SHARE = 0.1
 # scikit-learn's digits come without a test part: the last 297 of 1,797 images serve as
 # one. They are in the order of their writers, so some test writers are new.
@@ -54,6 +57,7 @@ class Data:
             when it is used: (pixel - mean) / deviation.
         mean, deviation: float32 (channels,), over train and validation.
         place: Where the data came from.
+        classes: Number of classes.
     """
 
     train: Split
@@ -62,6 +66,7 @@ class Data:
     mean: np.ndarray
     deviation: np.ndarray
     place: str
+    classes: int = data_files.CLASSES
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -117,9 +122,9 @@ def locate(datasource: str, path_data: str | None) -> Source:
     then whether it could be downloaded.
 
     Args:
-        datasource: "digits", "mnist", "fashion-mnist" or "cifar-10".
-        path_data: A folder with MNIST/, Fashion-MNIST/ or cifar-10-batches-py/ in it,
-            or None.
+        datasource: "digits", "mnist", "fashion-mnist", "cifar-10" or "cifar-100".
+        path_data: A folder with MNIST/, Fashion-MNIST/, cifar-10-batches-py/ or
+            cifar-100-python/ in it, or None.
 
     Raises:
         FileNotFoundError: it is nowhere. The message says where it was looked for.
@@ -176,18 +181,22 @@ def load(source: Source) -> Data:
         if source.kind == "download":
             prepared = prepared_data.download(source.datasource)
         train, test = prepared_data.read(prepared)
+    classes = _CLASSES.get(source.datasource, data_files.CLASSES)
     for images, labels in (train, test):
-        data_files.check_labels(labels, len(images), source.place, source.place)
+        place = source.place
+        data_files.check_labels(labels, len(images), place, place, classes)
         if images.shape[1:] != _SHAPES[source.datasource]:
             raise ValueError(
                 f"Images of `datasource` {source.datasource} must have the shape "
                 f"{_SHAPES[source.datasource]}. Received: {images.shape[1:]} in "
                 f"{source.place}."
             )
-    return split(Split(*train), Split(*test), source.place)
+    return split(Split(*train), Split(*test), source.place, classes)
 
 
-def split(train: Split, test: Split, place: str) -> Data:
+def split(
+    train: Split, test: Split, place: str, classes: int = data_files.CLASSES
+) -> Data:
     """Holds out the validation split; statistics are those before it is held out."""
     held_out = int(len(train) * VALIDATION_SHARE)
     if held_out < 1:
@@ -206,6 +215,7 @@ def split(train: Split, test: Split, place: str) -> Data:
         mean=mean,
         deviation=deviation,
         place=place,
+        classes=classes,
     )
 
 

@@ -11,15 +11,14 @@ import tensorflow as tf
 
 from tem_tf.aggregation import NOT_FINITE
 from tem_tf.strategy import is_chief, require_same_on_all_workers
-from tem_tf.workloads import architectures, data_sources, pruning
-from tem_tf.workloads.batches import DeviceSplit, EpochOrder
+from tem_tf.workloads import pruning
 from tem_tf.workloads.configuration import Configuration
-from tem_tf.workloads.data_sources import Data
 from tem_tf.workloads.optimizers import make_optimizer
 from tem_tf.workloads.progress import Progress
 from tem_tf.workloads.replicas import check_environment, from_chief, make_strategy
 from tem_tf.workloads.results import RunDirectory, Stopwatch, pruning_record, versions
-from tem_tf.workloads.training import Score, Trainer
+from tem_tf.workloads.tasks import KINDS
+from tem_tf.workloads.training import Trainer
 
 # Steps of the first call, before the speed is known. Our choice.
 _FIRST_STEPS = 5
@@ -36,16 +35,16 @@ def set_up(configuration: Configuration) -> Experiment:
     """
     stopwatch = Stopwatch()
     check_environment(configuration)
-    data = None
+    kind, data = KINDS[configuration.kind], None
     with stopwatch("load"):
-        source = data_sources.locate(configuration.datasource, configuration.path_data)
+        source = kind.locate(configuration.datasource, configuration.path_data)
         if not source.needs_tensorflow:
-            data = data_sources.load(source)
+            data = kind.load(source)
     with stopwatch("build"):
         strategy = make_strategy(configuration)
     if data is None:
         with stopwatch("load"):
-            data = data_sources.load(source)
+            data = kind.load(source)
     require_same_on_all_workers(strategy, {"checksum of the data": data.digest()})
     return Experiment(configuration, strategy, data, stopwatch)
 
@@ -56,7 +55,7 @@ class Experiment:
     Args:
         configuration: The run's settings.
         strategy: Where the replicas live.
-        data: The examples, the same on all workers.
+        data: What the task's kind has loaded, the same on all workers.
         stopwatch: Goes on counting the seconds of each phase.
 
     Raises:
@@ -68,7 +67,7 @@ class Experiment:
         self,
         configuration: Configuration,
         strategy: tf.distribute.Strategy,
-        data: Data,
+        data: Any,
         stopwatch: Stopwatch,
     ) -> None:
         self.configuration = configuration
@@ -81,29 +80,26 @@ class Experiment:
         self._communication: dict[str, float] | None = None
         self._warm_up: tuple[int, float] | None = None
 
-        epochs = data.epochs(configuration.seed)
-        # The pruning epoch is drawn at every sparsity, so that runs that differ in
-        # sparsity alone see the same training batches.
-        self._pruning_order = epochs.permutation(len(data.train))
-        self._order = EpochOrder(epochs, len(data.train), configuration.batch_size)
         keras.utils.set_random_seed(configuration.seed)
         with stopwatch("build"):
-            self._train_split, self._validation_split, self._test_split = (
-                DeviceSplit(split, data.mean, data.deviation)
-                for split in (data.train, data.validation, data.test)
-            )
+            replicas = strategy.num_replicas_in_sync
+            make = KINDS[configuration.kind].make
+            self._task = make(configuration, data, replicas)
+            steps_per_epoch = self._task.steps_per_epoch
             with strategy.scope():
-                self._model = self._new_model()
-                optimizer = make_optimizer(configuration)
-            pruning.kept_entries(
-                self._model.count_params(), configuration.target_sparsity
+                self._model = self._task.new_model()
+                optimizer = make_optimizer(configuration, steps_per_epoch)
+            self._parameters = sum(
+                math.prod(v.shape) for v in self._model.trainable_variables
             )
+            pruning.kept_entries(self._parameters, configuration.target_sparsity)
             self._trainer = Trainer(
                 strategy,
                 self._model,
                 optimizer,
-                self._train_split,
+                self._task.train,
                 configuration.batch_size,
+                configuration.running_mean_epochs * steps_per_epoch,
             )
         self.directory.open()
 
@@ -123,8 +119,8 @@ class Experiment:
         test = None
         if status != "diverged":
             with self._stopwatch("test"):
-                test = self._trainer.evaluate(self._test_split)
-            self.directory.save_weights(self._trainer.steps, self._model)
+                test = self._score(self._task.test)
+            self._save_weights()
         result = {
             "status": status,
             "steps": self._trainer.steps,
@@ -133,13 +129,13 @@ class Experiment:
             "replicas": self._strategy.num_replicas_in_sync,
             "data": {
                 "place": self._data.place,
-                "train": len(self._data.train),
-                "validation": len(self._data.validation),
-                "test": len(self._data.test),
+                "train": self._task.train.examples,
+                "validation": self._task.validation.examples,
+                "test": self._task.test.examples,
             },
             "versions": versions(),
             "history": self._history,
-            "test": test and test._asdict(),
+            "test": test,
             "communication": self._communication,
             "pruning": pruning_record(self._model, masks),
             "seconds": self._stopwatch.seconds,
@@ -149,19 +145,15 @@ class Experiment:
         return result
 
     def _description(self) -> str:
-        configuration, data = self.configuration, self._data
+        configuration, task = self.configuration, self._task
         replicas = self._strategy.num_replicas_in_sync
         return (
-            f"{configuration.arch} ({self._model.count_params():,} parameters) on "
-            f"{configuration.datasource} ({data.place}): {len(data.train):,} images to "
-            f"train, {len(data.validation):,} to validate, {len(data.test):,} to test; "
+            f"{configuration.arch} ({self._parameters:,} parameters) on "
+            f"{configuration.datasource} ({self._data.place}): "
+            f"{task.train.examples:,} {task.unit} to train, "
+            f"{task.validation.examples:,} to validate, {task.test.examples:,} to "
+            f"test; {task.steps_per_epoch:,} steps an epoch; "
             f"{replicas} worker{'s' if replicas > 1 else ''}"
-        )
-
-    def _new_model(self) -> keras.Model:
-        configuration = self.configuration
-        return architectures.build(
-            configuration.arch, self._data.input_shape, configuration.seed
         )
 
     def _prune(self) -> list[np.ndarray]:
@@ -177,7 +169,10 @@ class Experiment:
             self._progress.say(f"pruning {100 * sparsity:g} % of the network ...")
             if is_chief():
                 masks = pruning.snip(
-                    self._new_model(), self._train_split, self._pruning_order, sparsity
+                    self._task.new_model(),
+                    self._task.train,
+                    self._task.pruning_order,
+                    sparsity,
                 )
             masks = from_chief(self._strategy, masks)
             kept, total = sum(int(m.sum()) for m in masks), sum(m.size for m in masks)
@@ -205,7 +200,7 @@ class Experiment:
                     self._progress.say("training diverged: the loss is not finite")
                     return "diverged"
             if step % configuration.save_interval == 0:
-                self.directory.save_weights(step, self._model)
+                self._save_weights()
             if self._is_goal_reached(validation):
                 return "goal_reached"
         return "finished"
@@ -228,7 +223,7 @@ class Experiment:
                 fitting = round(self._speed() * self._progress.seconds / 2)
                 fitting = max(1, fitting) if trainer.steps else _FIRST_STEPS
                 steps = min(stop - trainer.steps, fitting, trainer.steps_per_call)
-                trainer.run(self._order.take(steps))
+                trainer.run(self._task.take(steps))
             if not self._warm_up:
                 self._warm_up = trainer.steps, self._stopwatch.seconds["train"]
             if trainer.steps < stop and self._progress.is_due():
@@ -242,7 +237,7 @@ class Experiment:
             steps, seconds = steps - first_steps, seconds - first_seconds
         return steps / max(seconds, 1e-9)
 
-    def _check(self) -> tuple[Score, Score]:
+    def _check(self) -> tuple[Any, Any]:
         """Validates, and records, logs and prints the state of training. Collective."""
         trainer = self._trainer
         step, train = trainer.steps, trainer.read_meters()
@@ -252,30 +247,34 @@ class Experiment:
             keras.ops.convert_to_numpy(trainer.optimizer.learning_rate)
         )
         self._communication = summary
+        means: dict[str, float] = {}
+        if self.configuration.running_mean_epochs:
+            with self._stopwatch("validate"):
+                score = trainer.evaluate_running_mean(self._task.validation)
+            means = _named("running_mean_validation", score)
         self._history.append(
             {
                 "step": step,
-                "loss": train.loss,
-                "accuracy": train.accuracy,
-                "validation_loss": validation.loss,
-                "validation_accuracy": validation.accuracy,
+                **train._asdict(),
+                **_named("validation", validation),
+                **means,
                 "learning_rate": learning_rate,
                 "density": summary["density"],
                 "payload_bytes": summary["payload_bytes"],
             }
         )
         extra = {"learning_rate": learning_rate, "steps_per_second": self._speed()}
-        self.directory.log_check(step, train, validation, extra)
+        self.directory.log_check(step, train, validation, extra | means)
         self.directory.log_communication(step, summary)
         self._progress.report(
             step,
             self._speed(),
-            f"loss {train.loss:.4f}  validation accuracy {validation.accuracy:.4f}  "
+            f"loss {train.loss:.4f}  {_shown(validation)}  "
             f"density {100 * summary['density']:.3g} %",
         )
         return train, validation
 
-    def _is_goal_reached(self, validation: Score | None) -> bool:
+    def _is_goal_reached(self, validation: Any) -> bool:
         """Whether the error on the validation split is at most the goal. Collective."""
         configuration = self.configuration
         if (
@@ -293,6 +292,31 @@ class Experiment:
         )
         return True
 
-    def _validate(self) -> Score:
+    def _validate(self) -> Any:
         with self._stopwatch("validate"):
-            return self._trainer.evaluate(self._validation_split)
+            return self._trainer.evaluate(self._task.validation)
+
+    def _score(self, split: Any) -> dict[str, float]:
+        """The score of the last weights, and of their running mean. Collective."""
+        scores = self._trainer.evaluate(split)._asdict()
+        if self.configuration.running_mean_epochs:
+            score = self._trainer.evaluate_running_mean(split)
+            scores |= _named("running_mean", score)
+        return scores
+
+    def _save_weights(self) -> None:
+        """Collective, though the chief alone writes."""
+        self._trainer.synchronise()
+        self.directory.save_weights(self._trainer.steps, self._model)
+
+
+def _named(prefix: str, score: Any) -> dict[str, float]:
+    return {f"{prefix}_{name}": value for name, value in score._asdict().items()}
+
+
+def _shown(validation: Any) -> str:
+    """What is measured beside the loss, as in "validation accuracy 0.9"."""
+    _, *metrics = validation._asdict().items()
+    return "  ".join(
+        f"validation {name.replace('_', ' ')} {value:.4f}" for name, value in metrics
+    )

@@ -12,7 +12,7 @@ SGD inside, so that they differ as soon as η changes:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 
@@ -44,6 +44,7 @@ class Momentum(keras.optimizers.Optimizer):
             w ← w - η(g + v).
         coupled_weight_decay: Float >= 0. λ, added to the gradient before the velocity
             (unlike Keras's `weight_decay`, which acts on the weights directly).
+        undecayed: Names of variables, as "gamma", that have no weight decay.
         **kwargs: As of `keras.optimizers.Optimizer`.
 
     Raises:
@@ -61,6 +62,7 @@ class Momentum(keras.optimizers.Optimizer):
         momentum: float = 0.9,
         nesterov: bool = False,
         coupled_weight_decay: float = 0.0,
+        undecayed: Sequence[str] = (),
         name: str = "momentum",
         **kwargs,
     ) -> None:
@@ -77,12 +79,14 @@ class Momentum(keras.optimizers.Optimizer):
         self.momentum = momentum
         self.nesterov = nesterov
         self.coupled_weight_decay = coupled_weight_decay
+        self.undecayed = tuple(undecayed)
 
     def build(self, variables) -> None:
         """Makes a velocity for each variable."""
         if self.built:
             return
         super().build(variables)
+        self._decays = [v.name not in self.undecayed for v in variables]
         self.velocities = []
         if self.momentum:
             self.velocities = self.add_optimizer_variables(variables, "velocity")
@@ -92,12 +96,13 @@ class Momentum(keras.optimizers.Optimizer):
         ops = keras.ops
         learning_rate = ops.cast(learning_rate, variable.dtype)
         gradient = ops.cast(gradient, variable.dtype)
-        if self.coupled_weight_decay:
+        index = self._get_variable_index(variable)
+        if self.coupled_weight_decay and self._decays[index]:
             gradient = gradient + variable * self.coupled_weight_decay
         if not self.velocities:
             self.assign_sub(variable, learning_rate * gradient)
             return
-        velocity = self.velocities[self._get_variable_index(variable)]
+        velocity = self.velocities[index]
         new_velocity = velocity * self.momentum + gradient
         self.assign(velocity, new_velocity)
         if self.nesterov:
@@ -110,29 +115,101 @@ class Momentum(keras.optimizers.Optimizer):
             "momentum": self.momentum,
             "nesterov": self.nesterov,
             "coupled_weight_decay": self.coupled_weight_decay,
+            "undecayed": list(self.undecayed),
         }
 
 
-def _sgd(learning_rate: LearningRate, momentum: float) -> keras.optimizers.Optimizer:
+@keras.saving.register_keras_serializable(package="tem_tf")
+class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
+    """η(t)·(1 + (f - 1)·min(t/T, 1)): a rate that rises to f times itself in T steps.
+
+    Args:
+        learning_rate: Float or schedule. η.
+        steps: Integer >= 1. T.
+        factor: Float > 0. f.
+    """
+
+    def __init__(self, learning_rate: LearningRate, steps: int, factor: float) -> None:
+        self.learning_rate = learning_rate
+        self.steps = steps
+        self.factor = factor
+
+    def __call__(self, step):
+        """The rate of one step."""
+        rate = self.learning_rate
+        if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+            rate = rate(step)
+        share = keras.ops.minimum(keras.ops.cast(step, "float32") / self.steps, 1.0)
+        return rate * (1.0 + (self.factor - 1.0) * share)
+
+    def get_config(self) -> dict:
+        """As in Keras."""
+        rate = self.learning_rate
+        if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+            rate = keras.saving.serialize_keras_object(rate)
+        return {"learning_rate": rate, "steps": self.steps, "factor": self.factor}
+
+    @classmethod
+    def from_config(cls, config: dict) -> WarmUp:
+        """As in Keras."""
+        rate = config["learning_rate"]
+        if isinstance(rate, dict):
+            rate = keras.saving.deserialize_keras_object(rate)
+        return cls(**config | {"learning_rate": rate})
+
+
+_DEFAULTS = Configuration()
+# Names that Keras gives the variables of a batch norm.
+_BATCH_NORM = ("gamma", "beta")
+
+
+def _momentum(
+    learning_rate: LearningRate,
+    momentum: float,
+    settings: Configuration = _DEFAULTS,
+    nesterov: bool = False,
+) -> Momentum:
+    return Momentum(
+        learning_rate,
+        momentum,
+        nesterov,
+        coupled_weight_decay=settings.weight_decay,
+        undecayed=_BATCH_NORM,
+    )
+
+
+def _nesterov(
+    learning_rate: LearningRate,
+    momentum: float,
+    settings: Configuration = _DEFAULTS,
+) -> Momentum:
+    return _momentum(learning_rate, momentum, settings, nesterov=True)
+
+
+def _sgd(
+    learning_rate: LearningRate,
+    momentum: float,
+    settings: Configuration = _DEFAULTS,
+) -> keras.optimizers.Optimizer:
     del momentum
+    if settings.weight_decay:
+        return _momentum(learning_rate, 0.0, settings)
     return keras.optimizers.SGD(learning_rate)
 
 
-def _momentum(learning_rate: LearningRate, momentum: float) -> Momentum:
-    return Momentum(learning_rate, momentum)
-
-
-def _nesterov(learning_rate: LearningRate, momentum: float) -> Momentum:
-    return Momentum(learning_rate, momentum, nesterov=True)
-
-
-def _adam(learning_rate: LearningRate, momentum: float) -> keras.optimizers.Optimizer:
+def _adam(
+    learning_rate: LearningRate,
+    momentum: float,
+    settings: Configuration = _DEFAULTS,
+) -> keras.optimizers.Optimizer:
     del momentum
-    return keras.optimizers.Adam(learning_rate)
+    return keras.optimizers.Adam(
+        learning_rate, settings.beta_1, settings.beta_2, settings.epsilon
+    )
 
 
-# name -> (learning rate or schedule, momentum) -> optimizer
-OPTIMIZERS: dict[str, Callable[[LearningRate, float], keras.optimizers.Optimizer]] = {
+# name -> (learning rate or schedule, momentum, other settings) -> optimizer
+OPTIMIZERS: dict[str, Callable[..., keras.optimizers.Optimizer]] = {
     "sgd": _sgd,
     "momentum": _momentum,
     "nesterov": _nesterov,
@@ -165,16 +242,44 @@ def make_learning_rate(
     )
 
 
-def make_optimizer(configuration: Configuration) -> tem_tf.SparsifiedOptimizer:
-    """Makes the optimizer that a configuration asks for, with its compressor."""
-    learning_rate = make_learning_rate(
-        configuration.learning_rate,
-        configuration.decay_type,
-        configuration.decay_steps,
-        configuration.end_learning_rate_factor,
-    )
-    inner = OPTIMIZERS[configuration.optimizer](learning_rate, configuration.momentum)
+def make_optimizer(
+    configuration: Configuration, steps_per_epoch: int = 1
+) -> tem_tf.SparsifiedOptimizer:
+    """Makes the optimizer that a configuration asks for, with its compressor.
+
+    Args:
+        configuration: The run's settings.
+        steps_per_epoch: Steps of one pass over the training data.
+    """
+    if configuration.decay_type == "step":
+        learning_rate = make_step_decay(
+            configuration.learning_rate,
+            [steps_per_epoch * epoch for epoch in configuration.decay_epochs],
+        )
+    else:
+        learning_rate = make_learning_rate(
+            configuration.learning_rate,
+            configuration.decay_type,
+            configuration.decay_steps,
+            configuration.end_learning_rate_factor,
+        )
+    if configuration.learning_rate_warmup_epochs:
+        learning_rate = WarmUp(
+            learning_rate,
+            configuration.learning_rate_warmup_epochs * steps_per_epoch,
+            configuration.learning_rate_warmup_factor,
+        )
+    make = OPTIMIZERS[configuration.optimizer]
+    inner = make(learning_rate, configuration.momentum, configuration)
     return sparsified(inner, configuration)
+
+
+def make_step_decay(learning_rate: float, steps: Sequence[int]) -> LearningRate:
+    """Returns a rate that is a tenth of itself from each of these steps on."""
+    rates = [learning_rate * 0.1**i for i in range(len(steps) + 1)]
+    # Keras changes the rate after a boundary, not at it.
+    boundaries = [step - 1 for step in steps]
+    return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, rates)
 
 
 def sparsified(

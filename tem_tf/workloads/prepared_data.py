@@ -30,6 +30,10 @@ CATALOGUE = {
         "cifar10",
         "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
     ),
+    "cifar-100": (
+        "cifar100",
+        "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
+    ),
 }
 
 # Our choice: a server that answers at all answers a HEAD request within this time, and

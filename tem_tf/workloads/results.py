@@ -21,7 +21,6 @@ import numpy as np
 import tensorflow as tf
 
 import tem_tf
-from tem_tf.workloads.training import Score
 
 RESULT_NAME = "result.json"
 SCHEMA_PATH = Path(__file__).with_name("result.schema.json")
@@ -71,9 +70,9 @@ class RunDirectory:
             self._writers[name] = writer
 
     def log_check(
-        self, step: int, train: Score, validation: Score, extra: Mapping[str, float]
+        self, step: int, train: Any, validation: Any, extra: Mapping[str, float]
     ) -> None:
-        """Writes loss and accuracy of both splits, and `extra` beside training's."""
+        """Writes the scores of both splits, and `extra` beside training's."""
         self._scalars("train", step, train._asdict() | dict(extra))
         self._scalars("validation", step, validation._asdict())
 

@@ -3,30 +3,21 @@
 Every step takes one full global batch; each replica computes on its slice. The loss of
 a replica is the mean over its slice divided by the number of replicas, so gradients
 reach the optimizer as under Keras's `fit`. Masked entries get no gradient and stay 0.
+What loss, metric and evaluation are is the examples' own (examples.py).
 """
 
 from __future__ import annotations
 
 import sys
-from typing import NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tem_tf.workloads.batches import DeviceSplit, count_correct, cross_entropy
+from tem_tf.workloads.examples import Examples, Share
 from tem_tf.workloads.replicas import spans_processes
-
-# Examples per forward pass of an evaluation. Our choice: 100 to 2000 are equally fast
-# on two cores, and activations stay below 100 MB.
-EVALUATION_BATCH = 500
-
-
-class Score(NamedTuple):
-    """Mean loss and accuracy, in [0, 1], over some examples."""
-
-    loss: float
-    accuracy: float
+from tem_tf.workloads.running_mean import RunningMean
 
 
 class Trainer:
@@ -34,10 +25,12 @@ class Trainer:
 
     Args:
         strategy: Where the replicas live. Model and optimizer were made in its scope.
-        model: From images to logits.
+        model: The network that `train` and every other split know how to use.
         optimizer: Built here, on the model's trainable variables.
         train: The training split.
         batch_size: Examples per step, over all replicas; divisible by their number.
+        running_mean_period: Steps after which the running mean of the weights starts
+            again; 0 keeps none.
 
     Attributes:
         steps: Number of steps taken.
@@ -48,8 +41,9 @@ class Trainer:
         strategy: tf.distribute.Strategy,
         model: keras.Model,
         optimizer: keras.optimizers.Optimizer,
-        train: DeviceSplit,
+        train: Examples,
         batch_size: int,
+        running_mean_period: int = 0,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -57,22 +51,28 @@ class Trainer:
         self._strategy = strategy
         self._train = train
         self._replicas = strategy.num_replicas_in_sync
-        self._batch_size = batch_size
+        self._row_width = train.row_width(batch_size)
         self._slice = batch_size // self._replicas
         self._masks: list[tf.Variable] | None = None
         with strategy.scope():
             optimizer.build(model.trainable_variables)
             self._fresh = [variable.numpy() for variable in optimizer.variables]
-            # Sum of losses, number of correct answers, steps: since the last reading,
-            # each replica its own.
+            train.prepare(batch_size, self._replicas)
+            self._mean = None
+            if running_mean_period:
+                self._mean = RunningMean(_float_variables(model), running_mean_period)
+            # Sum of losses, sums of measures, steps: since the last reading, each
+            # replica its own.
             self._meters = tf.Variable(
-                tf.zeros(3),
+                tf.zeros(train.measures + 2),
                 trainable=False,
                 synchronization=tf.VariableSynchronization.ON_READ,
                 aggregation=tf.VariableAggregation.SUM,
             )
         self._meters_since = tf.function(self._read_and_reset_meters)
-        self._evaluations: dict[DeviceSplit, tf.types.experimental.GenericFunction]
+        self._synchronised = tf.function(self._average_statistics)
+        self._exchanged = tf.function(self._use_means)
+        self._evaluations: dict[Examples, tf.types.experimental.GenericFunction]
         self._evaluations = {}
 
     @property
@@ -130,15 +130,15 @@ class Trainer:
         """Traces the training step; after `prune`, before the first `run`."""
         self._steps = tf.function(
             self._single_step if self.steps_per_call == 1 else self._many_steps,
-            input_signature=[tf.TensorSpec((None, self._batch_size), tf.int32)],
+            input_signature=[tf.TensorSpec((None, self._row_width), tf.int32)],
         ).get_concrete_function()
 
     def run(self, rows: np.ndarray) -> None:
         """Trains one step for each row.
 
         Args:
-            rows: int32 (steps, batch_size), positions in the training split; the same
-                on all workers.
+            rows: int32 (steps, row width), for images (steps, batch_size), positions in
+                the training split; the same on all workers.
 
         Raises:
             tf.errors.InvalidArgumentError: a gradient was not finite and the optimizer
@@ -147,23 +147,52 @@ class Trainer:
         self._steps(tf.constant(rows))
         self.steps += len(rows)
 
-    def read_meters(self) -> Score:
-        """Mean training loss and accuracy since the last reading. Collective."""
-        loss, correct, steps = self._meters_since().numpy().tolist()
+    def read_meters(self) -> Any:
+        """Training's score since the last reading. Collective."""
+        loss, *sums, steps = self._meters_since().numpy().tolist()
         if not steps:
             raise RuntimeError("`read_meters` needs a step since the last reading.")
         # `steps` counts each replica's.
-        return Score(loss * self._replicas / steps, correct / (steps * self._slice))
+        means = [x / (steps * self._slice) for x in sums]
+        return self._train.score(loss * self._replicas / steps, *means)
 
-    def evaluate(self, split: DeviceSplit) -> Score:
-        """Mean loss and accuracy over a whole split. Collective.
+    def evaluate(self, split: Examples) -> Any:
+        """The score over a whole split. Collective.
 
         Each replica takes one stretch of the split.
         """
+        self.synchronise()
         if split not in self._evaluations:
             self._evaluations[split] = tf.function(lambda: self._totals(split))
-        loss, correct = self._evaluations[split]().numpy().tolist()
-        return Score(loss / split.examples, correct / split.examples)
+        totals = self._evaluations[split]().numpy().tolist()
+        return split.score(*(total / split.examples for total in totals))
+
+    def evaluate_running_mean(self, split: Examples) -> Any:
+        """The score of the running mean of the weights. Collective.
+
+        Batch-norm statistics are the running means of theirs.
+        """
+        if self._mean is None:
+            raise RuntimeError("`evaluate_running_mean` needs `running_mean_period`.")
+        self.synchronise()
+        variables = _float_variables(self.model)
+        last = [variable.numpy() for variable in variables]
+        self._exchanged()
+        try:
+            return self.evaluate(split)
+        finally:
+            with self._strategy.scope():
+                for variable, value in zip(variables, last, strict=True):
+                    variable.assign(value)
+
+    def synchronise(self) -> None:
+        """Averages batch-norm moving statistics over replicas. Collective.
+
+        TensorFlow's strategies leave each replica its own. Before an evaluation and
+        before the model is saved.
+        """
+        if self._replicas > 1 and _statistics(self.model):
+            self._synchronised()
 
     def _single_step(self, rows: tf.Tensor) -> None:
         self._strategy.run(self._step, args=(rows[0],))
@@ -174,42 +203,58 @@ class Trainer:
 
     def _step(self, rows: tf.Tensor) -> None:
         """One replica's part in one step. rows: int32 (batch_size,)."""
-        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-        start = replica * self._slice
-        images, labels = self._train.take(rows[start : start + self._slice])
+        step = tf.convert_to_tensor(self.optimizer.iterations)
         variables = self.model.trainable_variables
         with tf.GradientTape() as tape:
-            logits = self.model(images, training=True)
-            loss = tf.reduce_mean(cross_entropy(labels, logits)) / self._replicas
+            mean, sums = self._train.learn(self.model, rows, self._share(step))
+            loss = mean / self._replicas
         gradients = tape.gradient(loss, [variable.value for variable in variables])
         if self._masks is not None:
             gradients = [g * m for g, m in zip(gradients, self._masks, strict=True)]
         self.optimizer.apply(gradients, variables)
-        self._meters.assign_add(tf.stack([loss, count_correct(labels, logits), 1.0]))
+        if self._mean is not None:
+            self._mean.update(step)
+        self._meters.assign_add(tf.concat([[loss], sums, [1.0]], axis=0))
+
+    def _share(self, step: tf.Tensor | int = 0) -> Share:
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        return Share(replica, self._replicas, step)
 
     def _read_and_reset_meters(self) -> tf.Tensor:
         def replica() -> tf.Tensor:
             values = self._meters.read_value()
             with tf.control_dependencies([values]):
-                self._meters.assign(tf.zeros(3))
+                self._meters.assign(tf.zeros_like(values))
             return values
 
         return self._strategy.reduce("SUM", self._strategy.run(replica), axis=None)
 
-    def _totals(self, split: DeviceSplit) -> tf.Tensor:
-        """Sum of losses and number of correct answers over a split: float32 (2,)."""
+    def _totals(self, split: Examples) -> tf.Tensor:
+        """Sums over a split: float32, the loss first."""
+        totals = self._strategy.run(lambda: split.totals(self.model, self._share()))
+        return self._strategy.reduce("SUM", totals, axis=None)
 
-        def replica() -> tf.Tensor:
-            index = tf.distribute.get_replica_context().replica_id_in_sync_group
-            first = split.examples * index // self._replicas
-            last = split.examples * (index + 1) // self._replicas
-            totals = tf.zeros(2)
-            for start in tf.range(first, last, EVALUATION_BATCH):
-                stop = tf.minimum(start + EVALUATION_BATCH, last)
-                images, labels = split.take(tf.range(start, stop))
-                logits = self.model(images, training=False)
-                losses = tf.reduce_sum(cross_entropy(labels, logits))
-                totals += tf.stack([losses, count_correct(labels, logits)])
-            return totals
+    def _average_statistics(self) -> None:
+        def replica() -> None:
+            context = tf.distribute.get_replica_context()
+            variables = _statistics(self.model)
+            # One vector, so one collective.
+            flat = [tf.reshape(tf.convert_to_tensor(v.value), [-1]) for v in variables]
+            total = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.concat(flat, 0))
+            parts = tf.split(total / self._replicas, [part.shape[0] for part in flat])
+            for variable, part in zip(variables, parts, strict=True):
+                variable.value.assign(tf.reshape(part, variable.shape))
 
-        return self._strategy.reduce("SUM", self._strategy.run(replica), axis=None)
+        self._strategy.run(replica)
+
+    def _use_means(self) -> None:
+        self._strategy.run(self._mean.assign_to_variables)
+
+
+def _statistics(model: keras.Model) -> list[keras.Variable]:
+    """What training changes beside the trained variables: batch-norm statistics."""
+    return [v for v in model.non_trainable_variables if v.dtype == "float32"]
+
+
+def _float_variables(model: keras.Model) -> list[keras.Variable]:
+    return [*model.trainable_variables, *_statistics(model)]

@@ -15,11 +15,11 @@ IDX_NAMES = {
 }
 
 
-def examples(count, shape, seed=0):
+def examples(count, shape, seed=0, classes=10):
     """Random images, uint8 (count, *shape), and labels."""
     generator = np.random.default_rng(seed)
     images = generator.integers(0, 256, (count, *shape), dtype=np.uint8)
-    return images, generator.integers(0, 10, count)
+    return images, generator.integers(0, classes, count)
 
 
 def idx_bytes(array):
@@ -58,3 +58,22 @@ def write_cifar10(folder: pathlib.Path, per_batch=10):
         (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
     images, labels = zip(*parts[:-1], strict=True)
     return np.concatenate(images), np.concatenate(labels)
+
+
+def write_cifar100(folder: pathlib.Path, train=50, test=10):
+    """Writes the two files; returns images (n, 32, 32, 3) and fine labels of train."""
+    folder.mkdir(parents=True)
+    parts = []
+    for seed, (name, count) in enumerate((("train", train), ("test", test))):
+        images, labels = examples(count, (32, 32, 3), seed, classes=100)
+        labels[0] = 99
+        parts.append((images, labels))
+        rows = images.transpose(0, 3, 1, 2).reshape(count, 3072)
+        batch = {
+            b"data": rows,
+            b"fine_labels": labels.tolist(),
+            b"coarse_labels": (labels // 5).tolist(),
+            b"filenames": [b"x.png"] * count,
+        }
+        (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
+    return parts[0]

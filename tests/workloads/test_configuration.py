@@ -7,15 +7,15 @@ import re
 import pytest
 
 from tem_tf.compressors import COMPRESSORS
-from tem_tf.workloads import architectures, optimizers
+from tem_tf.workloads import architectures, data_sources, optimizers, tasks
 from tem_tf.workloads.configuration import (
-    ARCHITECTURES,
     COMPRESSOR_SETTINGS,
     OPTIMIZERS,
     PER_WORKER_SETTINGS,
     Configuration,
     check_divisible,
 )
+from tem_tf.workloads.workload_settings import WORKLOADS
 
 
 def test_defaults_are_valid():
@@ -28,7 +28,9 @@ def test_is_frozen():
 
 
 def test_names_are_those_that_exist():
-    assert tuple(architectures.ARCHITECTURES) == ARCHITECTURES
+    assert set(WORKLOADS) == set(tasks.KINDS)
+    assert tuple(architectures.ARCHITECTURES) == WORKLOADS["images"][1]
+    assert set(data_sources._SHAPES) == set(WORKLOADS["images"][0])
     assert tuple(optimizers.OPTIMIZERS) == OPTIMIZERS
     assert set(COMPRESSOR_SETTINGS) == set(COMPRESSORS)
 
@@ -47,12 +49,13 @@ TOPK = {"compressor": "topk", "density": 0.1}
     [
         (
             {"datasource": "imagenet"},
-            "`datasource` must be one of digits, mnist, fashion-mnist, cifar-10. "
-            "Received: datasource='imagenet'.",
+            "`datasource` must be one of digits, mnist, fashion-mnist, cifar-10, "
+            "cifar-100. Received: datasource='imagenet'.",
         ),
         (
             {"arch": "vgg"},
-            "`arch` must be one of simple-cnn, resnet-8. Received: arch='vgg'.",
+            "`arch` must be one of simple-cnn, resnet-8, resnet-18, senet-18, "
+            "googlenet. Received: arch='vgg'.",
         ),
         (
             {"target_sparsity": 1.0},
@@ -75,7 +78,7 @@ TOPK = {"compressor": "topk", "density": 0.1}
         ),
         (
             {"decay_type": "cosine"},
-            "`decay_type` must be one of constant, linear. "
+            "`decay_type` must be one of constant, linear, step. "
             "Received: decay_type='cosine'.",
         ),
         (
@@ -188,6 +191,85 @@ def test_wrong_setting_is_refused(settings, message):
 def test_batch_smaller_than_replicas_has_one_way_on():
     with pytest.raises(ValueError, match=r"batch_size=2 with 3 replicas. Pass 3\.$"):
         check_divisible(2, 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"augmentation": "mixup"},
+            "`augmentation` must be one of none, crop-flip, crop-flip-rotate. "
+            "Received: augmentation='mixup'.",
+        ),
+        (
+            {"weight_decay": -1.0},
+            "`weight_decay` must be a number at least 0 and finite. Received: "
+            "weight_decay=-1.0.",
+        ),
+        (
+            {"weight_decay": 0.1, "optimizer": "adam"},
+            "`weight_decay` has no effect with `optimizer` adam. Received: "
+            "weight_decay=0.1. Leave --weight_decay out.",
+        ),
+        (
+            {"beta_1": 0.5},
+            "`beta_1` has no effect with `optimizer` sgd. Received: beta_1=0.5. Leave "
+            "--beta_1 out.",
+        ),
+        (
+            {"beta_2": 1.0, "optimizer": "adam"},
+            "`beta_2` must be a number in [0, 1). Received: beta_2=1.0.",
+        ),
+        (
+            {"epsilon": 0, "optimizer": "adam"},
+            "`epsilon` must be a number above 0 and finite. Received: epsilon=0.",
+        ),
+        *(
+            (
+                settings,
+                "`decay_epochs` and `decay_type` step need each other. Received: "
+                f"decay_type={kind!r}, decay_epochs={epochs!r}. Pass for example "
+                "--decay_type step --decay_epochs 150 250.",
+            )
+            for settings, kind, epochs in (
+                ({"decay_type": "step"}, "step", None),
+                ({"decay_epochs": (3,)}, "constant", (3,)),
+            )
+        ),
+        *(
+            (
+                {"decay_type": "step", "decay_epochs": epochs},
+                "`decay_epochs` must be integers of at least 1, in rising order. "
+                f"Received: decay_epochs={epochs!r}.",
+            )
+            for epochs in ((0,), (5, 5), (9, 3), (1.5,))
+        ),
+        (
+            {"learning_rate_warmup_factor": 2.0},
+            "`learning_rate_warmup_factor` has no effect with "
+            "`learning_rate_warmup_epochs` 0. Received: "
+            "learning_rate_warmup_factor=2.0. Leave --learning_rate_warmup_factor out.",
+        ),
+        (
+            {"learning_rate_warmup_factor": 0, "learning_rate_warmup_epochs": 1},
+            "`learning_rate_warmup_factor` must be a number above 0 and finite. "
+            "Received: learning_rate_warmup_factor=0.",
+        ),
+        (
+            {"running_mean_epochs": -1},
+            "`running_mean_epochs` must be an integer of at least 0. Received: "
+            "running_mean_epochs=-1.",
+        ),
+    ],
+)
+def test_wrong_setting_of_a_workload_is_refused(settings, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        Configuration(**settings)
+
+
+def test_one_decay_epoch_is_a_tuple_of_one():
+    settings = {"decay_type": "step", "decay_epochs": 7}
+    assert Configuration(**settings).decay_epochs == (7,)
 
 
 def test_an_empty_logdir_is_refused():

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from tem_tf.workloads import data_files
-from tests.workloads.files import IDX_NAMES, idx_bytes, write_cifar10, write_mnist
+from tests.workloads.files import (
+    IDX_NAMES,
+    idx_bytes,
+    write_cifar10,
+    write_cifar100,
+    write_mnist,
+)
 
 
 @pytest.mark.parametrize("gzipped", [True, False])
@@ -168,3 +174,23 @@ def test_truncated_cifar10_batch_is_named(tmp_path):
     path.write_bytes(pickle.dumps(_batch(), protocol=2)[:-100])
     with pytest.raises(ValueError, match="test_batch is truncated or no CIFAR-10"):
         data_files.read_cifar10_batch(path)
+
+
+def test_cifar_100_labels_out_of_range_are_refused(tmp_path):
+    write_cifar100(tmp_path / "cifar")
+    path = tmp_path / "cifar" / "train"
+    batch = pickle.loads(path.read_bytes(), encoding="bytes")
+    batch[b"fine_labels"][3] = 100
+    path.write_bytes(pickle.dumps(batch, protocol=2))
+    with pytest.raises(ValueError, match=r"must be in \[0, 100\). Received: 100"):
+        data_files.read_cifar100(tmp_path / "cifar")
+
+
+def test_cifar_100_without_fine_labels_is_refused(tmp_path):
+    write_cifar10(tmp_path / "cifar")
+    (tmp_path / "cifar" / "data_batch_1").rename(tmp_path / "cifar" / "train")
+    with pytest.raises(ValueError, match="a dict with b'data' and b'fine_labels'"):
+        data_files.read_cifar100(tmp_path / "cifar")
+    (tmp_path / "cifar" / "train").unlink()
+    with pytest.raises(FileNotFoundError, match="train is missing"):
+        data_files.read_cifar100(tmp_path / "cifar")

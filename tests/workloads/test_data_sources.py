@@ -8,7 +8,12 @@ import pytest
 
 from tem_tf.workloads import data_sources, prepared_data
 from tem_tf.workloads.data_sources import Split
-from tests.workloads.files import examples, write_cifar10, write_mnist
+from tests.workloads.files import (
+    examples,
+    write_cifar10,
+    write_cifar100,
+    write_mnist,
+)
 
 
 @pytest.fixture
@@ -66,6 +71,16 @@ def test_data_is_found_below_path_data(tmp_path, datasource):
     assert len(data.train) == 45
     assert len(data.validation) == 5
     assert data.place == str(folder)
+
+
+def test_cifar_100_has_its_fine_labels(tmp_path):
+    images, labels = write_cifar100(tmp_path / "cifar-100-python")
+    data = load("cifar-100", tmp_path)
+    assert data.classes == 100
+    order = np.random.RandomState(0).permutation(50)
+    np.testing.assert_array_equal(data.validation.images, images[order[:5]])
+    np.testing.assert_array_equal(data.train.labels, labels[order[5:]])
+    assert max(data.train.labels.max(), data.validation.labels.max()) == 99
 
 
 def test_split_and_order_follow_the_authors_generator():

@@ -10,7 +10,13 @@ import pytest
 import tensorflow as tf
 
 import tem_tf
-from tem_tf.workloads import architectures, data_sources, experiment, results
+from tem_tf.workloads import (
+    architectures,
+    data_sources,
+    experiment,
+    image_task,
+    results,
+)
 from tem_tf.workloads.configuration import Configuration
 
 # Keras 3.15 asks numpy 2 for an array in the old way when it saves.
@@ -131,12 +137,12 @@ def test_same_seed_gives_the_same_run_bit_for_bit(run):
 def test_sparsity_does_not_change_the_order_of_examples(digits, monkeypatch, run):
     taken = []
 
-    class Recorder(experiment.EpochOrder):
+    class Recorder(image_task.EpochOrder):
         def take(self, steps):
             taken.append(super().take(steps))
             return taken[-1]
 
-    monkeypatch.setattr(experiment, "EpochOrder", Recorder)
+    monkeypatch.setattr(image_task, "EpochOrder", Recorder)
     for sparsity in (0.0, 0.5):
         run(target_sparsity=sparsity, train_iterations=2)
     dense, sparse = np.concatenate(taken).reshape(2, 2, 30)
@@ -144,6 +150,32 @@ def test_sparsity_does_not_change_the_order_of_examples(digits, monkeypatch, run
     epochs = digits.epochs(seed=0)
     epochs.permutation(200)  # the pruning epoch
     np.testing.assert_array_equal(dense.ravel(), epochs.permutation(200)[:60])
+
+
+def test_running_mean_is_evaluated_beside_the_last_weights(run):
+    settings = {
+        "optimizer": "momentum",
+        "weight_decay": 1e-4,
+        "augmentation": "crop-flip-rotate",
+        "decay_type": "step",
+        "decay_epochs": (1,),
+        "learning_rate_warmup_epochs": 1,
+        "learning_rate_warmup_factor": 2.0,
+    }
+    plain, _ = run("plain", replicas=2, **settings)
+    # Six steps an epoch: the mean starts again at the last step, the seventh.
+    result, directory = run("mean", replicas=2, running_mean_epochs=1, **settings)
+    written = json.loads((directory / "result.json").read_text())
+    jsonschema.validate(written, json.loads(results.SCHEMA_PATH.read_text()))
+    for with_mean, without in zip(result["history"], plain["history"], strict=True):
+        assert without.items() <= with_mean.items()
+    means = [r["running_mean_validation_loss"] for r in result["history"]]
+    last = [r["validation_loss"] for r in result["history"]]
+    assert means[0] != last[0]
+    assert means[2] == last[2]
+    assert result["test"]["running_mean_accuracy"] == result["test"]["accuracy"]
+    rates = [record["learning_rate"] for record in result["history"]]
+    assert rates == pytest.approx([0.1 * 1.5, 0.01 * 2, 0.01 * 2])
 
 
 def test_goal_error_ends_the_run_at_a_multiple_of_its_own_interval(run):

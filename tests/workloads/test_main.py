@@ -119,6 +119,30 @@ def test_goal_error_counts_only_if_it_is_given(arguments, goal):
         flags.FLAGS["goal_error"].present = 0
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sparsity"),
+    [
+        ((), 0.9),
+        (("--arch", "resnet-8"), 0.9),
+        (("--arch", "resnet-18"), 0.0),
+        (("--arch", "resnet-18", "--target_sparsity", "0.9"), 0.9),
+    ],
+)
+def test_only_the_dps_networks_are_pruned_unless_told_so(arguments, sparsity):
+    with flagsaver.flagsaver():
+        flags.FLAGS["target_sparsity"].present = 0
+        main.parse(["main.py", *arguments])
+        assert main.configure().target_sparsity == sparsity
+        flags.FLAGS["target_sparsity"].present = 0
+
+
+def test_several_decay_epochs_follow_one_flag():
+    with flagsaver.flagsaver():
+        words = "main.py --decay_type step --decay_epochs 150 250"
+        main.parse(words.split())
+        assert main.configure().decay_epochs == (150, 250)
+
+
 # ------------------------------------------------------------------------------ errors
 
 

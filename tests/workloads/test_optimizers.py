@@ -9,8 +9,10 @@ from tem_tf.workloads.configuration import Configuration
 from tem_tf.workloads.optimizers import (
     OPTIMIZERS,
     Momentum,
+    WarmUp,
     make_learning_rate,
     make_optimizer,
+    make_step_decay,
 )
 
 RATES = [0.5, 0.4, 0.1, 0.1, 0.3]
@@ -67,6 +69,31 @@ def test_coupled_weight_decay_comes_before_the_velocity(momentum):
     np.testing.assert_allclose(run(optimizer), expected, atol=5e-6)
 
 
+def test_batch_norm_has_no_weight_decay():
+    settings = Configuration(optimizer="momentum", weight_decay=0.1)
+    optimizer = OPTIMIZERS["momentum"](Rates(), 0.9, settings)
+    weights = [keras.Variable(START, name=name) for name in ("kernel", "gamma", "beta")]
+    for gradient in GRADIENTS:
+        optimizer.apply([keras.ops.convert_to_tensor(gradient)] * 3, weights)
+    kernel, gamma, beta = (variable.numpy() for variable in weights)
+    decayed, plain = transcribed(0.9, weight_decay=0.1), transcribed(0.9)
+    np.testing.assert_allclose(kernel, decayed, atol=5e-6)
+    np.testing.assert_allclose(gamma, plain, atol=5e-6)
+    np.testing.assert_array_equal(gamma, beta)
+
+
+def test_plain_sgd_takes_weight_decay_too():
+    settings = Configuration(weight_decay=0.1)
+    optimizer = OPTIMIZERS["sgd"](Rates(), 0.9, settings)
+    np.testing.assert_allclose(run(optimizer), transcribed(0, False, 0.1), atol=5e-6)
+
+
+def test_adam_takes_its_settings():
+    settings = Configuration(optimizer="adam", beta_1=0.25, beta_2=0.5, epsilon=1e-8)
+    config = OPTIMIZERS["adam"](0.0045, 0.9, settings).get_config()
+    assert (config["beta_1"], config["beta_2"], config["epsilon"]) == (0.25, 0.5, 1e-8)
+
+
 def test_differs_from_keras_under_a_changing_rate_only():
     # By hand: rates 1 then 0.5, gradient 1, momentum 0.5, two steps from 0.
     # Studies: v = 1, 1.5; w = -1, -1.75. Keras: v = -1, -1; w = -1, -2.
@@ -114,6 +141,38 @@ def test_linear_decay_falls_to_the_factor_and_stays_there():
     rate = make_learning_rate(0.4, "linear", 10, 0.25)
     got = [float(rate(step)) for step in (0, 5, 10, 11, 1000)]
     np.testing.assert_allclose(got, [0.4, 0.25, 0.1, 0.1, 0.1], rtol=1e-6)
+
+
+def test_step_decay_takes_a_tenth_from_each_step_on():
+    rate = make_step_decay(2.0, [10, 20])
+    got = [float(rate(step)) for step in (0, 9, 10, 19, 20, 99)]
+    np.testing.assert_allclose(got, [2, 2, 0.2, 0.2, 0.02, 0.02], rtol=1e-6)
+
+
+@pytest.mark.parametrize("base", [0.1, make_step_decay(0.1, [7])])
+def test_warm_up_rises_to_the_factor_and_stays_there(base):
+    rate = WarmUp(base, steps=5, factor=16.0)
+    late = 0.1 if base == 0.1 else 0.01
+    want = [0.1, 0.1 * (1 + 15 * 2 / 5), 1.6, 1.6, 16 * late]
+    steps = (0, 2, 5, 6, 7)
+    for schedule in (rate, WarmUp.from_config(rate.get_config())):
+        got = [float(schedule(step)) for step in steps]
+        np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def test_epochs_of_the_schedule_are_counted_in_steps():
+    configuration = Configuration(
+        learning_rate=0.1,
+        decay_type="step",
+        decay_epochs=(150, 250),
+        learning_rate_warmup_epochs=5,
+        learning_rate_warmup_factor=16.0,
+    )
+    optimizer = make_optimizer(configuration, steps_per_epoch=20)
+    optimizer.build([keras.Variable(START)])
+    for step, want in ((0, 0.1), (100, 1.6), (2999, 1.6), (3000, 0.16), (5000, 0.016)):
+        optimizer.iterations.assign(step)
+        assert float(optimizer.learning_rate) == pytest.approx(want)
 
 
 def test_constant_rate_is_a_number():

@@ -133,7 +133,7 @@ def test_meters_start_again_after_a_reading():
 @pytest.mark.parametrize("replicas", [1, 2, 3])
 @pytest.mark.parametrize("count", [1, 95])
 def test_evaluation_covers_the_whole_split_once(replicas, count, monkeypatch):
-    monkeypatch.setattr("tem_tf.workloads.training.EVALUATION_BATCH", 10)
+    monkeypatch.setattr("tem_tf.workloads.batches.EVALUATION_BATCH", 10)
     trainer = make_trainer(replicas, trains=False)
     score = trainer.evaluate(split(count))
     logits = trainer.model(STANDARDISED[:count])
@@ -153,3 +153,63 @@ def test_every_byte_of_a_dense_run_is_counted(replicas):
     want = 4 * 3 * replicas * trainer.model.count_params()
     assert summary["dense_bytes"] == summary["payload_bytes"] == want
     assert summary["density"] == 1
+
+
+def normed_trainer(replicas, **settings):
+    """A trainer of a small network with a batch norm."""
+    strategy = strategy_of(replicas)
+    keras.utils.set_random_seed(0)
+    with strategy.scope():
+        inputs = keras.Input(SHAPE)
+        x = keras.layers.BatchNormalization(momentum=0.5)(inputs)
+        model = keras.Model(inputs, keras.layers.Dense(10)(keras.layers.Flatten()(x)))
+        optimizer = tem_tf.SparsifiedOptimizer(
+            keras.optimizers.SGD(0.05), tem_tf.Identity()
+        )
+    trainer = Trainer(strategy, model, optimizer, split(), batch_size=12, **settings)
+    trainer.compile()
+    return trainer, strategy
+
+
+def test_statistics_are_averaged_over_replicas_before_an_evaluation():
+    trainer, strategy = normed_trainer(2)
+    trainer.run(ROWS[:1])
+    statistics = trainer.model.non_trainable_variables
+    want = []
+    for variable, start in zip(statistics, (0.0, 1.0), strict=True):
+        each = [v.numpy() for v in strategy.experimental_local_results(variable.value)]
+        halves = STANDARDISED[ROWS[0]].reshape(2, -1)
+        seen = halves.mean(axis=1) if not start else halves.var(axis=1)
+        for value, one in zip(each, seen, strict=True):
+            np.testing.assert_allclose(value, 0.5 * start + 0.5 * one, rtol=1e-4)
+        want.append(np.mean(each, axis=0))
+    trainer.evaluate(split(5))
+    for variable, mean in zip(statistics, want, strict=True):
+        for value in strategy.experimental_local_results(variable.value):
+            np.testing.assert_allclose(value.numpy(), mean, rtol=1e-6)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_running_mean_is_that_of_the_weights_since_its_last_reset(replicas):
+    trainer, _ = normed_trainer(replicas, running_mean_period=5)
+    seen = []
+    for i in range(8):
+        trainer.run(ROWS[i : i + 1])
+        trainer.synchronise()
+        seen.append(trainer.model.get_weights())
+    score = trainer.evaluate_running_mean(split(50))
+    # Steps 5, 6 and 7, counted from 0, came after the reset. What a replica's
+    # statistics were before they were averaged is averaged as well, so that the order
+    # makes no difference up to rounding.
+    means = [np.mean(values, axis=0) for values in zip(*seen[5:], strict=True)]
+    for before, after in zip(seen[-1], trainer.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+    trainer.model.set_weights(means)
+    want = trainer.evaluate(split(50))
+    assert score.loss == pytest.approx(want.loss, rel=1e-5)
+
+
+def test_running_mean_is_not_there_unless_asked_for():
+    trainer, _ = normed_trainer(1)
+    with pytest.raises(RuntimeError, match="needs `running_mean_period`"):
+        trainer.evaluate_running_mean(split(5))
