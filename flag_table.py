@@ -223,7 +223,13 @@ RUN_FLAGS: dict[str, tuple[FlagRow, ...]] = {
             "Largest norm of a worker's own gradient; longer ones are scaled down to "
             "it before compression. Without it: no clipping.",
         ),
-        FlagRow("value_dtype", str, "float32", "How sent values travel: float32."),
+        FlagRow(
+            "value_dtype",
+            str,
+            "float32",
+            "How sent values travel: float32, bfloat16 or float16. What rounding takes "
+            "away stays in the residual.",
+        ),
     ),
     "Workers": (
         FlagRow(

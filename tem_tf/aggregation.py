@@ -8,8 +8,9 @@ metrics are in units of a worker's own, undivided gradient.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -182,9 +183,10 @@ class Aggregator:
         message, compressor_state = compressor.compress(
             compressor_state, corrected, step, segments
         )
+        message = wire.rounded(message, self.options.value_dtype)
         sent = message.to_dense()
         memory_state = memory.update(memory_state, corrected, sent)
-        received = _TRANSPORTS[compressor.aggregation](
+        received = self._transport(compressor, message)(
             exchange, message, block, nonfinite
         )
         direction, memory_state = memory.apply(memory_state, received.total)
@@ -194,6 +196,15 @@ class Aggregator:
         return Outcome(
             direction, received, memory_state, compressor_state, entries, error
         )
+
+    def _transport(self, compressor: Compressor, message: Message) -> Callable:
+        """All-reduce sums in float32, so entries of 16 bits are gathered always."""
+        value_dtype = self.options.value_dtype
+        shared = compressor.aggregation == "reduce"
+        small = value_dtype != "float32" and isinstance(message, SparseGradient)
+        if shared and not small:
+            return _reduce
+        return functools.partial(_gather, value_dtype=value_dtype, shared=shared)
 
     def _unit(self, replicas: int) -> float:
         """A worker's own gradient times this is what Keras hands over."""
@@ -314,16 +325,22 @@ def _gather(
     message: SparseGradient,
     block: tf.Tensor,
     nonfinite: tf.Tensor,
+    *,
+    value_dtype: str,
+    shared: bool,
 ) -> Received:
     """Every replica sends its own entries: encode, all-gather, decode and sum."""
-    payload = wire.encode(message, block, nonfinite)
+    payload = wire.encode(message, block, nonfinite, value_dtype, shared)
+    shared_indices = message.indices if shared else None
     rows = exchange.gather_payloads(payload)
     total, sum_of_blocks = tf.zeros([message.size]), tf.zeros_like(block)
     nonfinite, entries = tf.constant(0), tf.constant(0, tf.int64)
     # In replica order, and within a message no entry twice: the same floating-point
     # sum on every replica and device.
     for row in tf.unstack(rows):
-        received = wire.decode(row, message.size, block.shape[0])
+        received = wire.decode(
+            row, message.size, block.shape[0], value_dtype, shared_indices
+        )
         total = received.message.add_to(total)
         sum_of_blocks += received.block
         nonfinite += received.nonfinite
@@ -349,9 +366,6 @@ def _reduce(
     nonfinite = tf.cast(summed[-1], tf.int32)
     entries = exchange.replicas() * tf.cast(count, tf.int64)
     return Received(total, sum_of_blocks, nonfinite, entries, words, tf.constant(0))
-
-
-_TRANSPORTS = {"gather": _gather, "reduce": _reduce}
 
 
 def _zero_unless_finite(

@@ -40,7 +40,10 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
             without indices. Higher => more is sent.
         warmup_steps: Int >= 0, default 0. Before that step everything is sent, by one
             dense all-reduce.
-        value_dtype: "float32". How values travel.
+        value_dtype: How values travel: "float32" (default), "bfloat16" with 8, or
+            "float16" with 11 significant bits and a scale that a message's values
+            share. What rounding takes away stays in the memory; without memory it is
+            lost. Small variables and warm-up are float32 always.
         nonfinite: What a NaN or Inf in a worker's gradient does: "raise" (default)
             ends all workers at that step; "zero" counts that worker's gradient as
             zero. Without compression and memory nothing is checked, as in Keras.

@@ -9,6 +9,7 @@ import numbers
 from tem_tf import memory as memories
 from tem_tf.compressors import Compressor
 from tem_tf.memory import Memory
+from tem_tf.value_types import VALUE_DTYPES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +40,15 @@ class Options:
                     f"`{name}` must be an integer >= 0. Received: {name}={value!r}"
                 )
             object.__setattr__(self, name, int(value))  # It is frozen.
-        if self.value_dtype != "float32":
+        if self.value_dtype not in VALUE_DTYPES:
             raise ValueError(
-                '`value_dtype` must be "float32", the only one so far. '
+                '`value_dtype` must be "float32", "bfloat16" or "float16". '
+                f"Received: value_dtype={self.value_dtype!r}"
+            )
+        if self.compressor.lossless and self.value_dtype != "float32":
+            raise ValueError(
+                '`value_dtype` must be "float32" with a compressor that sends '
+                "everything: rounding would make it lossy. "
                 f"Received: value_dtype={self.value_dtype!r}"
             )
         if self.nonfinite not in ("raise", "zero"):

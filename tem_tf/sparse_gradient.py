@@ -12,7 +12,8 @@ class SparseGradient(NamedTuple):
 
     Attributes:
         values: float32 (k,). The entries, in the order of `indices`.
-        indices: int32 (k,). Their positions, distinct, in [0, size).
+        indices: int32 (k,). Their positions, distinct, in [0, size); ascending unless
+            all workers share them.
         size: int. n, the length of the vector.
 
     Example:

@@ -62,7 +62,37 @@ def test_one_replica_may_send_nothing_while_others_send():
     np.testing.assert_array_equal(weights[0][0], [0, 0, -1, 0, 0, 0])
     summary = optimizer.communication_summary()
     assert summary["entries_sent"] == 1
-    assert summary["payload_bytes"] == 4 * (3 * 6 + 2)
+    assert summary["payload_bytes"] == 4 * (3 * 6 + 2)  # A bitmap and a value.
+
+
+@pytest.mark.parametrize(
+    ("compressor", "value_dtype"),
+    [
+        ("hard_threshold", "float16"),
+        ("random_k", "bfloat16"),
+        pytest.param("random_k", "float16", marks=pytest.mark.slow),
+        pytest.param("topk_model", "bfloat16", marks=pytest.mark.slow),
+        pytest.param("topk_layer", "float16", marks=pytest.mark.slow),
+    ],
+)
+def test_what_rounding_takes_away_stays_in_the_residual(compressor, value_dtype):
+    """As above, with 17 significant bits of which 8 or 11 are sent."""
+    replicas = 2
+    rng = np.random.default_rng(0)
+    gradients = rng.integers(-(2**16), 2**16, size=(4, replicas, 12)) / 2**12
+    weights, optimizer = train(
+        replicas, gradients, COMPRESSORS[compressor], value_dtype=value_dtype
+    )
+    np.testing.assert_array_equal(weights[:, 0], weights[:, 1])
+    held = residuals(make_strategy(replicas), optimizer)
+    total = gradients.sum(axis=(0, 1))
+    np.testing.assert_array_equal(total, held.sum(axis=0) - weights[-1][0])
+    exact, _ = train(replicas, gradients, COMPRESSORS[compressor])
+    assert not np.array_equal(weights[0], exact[0])  # It was rounded indeed,
+    np.testing.assert_allclose(weights[0], exact[0], atol=16 * 2**-8)  # and not more.
+    if compressor == "random_k":  # 3 values in 2 words, and no indices.
+        bytes_sent = optimizer.communication_summary()["payload_bytes"]
+        assert bytes_sent == 4 * (6 + 2) * 4 * replicas
 
 
 @pytest.mark.parametrize("replicas", REPLICAS)
@@ -175,12 +205,14 @@ def test_metrics_against_a_numpy_transcription(replicas):
     gradients = dyadic(5, replicas)
     threshold = 1.25
     residual = np.zeros((replicas, 12))
-    entries, total_error = 0, 0.0
+    entries, words, total_error = 0, 0, 0.0
     for step in gradients:
         p = replicas * step + residual  # A worker's own gradient.
         kept = np.abs(p) >= threshold
         residual = np.where(kept, 0, p)
         entries += kept.sum()
+        for k in kept.sum(axis=1):  # One word says which of 12, unless all 12 go.
+            words += 6 + (min(k + 1, 12) if k else 0)
         total_error += np.mean(np.sum(residual**2, axis=1))
     # Keras's division by N is exact for dyadic values and N = 1, 2.
     _, optimizer = train(replicas, gradients, tem_tf.HardThreshold(threshold))
@@ -189,7 +221,7 @@ def test_metrics_against_a_numpy_transcription(replicas):
     assert summary["steps"] == 5
     assert summary["entries_sent"] == entries
     assert summary["dense_bytes"] == 4 * 12 * 5 * replicas
-    assert summary["payload_bytes"] == 4 * (2 * entries + 6 * 5 * replicas)
+    assert summary["payload_bytes"] == 4 * words
     assert summary["padded_bytes"] == 0  # Nothing is padded within a process.
     assert summary["density"] == entries / (12 * 5 * replicas)
     np.testing.assert_allclose(summary["total_error"], total_error, rtol=1e-6)

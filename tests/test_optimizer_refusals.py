@@ -93,7 +93,15 @@ def test_gradient_accumulation_under_a_strategy():
         ({"warmup_steps": -1}, "`warmup_steps` must be an integer >= 0.*=-1"),
         ({"warmup_steps": "10"}, "`warmup_steps` must be an integer >= 0.*='10'"),
         ({"warmup_steps": None}, "`warmup_steps` must be an integer >= 0.*=None"),
-        ({"value_dtype": "float16"}, "`value_dtype` must be \"float32\".*='float16'"),
+        (
+            {"value_dtype": "int8"},
+            '`value_dtype` must be "float32", "bfloat16" or "float16".*=\'int8\'',
+        ),
+        ({"value_dtype": None}, '`value_dtype` must be "float32", .*=None'),
+        (
+            {"value_dtype": "float16", "compressor": tem_tf.Identity()},
+            '`value_dtype` must be "float32" with a compressor that sends everything',
+        ),
         ({"nonfinite": "skip"}, '`nonfinite` must be "raise" or "zero".*=\'skip\''),
         ({"nonfinite": None}, '`nonfinite` must be "raise" or "zero".*=None'),
         ({"local_clipnorm": 0}, "`local_clipnorm` must be a finite number > 0.*=0"),

@@ -20,8 +20,8 @@ from tem_tf.workloads.workload_settings import (
 
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam")
 DECAY_TYPES = ("constant", "linear", "step")
-VALUE_DTYPES = ("float32",)
 TOPK_SCOPES = ("layer", "model")
+VALUE_DTYPES = ("float32", "bfloat16", "float16")
 
 # compressor -> (settings it must have, settings it may have)
 COMPRESSOR_SETTINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {

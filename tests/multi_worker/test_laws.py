@@ -43,8 +43,9 @@ def test_one_worker_may_send_nothing_or_everything(workers):
     for result in results:
         np.testing.assert_array_equal(result["weights"], expected)
         assert result["summary"]["entries_sent"] == 7
-        # Payloads are padded to the longest of the step.
-        assert result["summary"]["padded_bytes"] == 4 * (2 + 12) * (workers.size - 1)
+        # Payloads are padded to the longest of the step: a bitmap and one value, then
+        # six values without indices.
+        assert result["summary"]["padded_bytes"] == 4 * (2 + 6) * (workers.size - 1)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +58,8 @@ def test_one_worker_may_send_nothing_or_everything(workers):
         (COMPRESSORS["hard_threshold"], {"warmup_steps": 2}),
         (COMPRESSORS["random_k"], {"warmup_steps": 2}),
         (COMPRESSORS["topk_model"], {"local_clipnorm": 1.0}),
+        (COMPRESSORS["hard_threshold"], {"value_dtype": "float16"}),
+        (COMPRESSORS["random_k"], {"value_dtype": "bfloat16", "warmup_steps": 2}),
     ],
     ids=lambda value: None if isinstance(value, dict) else type(value).__name__,
 )

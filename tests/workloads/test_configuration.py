@@ -6,12 +6,14 @@ import re
 
 import pytest
 
+from tem_tf import value_types
 from tem_tf.compressors import COMPRESSORS
 from tem_tf.workloads import architectures, data_sources, optimizers, tasks
 from tem_tf.workloads.configuration import (
     COMPRESSOR_SETTINGS,
     OPTIMIZERS,
     PER_WORKER_SETTINGS,
+    VALUE_DTYPES,
     Configuration,
     check_divisible,
 )
@@ -33,6 +35,7 @@ def test_names_are_those_that_exist():
     assert set(data_sources._SHAPES) == set(WORKLOADS["images"][0])
     assert tuple(optimizers.OPTIMIZERS) == OPTIMIZERS
     assert set(COMPRESSOR_SETTINGS) == set(COMPRESSORS)
+    assert VALUE_DTYPES == value_types.VALUE_DTYPES
 
 
 def test_shared_leaves_out_what_may_differ_between_workers():
@@ -149,7 +152,8 @@ TOPK = {"compressor": "topk", "density": 0.1}
         ),
         (
             TOPK | {"value_dtype": "int8"},
-            "`value_dtype` must be one of float32. Received: value_dtype='int8'.",
+            "`value_dtype` must be one of float32, bfloat16, float16. "
+            "Received: value_dtype='int8'.",
         ),
         (
             TOPK | {"dense_below": -1},

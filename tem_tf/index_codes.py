@@ -1,0 +1,173 @@
+"""How ascending indices travel: as gaps in a Rice code, as a bitmap, or not at all.
+
+Of k indices in [0, n) the gaps g_i = index_i - index_(i-1) - 1 are written as their l
+low bits, all of them first, and then each g_i >> l in unary: so many zeros and a one.
+
+    bits = k·(l + 1) + Σ (g_i >> l)  <=  k·(l + 1) + ((n - k) >> l)
+
+The bound is Elias-Fano's length with the same l. Random indices take about 0.1 bits
+each more than log2 C(n, k)/k; clustered ones take less than that. l is the one that
+takes the fewest bits. Everything here is vectorised over k and n; the native twin is
+`native/src/wire_indices.h`.
+
+References:
+    Rice and Plaunt, IEEE Transactions on Communication Technology 19(6), 1971.
+    Elias, Journal of the ACM 21(2), 1974, for the bound.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+# Numbers on the wire. ALL: values for all n entries. SHARED: the receiver knows the
+# indices, because all workers send the same.
+GAPS, BITMAP, ALL, SHARED = range(4)
+GREATEST_LOW_BITS = 30  # 2^30 is the largest power of two below 2^31 - 1.
+
+
+def words_of_bits(bits: tf.Tensor | int) -> tf.Tensor | int:
+    """32-bit words that hold so many bits."""
+    return (bits + 31) // 32
+
+
+def gap_bits_at_most(
+    count: tf.Tensor, size: int, low_bits: tf.Tensor | None = None
+) -> tf.Tensor:
+    """Bits that gaps take at most: int64 scalar.
+
+    Args:
+        count: int32 or int64 scalar, k > 0.
+        size: n.
+        low_bits: int32 or int64 scalar, l. Default: Elias-Fano's, the best in general.
+    """
+    count = tf.cast(count, tf.int64)
+    given = _first_low_bits(count, size) if low_bits is None else low_bits
+    shift = tf.cast(given, tf.int64)
+    return count * (shift + 1) + _shifted(size - count, shift)
+
+
+def encode_gaps(indices: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Writes int32 indices (k,), k > 0, as gaps: int32 words, and l (int32 scalar)."""
+    wide = tf.cast(indices, tf.int64)
+    gaps = wide - tf.concat([[-1], wide[:-1]], axis=0) - 1
+    low_bits, bits = _fewest_bits(gaps, size)
+    count = tf.size(gaps, tf.int64)
+    lows = gaps & (_shifted(1, low_bits, left=True) - 1)
+    ends = count * low_bits + tf.cumsum(_shifted(gaps, low_bits) + 1) - 1
+    words = _write_bits(
+        tf.concat([lows, tf.ones_like(ends)], axis=0),
+        tf.concat([tf.range(count) * low_bits, ends], axis=0),
+        words_of_bits(bits),
+    )
+    return words, tf.cast(low_bits, tf.int32)
+
+
+def decode_gaps(
+    words: tf.Tensor, count: tf.Tensor, size: int, low_bits: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Reads what `encode_gaps` wrote.
+
+    Args:
+        words: int32, those of the indices and no others; at most as many as
+            `gap_bits_at_most` allows.
+        count: int32 scalar, k; 0 with no words.
+        size: n.
+        low_bits: int32 scalar, l.
+
+    Returns:
+        int32 indices, and whether they are (k,) indices, ascending, in [0, n), with
+        all unused bits zero.
+    """
+    count, low_bits = tf.cast(count, tf.int64), tf.cast(low_bits, tf.int64)
+    start = count * low_bits
+    whole = start // 32
+    ends = 32 * whole + _ones(words[whole:])
+    ends = tf.boolean_mask(ends, ends >= start)
+    last = tf.reduce_max(tf.concat([[start - 1], ends], axis=0))
+    fits = words_of_bits(last + 1) == tf.size(words, tf.int64)
+    good = (tf.size(ends, tf.int64) == count) & fits
+    count = tf.where(good, count, tf.zeros_like(count))  # Of garbage nothing is read.
+    ends = ends[:count]
+
+    quotients = ends - tf.concat([[start - 1], ends], axis=0)[:-1] - 1
+    at = tf.range(count) * low_bits
+    # Two words, so that the low bits lie within; the sign is beyond them.
+    longer = tf.concat([words, [0]], axis=0)
+    pairs = tf.bitcast(tf.stack([longer[:-1], longer[1:]], axis=1), tf.int64)
+    lows = _shifted(tf.gather(pairs, at // 32), at % 32)
+    lows &= _shifted(1, low_bits, left=True) - 1
+    indices = tf.cumsum(_shifted(quotients, low_bits, left=True) + lows + 1) - 1
+    good &= tf.reduce_all(indices[-1:] < size)
+    return tf.cast(indices, tf.int32), good
+
+
+def encode_bitmap(indices: tf.Tensor, size: int) -> tf.Tensor:
+    """Writes int32 indices (k,) as one bit for each of n entries: int32 words."""
+    positions = tf.cast(indices, tf.int64)
+    return _write_bits(tf.ones_like(positions), positions, words_of_bits(size))
+
+
+def decode_bitmap(
+    words: tf.Tensor, count: tf.Tensor, size: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Reads what `encode_bitmap` wrote; returns as `decode_gaps` does."""
+    ones = _ones(words)
+    good = (tf.size(ones) == count) & tf.reduce_all(ones[-1:] < size)
+    return tf.cast(ones, tf.int32), good
+
+
+def _first_low_bits(count: tf.Tensor, size: int) -> tf.Tensor:
+    """Elias-Fano's l: the largest with k·2^l <= n - k, 0 if there is none: int64."""
+    shifts = tf.range(1, GREATEST_LOW_BITS + 1, dtype=tf.int64)
+    fits = _shifted(count, shifts, left=True) <= size - count
+    return tf.reduce_sum(tf.cast(fits, tf.int64))
+
+
+def _fewest_bits(gaps: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """The l that takes the fewest bits, the smaller one of two, and the bits: int64.
+
+    The number of bits is convex in l, so going down from one above Elias-Fano's finds
+    it, usually at once.
+    """
+    count = tf.size(gaps, tf.int64)
+
+    def bits_with(low_bits: tf.Tensor) -> tf.Tensor:
+        return count * (low_bits + 1) + tf.reduce_sum(_shifted(gaps, low_bits))
+
+    def go_on(low_bits: tf.Tensor, bits: tf.Tensor, fewer: tf.Tensor) -> tf.Tensor:
+        return (low_bits > 0) & (fewer <= bits)
+
+    def lower(
+        low_bits: tf.Tensor, bits: tf.Tensor, fewer: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        return low_bits - 1, fewer, bits_with(tf.maximum(low_bits - 2, 0))
+
+    first = tf.minimum(_first_low_bits(count, size) + 1, GREATEST_LOW_BITS)
+    start = first, bits_with(first), bits_with(tf.maximum(first - 1, 0))
+    low_bits, bits, _ = tf.while_loop(go_on, lower, start)
+    return low_bits, bits
+
+
+def _write_bits(values: tf.Tensor, positions: tf.Tensor, length: tf.Tensor | int):
+    """Writes int64 values of up to 31 bits at bit positions: int32 words (length,).
+
+    No two overlap, so that adding words is joining their bits.
+    """
+    moved = _shifted(values, positions % 32, left=True)
+    halves = tf.reshape(tf.bitcast(moved, tf.int32), [-1])  # Low word, high word.
+    first = positions // 32
+    at = tf.reshape(tf.stack([first, first + 1], axis=1), [-1, 1])
+    # The high word of the last value is zero, and may be one beyond the end.
+    return tf.scatter_nd(at, halves, [tf.cast(length, tf.int64) + 1])[:-1]
+
+
+def _ones(words: tf.Tensor) -> tf.Tensor:
+    """Positions of the one bits of int32 words, ascending: int64."""
+    bits = tf.bitwise.right_shift(words[:, tf.newaxis], tf.range(32)) & 1
+    return tf.reshape(tf.where(tf.reshape(bits, [-1])), [-1])
+
+
+def _shifted(values: tf.Tensor | int, bits: tf.Tensor, left: bool = False) -> tf.Tensor:
+    """int64 values moved by so many bits."""
+    shift = tf.bitwise.left_shift if left else tf.bitwise.right_shift
+    return shift(tf.cast(values, tf.int64), bits)
