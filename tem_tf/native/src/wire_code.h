@@ -1,0 +1,207 @@
+// The wire format of docs/wire-format.md: exact, self-describing, never trusting.
+//
+// Plain C++17 without TensorFlow, so that it can be fuzzed and reused alone. The pure
+// TensorFlow twin is tem_tf/wire.py with index_codes.py and value_types.py; both give
+// the same words, and refuse the same payloads.
+
+#ifndef TEM_TF_NATIVE_WIRE_CODE_H_
+#define TEM_TF_NATIVE_WIRE_CODE_H_
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+#include "wire_indices.h"
+#include "wire_values.h"
+
+namespace tem_tf {
+namespace wire {
+
+constexpr uint32_t kMagic = 0x54454D02;  // "TEM", then the version: 2.
+constexpr int64_t kHeaderWords = 6;
+
+// What a refused payload is told; the same words as in tem_tf/wire.py.
+constexpr char kTooShort[] = "a payload is shorter than its header";
+constexpr char kNotOurs[] =
+    "a payload is not of this wire format and version: do all workers run the same "
+    "tem_tf?";
+constexpr char kOtherSizes[] =
+    "a payload is for a gradient of another size: do all workers train the same "
+    "model?";
+constexpr char kOtherValues[] =
+    "the values of a payload are of another type: do all workers have the same "
+    "value_dtype?";
+constexpr char kBadCodes[] = "the header of a payload has codes that do not exist";
+constexpr char kBadLengths[] = "the lengths in the header of a payload do not agree";
+constexpr char kBadIndices[] =
+    "the indices in a payload are not ascending numbers within the gradient, as many "
+    "as its header says";
+constexpr char kBadValues[] = "unused bits of the values of a payload are not zero";
+
+struct Header {
+  int64_t words = 0;    // Length of the payload, padding excluded.
+  int64_t size = 0;     // n
+  int64_t count = 0;    // k
+  int64_t block = 0;    // m
+  int index_code = kGaps;
+  int value_type = kFloat32;
+  int low_bits = 0;
+  bool nonfinite = false;
+  int scale = 0;
+};
+
+// The code of a message, from k and n alone: everything if that is no longer than any
+// other, else a bitmap if it is no longer than gaps can be.
+inline int choose_index_code(int64_t count, int64_t size, int value_type) {
+  const int64_t gaps =
+      count == 0 ? 0
+                 : words_of_bits(gap_bits_at_most(count, size,
+                                                  first_low_bits(count, size)));
+  const int64_t bitmap = words_of_bits(size);
+  if (value_words(size, value_type) <=
+      value_words(count, value_type) + std::min(gaps, bitmap)) {
+    return kAll;
+  }
+  return bitmap <= gaps ? kBitmap : kGaps;
+}
+
+// Whether a message can be encoded: strictly ascending indices in [0, size).
+inline bool ascending(const int32_t* indices, int64_t count, int64_t size) {
+  int64_t previous = -1;
+  bool good = true;
+  for (int64_t i = 0; i < count; ++i) {
+    good &= indices[i] > previous;
+    previous = indices[i];
+  }
+  return good && previous < size;
+}
+
+// The header of a message whose indices are `ascending`, or shared.
+inline Header plan(const float* values, const int32_t* indices, bool shared,
+                   int64_t count, int64_t size, int64_t block, int value_type,
+                   bool nonfinite) {
+  Header header;
+  header.size = size;
+  header.block = block;
+  header.value_type = value_type;
+  header.nonfinite = nonfinite;
+  header.count = count;
+  header.index_code =
+      shared ? kShared : choose_index_code(count, size, value_type);
+  int64_t index_bits = 0;
+  if (header.index_code == kGaps && count > 0) {
+    header.low_bits = choose_low_bits(indices, count, size, &index_bits);
+  } else if (header.index_code == kBitmap) {
+    index_bits = size;
+  } else if (header.index_code == kAll) {
+    header.count = size;
+  }
+  if (value_type == kFloat16) header.scale = half_scale(values, count);
+  header.words = kHeaderWords + words_of_bits(index_bits) +
+                 value_words(header.count, value_type) + block;
+  return header;
+}
+
+inline uint32_t pack_codes(const Header& header) {
+  return static_cast<uint32_t>(header.index_code | (header.value_type << 4) |
+                               (header.low_bits << 8) | (header.nonfinite << 16)) |
+         (static_cast<uint32_t>(header.scale) << 24);
+}
+
+// Writes `header.words` words. `dense` is room for n floats, needed for kAll alone.
+inline void write(const Header& header, const float* values, const int32_t* indices,
+                  int64_t count, const float* block, float* dense, uint32_t* words) {
+  const uint32_t start[kHeaderWords] = {kMagic,
+                                        static_cast<uint32_t>(header.words),
+                                        static_cast<uint32_t>(header.size),
+                                        static_cast<uint32_t>(header.count),
+                                        static_cast<uint32_t>(header.block),
+                                        pack_codes(header)};
+  std::copy_n(start, kHeaderWords, words);
+  uint32_t* tail = words + header.words - header.block;
+  uint32_t* body = tail - value_words(header.count, header.value_type);
+  if (header.index_code == kGaps) {
+    write_gaps(indices, count, header.low_bits, words + kHeaderWords);
+  } else if (header.index_code == kBitmap) {
+    write_bitmap(indices, count, header.size, words + kHeaderWords);
+  } else if (header.index_code == kAll && count < header.size) {
+    std::fill_n(dense, header.size, 0.0f);
+    for (int64_t i = 0; i < count; ++i) dense[indices[i]] = values[i];
+    values = dense;
+  }
+  write_values(values, header.count, header.value_type, header.scale, body);
+  if (header.block > 0) std::memcpy(tail, block, header.block * sizeof(float));
+}
+
+// Reads and checks the header of a payload of `length` words, padding included.
+// `shared_count` is the number of shared indices, or -1 where the payload must bring
+// its own. Returns nullptr, or why the payload is refused.
+inline const char* read_header(const uint32_t* words, int64_t length, int64_t size,
+                               int64_t block, int value_type, int64_t shared_count,
+                               Header* header) {
+  if (length < kHeaderWords) return kTooShort;
+  if (words[0] != kMagic) return kNotOurs;
+  header->words = static_cast<int32_t>(words[1]);
+  header->size = static_cast<int32_t>(words[2]);
+  header->count = static_cast<int32_t>(words[3]);
+  header->block = static_cast<int32_t>(words[4]);
+  header->index_code = words[5] & 15;
+  header->value_type = (words[5] >> 4) & 15;
+  header->low_bits = (words[5] >> 8) & 255;
+  header->nonfinite = (words[5] >> 16) & 1;
+  header->scale = static_cast<int32_t>(words[5]) >> 24;
+  if (header->size != size || header->block != block) return kOtherSizes;
+  if (header->value_type != value_type) return kOtherValues;
+  const bool half = value_type == kFloat16;
+  if (header->index_code > kShared || ((words[5] >> 17) & 127) != 0 ||
+      header->low_bits > (header->index_code == kGaps ? kMaximalLowBits : 0) ||
+      header->scale < (half ? kLeastScale : 0) ||
+      header->scale > (half ? kGreatestScale : 0) ||
+      (header->index_code == kShared) != (shared_count >= 0)) {
+    return kBadCodes;
+  }
+  const int64_t count = header->count;
+  if (count < 0 || count > size || header->words > length ||
+      (header->index_code == kAll && count != size) ||
+      (shared_count >= 0 && count != shared_count)) {
+    return kBadLengths;
+  }
+  const int64_t index_words =
+      header->words - kHeaderWords - value_words(count, value_type) - block;
+  const bool fits =
+      header->index_code == kGaps
+          ? index_words >= 0 &&
+                index_words <= words_of_bits(gap_bits_at_most(count, size,
+                                                              header->low_bits))
+          : index_words == (header->index_code == kBitmap ? words_of_bits(size) : 0);
+  return fits ? nullptr : kBadLengths;
+}
+
+// Reads what follows a header that `read_header` accepted: k values, k indices unless
+// they are shared, m floats. Returns nullptr, or why the payload is refused.
+inline const char* read_body(const Header& header, const uint32_t* words, float* values,
+                             int32_t* indices, float* block) {
+  const uint32_t* tail = words + header.words - header.block;
+  const uint32_t* body = tail - value_words(header.count, header.value_type);
+  words += kHeaderWords;
+  bool good = true;
+  if (header.index_code == kGaps) {
+    good = read_gaps(words, body - words, header.count, header.size, header.low_bits,
+                     indices);
+  } else if (header.index_code == kBitmap) {
+    good = read_bitmap(words, header.count, header.size, indices);
+  } else if (header.index_code == kAll) {
+    for (int64_t i = 0; i < header.size; ++i) indices[i] = static_cast<int32_t>(i);
+  }
+  if (!good) return kBadIndices;
+  const bool odd = header.value_type != kFloat32 && header.count % 2 != 0;
+  if (odd && (tail[-1] >> 16) != 0) return kBadValues;
+  read_values(body, header.count, header.value_type, header.scale, values);
+  if (header.block > 0) std::memcpy(block, tail, header.block * sizeof(float));
+  return nullptr;
+}
+
+}  // namespace wire
+}  // namespace tem_tf
+
+#endif  // TEM_TF_NATIVE_WIRE_CODE_H_

@@ -1,0 +1,177 @@
+// Feeds broken payloads to the decoder of wire_code.h; built with sanitizers by
+// test_wire_native.py, which reads what this prints. Every payload is in a buffer of
+// exactly its length, so that the sanitizer sees a read beyond it.
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <random>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "wire_code.h"
+
+using namespace tem_tf;  // NOLINT: a test.
+using Words = std::vector<uint32_t>;
+
+namespace {
+
+std::mt19937_64 generator(0);
+
+int64_t below(int64_t limit) { return generator() % static_cast<uint64_t>(limit); }
+
+[[noreturn]] void fail(const char* law) {
+  std::printf("law broken: %s\n", law);
+  std::exit(1);
+}
+
+struct Expectation {
+  int64_t size, block;
+  int value_type;
+  int64_t shared_count;
+};
+
+struct Sent {
+  Words words;
+  Expectation expectation;
+};
+
+// Encodes a random message and decodes it again.
+Sent make() {
+  const int64_t sizes[] = {1, 2, 31, 32, 33, 1000, 100000, (int64_t{1} << 31) - 1};
+  const int64_t size = sizes[below(8)];
+  const int64_t most = std::min<int64_t>(size, 600);
+  const int64_t count = below(4) == 0 ? (below(2) ? most : 0) : below(most + 1);
+  std::set<int32_t> chosen;
+  const int64_t run = below(3) == 0 ? below(size - count + 1) : -1;
+  while (static_cast<int64_t>(chosen.size()) < count) {
+    chosen.insert(run >= 0 ? run + chosen.size() : below(size));
+  }
+  std::vector<int32_t> indices(chosen.begin(), chosen.end());
+  std::vector<float> values(count), block(below(4));
+  for (float& x : values) x = std::ldexp(below(2000) - 1000.0f, below(60) - 30);
+  for (float& x : block) x = below(100);
+  const bool shared = below(8) == 0;
+  const int type = below(3);
+
+  const wire::Header header =
+      wire::plan(values.data(), indices.data(), shared, count, size, block.size(), type,
+                 below(2));
+  std::vector<float> dense(header.index_code == wire::kAll ? size : 0);
+  Sent sent{Words(header.words),
+            {size, static_cast<int64_t>(block.size()), type, shared ? count : -1}};
+  wire::write(header, values.data(), indices.data(), count, block.data(), dense.data(),
+              sent.words.data());
+  return sent;
+}
+
+Words mutated(const Sent& sent, const Sent& other) {
+  Words words = sent.words;
+  const auto edit_header = [&words] {
+    if (words.size() < 6) return;
+    const uint32_t values[] = {0, 1, 0x7fffffffu, 0x80000000u, ~0u,
+                               static_cast<uint32_t>(words.size())};
+    uint32_t& word = words[below(6)];
+    switch (below(3)) {
+      case 0: word = values[below(6)]; break;
+      case 1: word += below(9) - 4; break;
+      default: word ^= 0xffu << (8 * below(4)); break;
+    }
+  };
+  switch (below(7)) {
+    case 0:
+    case 1:
+      for (int64_t flips = 1 + below(8); flips > 0 && !words.empty(); --flips) {
+        words[below(words.size())] ^= 1u << below(32);
+      }
+      break;
+    case 2: words.resize(below(words.size() + 1)); break;
+    case 3:
+      for (int64_t more = 1 + below(9); more > 0; --more) words.push_back(generator());
+      if (below(2)) words[1] = words.size();  // Not padding: part of the payload.
+      break;
+    case 4: edit_header(); break;
+    case 5: {  // The start of one, the end of another.
+      const int64_t cut = below(words.size() + 1);
+      words.resize(cut);
+      const int64_t from = std::min<int64_t>(cut, other.words.size());
+      words.insert(words.end(), other.words.begin() + from, other.words.end());
+      break;
+    }
+    default:  // Two edits that may agree with one another.
+      edit_header();
+      if (words.size() > 1 && below(2)) words[1] = words.size();
+      if (words.size() > 6) words[6 + below(words.size() - 6)] = generator();
+      break;
+  }
+  return words;
+}
+
+// Decodes; returns why it was refused, or nullptr. What is accepted must keep the laws.
+const char* decode(const Words& words, const Expectation& expected) {
+  const int64_t length = words.size();
+  std::unique_ptr<uint32_t[]> exact(new uint32_t[length]);
+  std::copy(words.begin(), words.end(), exact.get());
+  wire::Header header;
+  const char* why =
+      wire::read_header(exact.get(), length, expected.size, expected.block,
+                        expected.value_type, expected.shared_count, &header);
+  if (why != nullptr) return why;
+  if (header.words > length) fail("a payload is no longer than what was received");
+  if (header.count > header.size) fail("no more entries than the vector has");
+  const bool shared = header.index_code == wire::kShared;
+  std::unique_ptr<float[]> values(new float[header.count]);
+  std::unique_ptr<int32_t[]> indices(new int32_t[shared ? 0 : header.count]);
+  std::unique_ptr<float[]> block(new float[header.block]);
+  why = wire::read_body(header, exact.get(), values.get(), indices.get(), block.get());
+  if (why != nullptr) return why;
+  if (shared) return nullptr;
+  if (!wire::ascending(indices.get(), header.count, header.size)) {
+    fail("indices are ascending and in range");
+  }
+  // There is one way only to write indices in a code: writing again gives the words.
+  const int64_t index_words = header.words - wire::kHeaderWords - header.block -
+                              wire::value_words(header.count, header.value_type);
+  Words again(index_words);
+  if (header.index_code == wire::kGaps) {
+    wire::write_gaps(indices.get(), header.count, header.low_bits, again.data());
+  } else if (header.index_code == wire::kBitmap) {
+    wire::write_bitmap(indices.get(), header.count, header.size, again.data());
+  }
+  if (!std::equal(again.begin(), again.end(), exact.get() + wire::kHeaderWords)) {
+    fail("indices are written in one way only");
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+int main(int, char** arguments) {
+  const int64_t total = std::atoll(arguments[1]);
+  std::set<std::string> reasons;
+  int64_t refused = 0;
+  Sent previous = make();
+  for (int64_t i = 0; i < total; ++i) {
+    Sent sent = make();
+    if (decode(sent.words, sent.expectation) != nullptr) fail("what is sent is read");
+    Words words = mutated(sent, previous);
+    Expectation expected = sent.expectation;
+    if (below(2) && words.size() >= 6) {  // A reader that expects what is claimed.
+      if (words[2] < 0x80000000u) expected.size = words[2];
+      if (words[4] < 0x80000000u) expected.block = words[4];
+      expected.value_type = (words[5] >> 4) % 3;
+      expected.shared_count = (words[5] & 15) == wire::kShared ? words[3] : -1;
+    }
+    const char* why = decode(words, expected);
+    if (why != nullptr) {
+      ++refused;
+      reasons.insert(why);
+    }
+    previous = std::move(sent);
+  }
+  std::printf("%lld payloads, %lld refused, %zu reasons\n",
+              static_cast<long long>(total), static_cast<long long>(refused),
+              reasons.size());
+}
