@@ -39,7 +39,7 @@ def numpy_loop(
         direction = np.zeros(dimension)
         for i in range(workers):
             row = signed[i, chosen[i]]
-            gradient = l2 * x - row / (1 + np.exp(row @ x))
+            gradient = l2 * x - row * (1 / (1 + np.exp(row @ x)))
             corrected = errors[i] + step_size * gradient
             sent = np.where(np.abs(corrected) >= threshold, corrected, 0)
             errors[i] = corrected - sent

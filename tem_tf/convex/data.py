@@ -108,7 +108,7 @@ def two_classes(labels: np.ndarray, place: str) -> np.ndarray:
     """
     found = np.unique(labels)
     if len(found) != 2:
-        shown = ", ".join(f"{label:g}" for label in found[:5])
+        shown = ", ".join(f"{label:g}" for label in found[:5]) or "no line"
         raise ValueError(
             f"Logistic regression needs labels of two classes. Received: {len(found)} "
             f"in {place} ({shown}{', …' if len(found) > 5 else ''})."

@@ -35,7 +35,7 @@ _TABLE = (
     *("entries", "error", "total_error"),
 )
 _POINTS = 100  # Records of each curve in the table; figures have them all.
-_DPI = 110
+_DPI = 80
 
 
 def mean_and_spread(curves: dict[str, list[Curve]]) -> list[dict[str, Any]]:
@@ -64,7 +64,7 @@ def draw_curves(curves: dict[str, list[Curve]], title: str, stem: Path) -> None:
         stem: Path without the ending.
     """
     plt = _pyplot()
-    figure, axes = plt.subplots(2, 4, figsize=(20, 9), layout="constrained")
+    figure, axes = plt.subplots(2, 4, figsize=(18, 9), layout="constrained")
     for axis, (x, y, logarithmic) in zip(axes.T.flat, PANELS, strict=True):
         for i, (label, runs) in enumerate(curves.items()):
             style = _style(i)
@@ -76,7 +76,7 @@ def draw_curves(curves: dict[str, list[Curve]], title: str, stem: Path) -> None:
             if not known.any():  # as the error of a compressor that sends everything
                 continue
             across, values = across[known], values[:, known]
-            axis.plot(across, values.mean(axis=0), label=label, linewidth=1, **style)
+            axis.plot(across, values.mean(axis=0), label=label, linewidth=1.3, **style)
             axis.fill_between(
                 across,
                 values.min(axis=0),
@@ -144,7 +144,11 @@ def draw_trade_off(
 
 
 def _style(i: int) -> dict[str, Any]:
-    return {"color": f"C{i % 10}", "linestyle": ("-", "--", ":")[i // 10 % 3]}
+    """Dashes, so that of curves on top of one another each is seen."""
+    return {
+        "color": f"C{i % 10}",
+        "linestyle": ("-", "--", "-.", ":")[(i + i // 10) % 4],
+    }
 
 
 def _pyplot() -> Any:

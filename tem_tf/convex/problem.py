@@ -185,9 +185,11 @@ def _minimise(signed: np.ndarray, l2_factor: float) -> Minimum:
         # A better direction than to 1e-6 gains nothing: the next step corrects it.
         step, _ = scipy.sparse.linalg.cg(hessian, gradient, rtol=1e-6, maxiter=10 * d)
         closer = value_and_gradient(x - step)[1]
-        if not np.linalg.norm(closer) < np.linalg.norm(gradient):
+        before, after = np.linalg.norm(gradient), np.linalg.norm(closer)
+        if after < before:
+            x, gradient = x - step, closer
+        if not after < before / 2:  # rounding is all that is left
             break
-        x, gradient = x - step, closer
     value = value_and_gradient(x)[0]
     return Minimum(x, float(value), float(np.linalg.norm(gradient)), smoothness, l2)
 

@@ -2,22 +2,17 @@
 
 LOGDIR receives, besides what `figures` draws,
 
-    runs/NAME/curves.csv     one line per record, see `trace.Trace`
-    runs/NAME/run.json       settings and last values; a run that has it is not repeated
-    runs/NAME/entries.npy    every k_t
-    runs/NAME/events…        the same for TensorBoard
-    summary.csv              one line per run
-    curves.csv               mean, least and greatest over seeds
-    minimum-….npz            x* and f*
+    runs/NAME/…      one run, see `run_files`; a finished one is not repeated
+    summary.csv      one line per run
+    curves.csv       mean, least and greatest over seeds
+    minimum-….npz    x* and f*
 """
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,69 +21,17 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tem_tf.compressors import COMPRESSORS, Compressor, Identity
-from tem_tf.convex import data, figures, problem, simulation, splits
+from tem_tf.convex import data, figures, problem, run_files, simulation, splits
+from tem_tf.convex.cells import Cell, cells
 from tem_tf.convex.configuration import CONTROLS, ConvexConfiguration
 from tem_tf.convex.methods import METHODS
 from tem_tf.convex.schedules import SCHEDULES
-from tem_tf.convex.trace import Trace
 
 # Settings on which a run does not depend, though its study does.
 _NOT_OF_A_RUN = {
     *("methods", "compressors", "threshold", "density", "k", "sweep", "seeds", "seed"),
     *("goal_suboptimality", "threads", "logdir", "path_data"),
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """One line of a figure: a method, a compressor and its setting.
-
-    Attributes:
-        method: Name of the method.
-        compressor: Name of the compressor or control.
-        arguments: Of the compressor.
-        swept: Whether `arguments` is one of a sweep.
-    """
-
-    method: str
-    compressor: str
-    arguments: tuple[tuple[str, Any], ...] = ()
-    swept: bool = False
-
-    @property
-    def label(self) -> str:
-        """For legends and file names."""
-        settings = [f"{name}={value:g}" for name, value in self.arguments]
-        return " ".join([self.method, self.compressor, *settings])
-
-    def make(self) -> Compressor:
-        """The plugin's object; a control has a schedule in its place."""
-        if self.compressor in CONTROLS:
-            return Identity()
-        return COMPRESSORS[self.compressor](**dict(self.arguments))
-
-
-def cells(configuration: ConvexConfiguration) -> list[Cell]:
-    """All lines of a study, hard_threshold before what copies its volume."""
-    swept, found = configuration.sweeps(), []
-    for method in configuration.methods:
-        for compressor in sorted(configuration.compressors, key=CONTROLS.__contains__):
-            names = {"hard_threshold": "threshold", "none": None}
-            name = None if compressor in CONTROLS else names.get(compressor, "density")
-            if name is None:
-                found.append(Cell(method, compressor))
-            elif name in swept:
-                found += [
-                    Cell(method, compressor, ((name, value),), True)
-                    for value in swept[name]
-                ]
-            elif compressor == "topk" and configuration.k is not None:
-                found.append(Cell(method, compressor, (("k", configuration.k),)))
-            else:
-                value = getattr(configuration, name)
-                found.append(Cell(method, compressor, ((name, value),)))
-    return found
 
 
 def run(
@@ -128,25 +71,32 @@ def run(
     study = _Study(configuration, loaded, signed, minimum, logdir, say)
     seeds = range(configuration.seed, configuration.seed + configuration.seeds)
     results = {cell: [study.result(cell, seed) for seed in seeds] for cell in todo}
-    rows = [row for runs in results.values() for row, _ in runs]
-    _write_table(logdir / "summary.csv", rows)
-    curves = {
-        cell.label: [curve for row, curve in runs if row["status"] == "finished"]
-        for cell, runs in results.items()
-    }
-    curves = {label: runs for label, runs in curves.items() if runs}
-    diverged = [
-        f"{cell.label} seed {row['seed']}"
-        for cell, runs in results.items()
-        for row, _ in runs
-        if row["status"] == "diverged"
-    ]
     title = (
         f"{loaded.name}, {workers} workers, {_split_name(configuration)}, "
         f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
     )
+    return _report(configuration, results, title)
+
+
+def _report(
+    configuration: ConvexConfiguration,
+    results: dict[Cell, list[tuple[dict[str, Any], figures.Curve]]],
+    title: str,
+) -> dict[str, Any]:
+    """Writes tables and figures; returns what `run` does."""
+    logdir = Path(configuration.logdir)
+    rows = [row for runs in results.values() for row, _ in runs]
+    run_files.write_table(logdir / "summary.csv", rows)
+    curves: dict[str, list[figures.Curve]] = {}
+    diverged = []
+    for cell, runs in results.items():
+        for row, curve in runs:
+            if row["status"] == "finished":
+                curves.setdefault(cell.label, []).append(curve)
+            else:
+                diverged.append(f"{cell.label} seed {row['seed']}")
     if curves:
-        _write_table(logdir / "curves.csv", figures.mean_and_spread(curves))
+        run_files.write_table(logdir / "curves.csv", figures.mean_and_spread(curves))
         figures.draw_curves(curves, title, logdir / "curves")
     if configuration.sweep:
         figures.draw_trade_off(
@@ -184,16 +134,9 @@ class _Study:
     def result(self, cell: Cell, seed: int) -> tuple[dict[str, Any], figures.Curve]:
         """A run's line of the summary and its records, done now or earlier."""
         directory = self._directory(cell, seed)
-        finished = directory / "run.json"
-        if not finished.exists():
+        if not run_files.is_finished(directory):
             self._run(cell, seed, directory)
-        row = json.loads(finished.read_text())["result"]
-        with (directory / "curves.csv").open(newline="") as file:
-            lines = list(csv.DictReader(file))
-        curve = {
-            name: np.array([float(line[name] or "nan") for line in lines])
-            for name in lines[0]
-        }
+        row, curve = run_files.read(directory)
         goal = self._configuration.goal_suboptimality * curve["suboptimality"][0]
         reached = np.flatnonzero(curve["suboptimality"] <= goal)
         for name in ("step", "bits", "encoded_bits"):
@@ -232,43 +175,15 @@ class _Study:
             progress=self._progress(cell, seed, began),
         )
         seconds = time.perf_counter() - began
-        directory.mkdir(parents=True, exist_ok=True)
-        columns = trace.columns()
-        _write_table(
-            directory / "curves.csv",
-            [
-                dict(zip(columns, line, strict=True))
-                for line in zip(*columns.values(), strict=True)
-            ],
-        )
-        np.save(directory / "entries.npy", trace.schedule)
-        _write_events(directory, trace)
         row = {
             "method": cell.method,
             "compressor": cell.compressor,
             "setting": " ".join(f"{name}={value:g}" for name, value in cell.arguments),
             "seed": seed,
-            "status": trace.status,
-            "iterations": int(trace.step[-1]),
-            "initial_suboptimality": float(trace.suboptimality[0]),
-            "suboptimality": float(trace.suboptimality[-1]),
-            # Noise moves the last record; this is what the run came to rest at.
-            "suboptimality_last_tenth": _mean_of_last_tenth(trace.suboptimality),
-            "squared_distance": float(trace.squared_distance[-1]),
-            "bits": float(trace.bits[-1]),
-            "encoded_bits": float(trace.encoded_bits[-1]),
-            "epochs": float(trace.epochs[-1]),
-            "density": float(trace.schedule.sum() / max(trace.schedule.size, 1))
-            / len(start),
-            "total_error": float(trace.total_error[-1]),
-            "error_max": float(np.max(trace.error_max[1:], initial=0)),
-            "residual_max": float(np.max(trace.residual_max[1:], initial=0)),
+            **run_files.summary(trace),
             "seconds": round(seconds, 2),
         }
-        content = {"settings": self._settings, "result": row}
-        partial = directory / ".partial-run.json"
-        partial.write_text(json.dumps(content, indent=2, default=str) + "\n")
-        os.replace(partial, directory / "run.json")
+        run_files.write(directory, self._settings, row, trace)
         self._say(
             f"{cell.label}, seed {seed}: {trace.status} after {trace.step[-1]} "
             f"iterations, f - f* = {trace.suboptimality[-1]:.3g}, "
@@ -288,7 +203,7 @@ class _Study:
             (("threshold", self._configuration.threshold),),
         )
         row, _ = self.result(source, seed)
-        entries = np.load(self._directory(source, seed) / "entries.npy")
+        entries = run_files.read_entries(self._directory(source, seed))
         if row["status"] != "finished":
             raise ValueError(
                 f"{cell.label} copies the volume of a run that diverged: "
@@ -331,34 +246,3 @@ def _split_name(configuration: ConvexConfiguration) -> str:
     if configuration.split == "dirichlet":
         return f"dirichlet split {configuration.dirichlet_alpha:g}"
     return f"{configuration.split} split"
-
-
-def _mean_of_last_tenth(values: np.ndarray) -> float:
-    return float(values[-max(len(values) // 10, 1) :].mean())
-
-
-def _write_table(path: Path, rows: list[dict[str, Any]]) -> None:
-    partial = path.with_name(f".partial-{path.name}")
-    with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow(
-                {
-                    name: f"{value:.8g}" if isinstance(value, float) else value
-                    for name, value in row.items()
-                }
-            )
-    os.replace(partial, path)
-
-
-def _write_events(directory: Path, trace: Trace) -> None:
-    for file in directory.glob("events.out.tfevents.*"):
-        file.unlink()  # of a run that was interrupted
-    columns = trace.columns()
-    steps = columns.pop("step")
-    with tf.summary.create_file_writer(str(directory)).as_default():
-        for name, values in columns.items():
-            for step, value in zip(steps, values, strict=True):
-                if np.isfinite(value):
-                    tf.summary.scalar(f"convex/{name}", value, step=int(step))

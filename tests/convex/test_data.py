@@ -59,6 +59,11 @@ def test_labels_that_are_not_two_classes_are_refused(tmp_path, labels, count):
         data.load(str(path))
 
 
+def test_file_without_a_line_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"Received: 0 in .*file.libsvm \(no line\)."):
+        data.load(str(write(tmp_path, "")))
+
+
 def test_missing_data_says_where_it_was_looked_for(tmp_path):
     with pytest.raises(FileNotFoundError, match="needs its LIBSVM file. Pass --path"):
         data.load("gisette")

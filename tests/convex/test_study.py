@@ -12,7 +12,7 @@ from absl.testing import flagsaver
 
 import main
 import tem_tf
-from tem_tf.convex import simulation, study, trace
+from tem_tf.convex import cells, simulation, trace
 from tem_tf.convex.configuration import METHODS, SPLITS, ConvexConfiguration
 from tem_tf.convex.methods import METHODS as METHOD_OBJECTS
 from tem_tf.convex.splits import SPLITS as SPLIT_NAMES
@@ -270,7 +270,7 @@ def test_cells_are_labelled_for_files():
     configuration = ConvexConfiguration(
         compressors=("none", "topk_equal", "hard_threshold"), threshold=0.5
     )
-    labels = [cell.label for cell in study.cells(configuration)]
+    labels = [cell.label for cell in cells.cells(configuration)]
     assert labels == [
         "ec-sgd none",
         "ec-sgd hard_threshold threshold=0.5",
