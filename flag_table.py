@@ -33,7 +33,8 @@ RUN_FLAGS: dict[str, tuple[FlagRow, ...]] = {
             "datasource",
             str,
             "mnist",
-            "Images: digits, mnist, fashion-mnist, cifar-10 or cifar-100.",
+            "Images: digits, mnist, fashion-mnist, cifar-10 or cifar-100. Text: "
+            "wikitext-2, or tokens, any text.",
         ),
         FlagRow(
             "path_data",
@@ -41,14 +42,15 @@ RUN_FLAGS: dict[str, tuple[FlagRow, ...]] = {
             None,
             "Directory that holds MNIST/, Fashion-MNIST/, cifar-10-batches-py/ or "
             "cifar-100-python/. Without it, or if the folder is not in it, the data "
-            "comes from tensorflow-datasets.",
+            "comes from tensorflow-datasets. For text: the directory that holds "
+            "wikitext-2/wiki.{train,valid,test}.tokens, or {train,valid,test}.tokens.",
         ),
         FlagRow(
             "arch",
             str,
             "simple-cnn",
-            "Network: simple-cnn, resnet-8, resnet-18, senet-18 or googlenet; or "
-            "logistic-regression.",
+            "Network of images: simple-cnn, resnet-8, resnet-18, senet-18 or "
+            "googlenet; of text: lstm; or logistic-regression.",
         ),
         FlagRow(
             "target_sparsity",
@@ -66,16 +68,32 @@ RUN_FLAGS: dict[str, tuple[FlagRow, ...]] = {
             "Of training images: none, crop-flip (32 of 40 pixels, mirrored or not) or "
             "crop-flip-rotate (and by at most 15 degrees).",
         ),
+        FlagRow("lstm_layers", int, 3, "Of lstm: layers."),
+        FlagRow("lstm_units", int, 650, "Of lstm: width of embedding and layers."),
+        FlagRow(
+            "tied",
+            bool,
+            True,
+            "Of lstm: whether the embedding is the decoder's matrix.",
+        ),
+        FlagRow(
+            "dropout",
+            float,
+            None,
+            "Of lstm: share of entries, in [0, 1), set to 0 in training. Without it: "
+            "0.4.",
+        ),
     ),
     "Training": (
         FlagRow(
             "batch_size",
             int,
             100,
-            "Examples per step over all workers; divisible by their number. Several "
-            "values make a study.",
+            "Examples per step over all workers; divisible by their number. Of text: "
+            "streams that are read side by side. Several values make a study.",
             takes_several=True,
         ),
+        FlagRow("bptt", int, 30, "Of lstm: words of each stream in one step."),
         FlagRow("train_iterations", int, 10_000, "Steps of training."),
         FlagRow("optimizer", str, "sgd", "sgd, momentum, nesterov or adam."),
         FlagRow("learning_rate", float, 0.1, "Learning rate of the first step."),

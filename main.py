@@ -1,4 +1,4 @@
-r"""Trains a network with compressed gradients, images pruned at initialisation.
+r"""Trains a network with compressed gradients: of images, pruned or not, or of text.
 
 Examples:
   python main.py --datasource digits --train_iterations 500

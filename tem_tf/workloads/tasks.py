@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from tem_tf.workloads import data_sources
+from tem_tf.workloads import data_sources, text_files
 from tem_tf.workloads.image_task import ImageTask
 from tem_tf.workloads.task import Task
+from tem_tf.workloads.text_task import TextTask
 
 
 class Kind(NamedTuple):
@@ -25,4 +26,7 @@ class Kind(NamedTuple):
     make: Callable[..., Task]
 
 
-KINDS = {"images": Kind(data_sources.locate, data_sources.load, ImageTask)}
+KINDS = {
+    "images": Kind(data_sources.locate, data_sources.load, ImageTask),
+    "text": Kind(text_files.locate, text_files.load, TextTask),
+}

@@ -17,6 +17,7 @@ WORKLOADS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("digits", "mnist", "fashion-mnist", "cifar-10", "cifar-100"),
         ("simple-cnn", "resnet-8", "resnet-18", "senet-18", "googlenet"),
     ),
+    "text": (("wikitext-2", "tokens"), ("lstm",)),
 }
 DATASOURCES = tuple(name for sources, _ in WORKLOADS.values() for name in sources)
 ARCHITECTURES = tuple(name for _, networks in WORKLOADS.values() for name in networks)
@@ -24,11 +25,19 @@ ARCHITECTURES = tuple(name for _, networks in WORKLOADS.values() for name in net
 DPS_NETWORKS = ("simple-cnn", "resnet-8")
 AUGMENTATIONS = ("none", "crop-flip", "crop-flip-rotate")
 
-# setting -> (the kind of task that has it, its value without effect)
-_OF_KIND = {
-    "augmentation": ("images", "none"),
-    "goal_error": ("images", None),
-    "target_sparsity": ("images", 0.0),
+# Share of entries that dropout sets to 0: the TEM authors'.
+_DROPOUT = {"text": 0.4}
+
+# setting -> (the kinds of task that have it, its value without effect)
+_OF_KINDS = {
+    "augmentation": (("images",), "none"),
+    "goal_error": (("images",), None),
+    "target_sparsity": (("images",), 0.0),
+    "dropout": (tuple(_DROPOUT), None),
+    "lstm_layers": (("text",), 3),
+    "lstm_units": (("text",), 650),
+    "tied": (("text",), True),
+    "bptt": (("text",), 30),
 }
 
 
@@ -45,11 +54,21 @@ class WorkloadSettings(Checked):
     learning_rate_warmup_epochs: int = 0
     learning_rate_warmup_factor: float = 1.0
     running_mean_epochs: int = 0
+    dropout: float | None = None
+    lstm_layers: int = 3
+    lstm_units: int = 650
+    tied: bool = True
+    bptt: int = 30
 
     @property
     def kind(self) -> str:
         """The kind of task, a key of `WORKLOADS`."""
         return _kind_of(self.arch, 1)
+
+    @property
+    def dropout_rate(self) -> float:
+        """The given dropout, or the study's for this kind of task."""
+        return _DROPOUT[self.kind] if self.dropout is None else self.dropout
 
     def _check_workload(self) -> None:
         if _kind_of(self.datasource, 0) != self.kind:
@@ -59,16 +78,19 @@ class WorkloadSettings(Checked):
                 f"datasource={self.datasource!r}. Pass --datasource "
                 f"{' or '.join(WORKLOADS[self.kind][0])}."
             )
-        for name, (kind, neutral) in _OF_KIND.items():
+        for name, (kinds, neutral) in _OF_KINDS.items():
             value = getattr(self, name)
-            if kind != self.kind and value != neutral:
+            if self.kind not in kinds and value != neutral:
                 raise ValueError(
                     f"`{name}` has no effect with `arch` {self.arch}. Received: "
-                    f"{name}={value!r}. Pass {name}={neutral!r}, its value without "
-                    "effect."
+                    f"{name}={value!r}. Leave --{name} out, or pass {neutral!r}."
                 )
         self._one_of("augmentation", AUGMENTATIONS)
         self._integer("running_mean_epochs", 0)
+        if self.dropout is not None:
+            self._number("dropout", "in [0, 1)", lambda x: 0 <= x < 1)
+        for name in ("lstm_layers", "lstm_units", "bptt"):
+            self._integer(name, 1)
         self._check_update()
         self._check_schedule()
 

@@ -53,12 +53,12 @@ TOPK = {"compressor": "topk", "density": 0.1}
         (
             {"datasource": "imagenet"},
             "`datasource` must be one of digits, mnist, fashion-mnist, cifar-10, "
-            "cifar-100. Received: datasource='imagenet'.",
+            "cifar-100, wikitext-2, tokens. Received: datasource='imagenet'.",
         ),
         (
             {"arch": "vgg"},
             "`arch` must be one of simple-cnn, resnet-8, resnet-18, senet-18, "
-            "googlenet. Received: arch='vgg'.",
+            "googlenet, lstm. Received: arch='vgg'.",
         ),
         (
             {"target_sparsity": 1.0},
@@ -269,6 +269,61 @@ def test_batch_smaller_than_replicas_has_one_way_on():
 def test_wrong_setting_of_a_workload_is_refused(settings, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         Configuration(**settings)
+
+
+LSTM = {"arch": "lstm", "datasource": "tokens", "target_sparsity": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            LSTM | {"datasource": "mnist"},
+            "`arch` lstm cannot be trained on `datasource` mnist. Received: "
+            "arch='lstm', datasource='mnist'. Pass --datasource wikitext-2 or tokens.",
+        ),
+        (
+            {"datasource": "tokens"},
+            "`arch` simple-cnn cannot be trained on `datasource` tokens. Received: "
+            "arch='simple-cnn', datasource='tokens'. Pass --datasource digits or mnist "
+            "or fashion-mnist or cifar-10 or cifar-100.",
+        ),
+        *(
+            (
+                settings,
+                f"`{name}` has no effect with `arch` {settings['arch']}. Received: "
+                f"{name}={settings[name]!r}. Leave --{name} out, or pass {neutral!r}.",
+            )
+            for settings, name, neutral in (
+                (LSTM | {"target_sparsity": 0.9}, "target_sparsity", 0.0),
+                (LSTM | {"goal_error": 0.3}, "goal_error", None),
+                (LSTM | {"augmentation": "crop-flip"}, "augmentation", "none"),
+                ({"arch": "resnet-8", "dropout": 0.5}, "dropout", None),
+                ({"arch": "resnet-8", "tied": False}, "tied", True),
+                ({"arch": "resnet-8", "bptt": 10}, "bptt", 30),
+            )
+        ),
+        (
+            LSTM | {"dropout": 1.0},
+            "`dropout` must be a number in [0, 1). Received: dropout=1.0.",
+        ),
+        *(
+            (
+                LSTM | {name: 0},
+                f"`{name}` must be an integer of at least 1. Received: {name}=0.",
+            )
+            for name in ("lstm_layers", "lstm_units", "bptt")
+        ),
+    ],
+)
+def test_setting_that_does_not_fit_the_network_is_refused(settings, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        Configuration(**settings)
+
+
+def test_dropout_is_the_studys_unless_given():
+    assert Configuration(**LSTM).dropout_rate == 0.4
+    assert Configuration(**LSTM, dropout=0.0).dropout_rate == 0.0
 
 
 def test_one_decay_epoch_is_a_tuple_of_one():
