@@ -34,7 +34,8 @@ RUN_FLAGS: dict[str, tuple[FlagRow, ...]] = {
             str,
             "mnist",
             "Images: digits, mnist, fashion-mnist, cifar-10 or cifar-100. Text: "
-            "wikitext-2, or tokens, any text.",
+            "wikitext-2, or tokens, any text. Ratings: movielens-20m, movielens-1m or "
+            "movielens-small.",
         ),
         FlagRow(
             "path_data",
@@ -43,14 +44,16 @@ RUN_FLAGS: dict[str, tuple[FlagRow, ...]] = {
             "Directory that holds MNIST/, Fashion-MNIST/, cifar-10-batches-py/ or "
             "cifar-100-python/. Without it, or if the folder is not in it, the data "
             "comes from tensorflow-datasets. For text: the directory that holds "
-            "wikitext-2/wiki.{train,valid,test}.tokens, or {train,valid,test}.tokens.",
+            "wikitext-2/wiki.{train,valid,test}.tokens, or {train,valid,test}.tokens. "
+            "For ratings: ml-20m/, ml-1m/ or ml-latest-small/ with ratings.csv or "
+            "ratings.dat; or tensorflow-datasets.",
         ),
         FlagRow(
             "arch",
             str,
             "simple-cnn",
             "Network of images: simple-cnn, resnet-8, resnet-18, senet-18 or "
-            "googlenet; of text: lstm; or logistic-regression.",
+            "googlenet; of text: lstm; of ratings: neumf; or logistic-regression.",
         ),
         FlagRow(
             "target_sparsity",
@@ -80,8 +83,8 @@ RUN_FLAGS: dict[str, tuple[FlagRow, ...]] = {
             "dropout",
             float,
             None,
-            "Of lstm: share of entries, in [0, 1), set to 0 in training. Without it: "
-            "0.4.",
+            "Of lstm and neumf: share of entries, in [0, 1), set to 0 in training. "
+            "Without it: 0.4 of lstm, 0.5 of neumf.",
         ),
     ),
     "Training": (
@@ -90,7 +93,8 @@ RUN_FLAGS: dict[str, tuple[FlagRow, ...]] = {
             int,
             100,
             "Examples per step over all workers; divisible by their number. Of text: "
-            "streams that are read side by side. Several values make a study.",
+            "streams that are read side by side; of ratings: pairs, drawn ones among "
+            "them. Several values make a study.",
             takes_several=True,
         ),
         FlagRow("bptt", int, 30, "Of lstm: words of each stream in one step."),

@@ -1,4 +1,4 @@
-r"""Trains a network with compressed gradients: of images, pruned or not, or of text.
+r"""Trains a network with compressed gradients: of images, text, ratings.
 
 Examples:
   python main.py --datasource digits --train_iterations 500

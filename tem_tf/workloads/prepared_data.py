@@ -10,7 +10,9 @@ import os
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +35,18 @@ CATALOGUE = {
     "cifar-100": (
         "cifar100",
         "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
+    ),
+    "movielens-20m": (
+        "movielens/20m-ratings",
+        "https://files.grouplens.org/datasets/movielens/ml-20m.zip",
+    ),
+    "movielens-1m": (
+        "movielens/1m-ratings",
+        "https://files.grouplens.org/datasets/movielens/ml-1m.zip",
+    ),
+    "movielens-small": (
+        "movielens/latest-small-ratings",
+        "https://files.grouplens.org/datasets/movielens/ml-latest-small.zip",
     ),
 }
 
@@ -92,14 +106,14 @@ def download(datasource: str) -> Path:
 
     name, _ = CATALOGUE[datasource]
     directory().mkdir(parents=True, exist_ok=True)
-    with _Lock(directory() / f".{name}.lock"):
+    with _Lock(directory() / f".{name.replace('/', '-')}.lock"):
         builder = tfds.builder(name, data_dir=str(directory()))
         builder.download_and_prepare()
     return Path(builder.data_dir)
 
 
 def read(prepared: Path) -> tuple[Arrays, Arrays]:
-    """Reads a prepared directory, without a download.
+    """Reads a prepared directory of images, without a download.
 
     Returns:
         (images, labels) of the training and of the test part: uint8 (n, h, w, c) and
@@ -108,20 +122,41 @@ def read(prepared: Path) -> tuple[Arrays, Arrays]:
     Raises:
         ValueError: it cannot be read, or has no "train" and "test" of images.
     """
+
+    def take(part: dict[str, np.ndarray]) -> Arrays:
+        return part["image"], part["label"].astype(np.int32)
+
+    return _parts(prepared, "train", take), _parts(prepared, "test", take)
+
+
+def read_ratings(prepared: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Reads a prepared directory of MovieLens ratings.
+
+    Returns:
+        Users, items and times: int64 (n,) each.
+
+    Raises:
+        ValueError: it cannot be read, or holds no ratings.
+    """
+
+    def take(part: dict[str, np.ndarray]) -> tuple[np.ndarray, ...]:
+        names = ("user_id", "movie_id", "timestamp")
+        return tuple(part[name].astype(np.int64) for name in names)
+
+    return _parts(prepared, "train", take)
+
+
+def _parts(prepared: Path, split: str, take: Callable[[Any], Any]) -> Any:
     import tensorflow_datasets as tfds
 
-    parts = []
     try:
         builder = tfds.builder_from_directory(str(prepared))
-        for split in ("train", "test"):
-            batch = tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1))
-            parts.append((batch["image"], batch["label"].astype(np.int32)))
+        return take(tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1)))
     except Exception as error:  # tensorflow-datasets raises many kinds
         raise ValueError(
             f"{prepared} is no data set that tensorflow-datasets can read: "
             f"{str(error).splitlines()[0] if str(error) else type(error).__name__}."
         ) from error
-    return parts[0], parts[1]
 
 
 def _version(name: str) -> tuple[int, ...]:

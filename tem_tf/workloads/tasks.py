@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from tem_tf.workloads import data_sources, text_files
+from tem_tf.workloads import data_sources, ratings_files, text_files
 from tem_tf.workloads.image_task import ImageTask
+from tem_tf.workloads.ratings_task import RatingsTask
 from tem_tf.workloads.task import Task
 from tem_tf.workloads.text_task import TextTask
 
@@ -29,4 +30,5 @@ class Kind(NamedTuple):
 KINDS = {
     "images": Kind(data_sources.locate, data_sources.load, ImageTask),
     "text": Kind(text_files.locate, text_files.load, TextTask),
+    "ratings": Kind(ratings_files.locate, ratings_files.load, RatingsTask),
 }

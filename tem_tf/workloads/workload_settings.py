@@ -18,6 +18,7 @@ WORKLOADS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("simple-cnn", "resnet-8", "resnet-18", "senet-18", "googlenet"),
     ),
     "text": (("wikitext-2", "tokens"), ("lstm",)),
+    "ratings": (("movielens-20m", "movielens-1m", "movielens-small"), ("neumf",)),
 }
 DATASOURCES = tuple(name for sources, _ in WORKLOADS.values() for name in sources)
 ARCHITECTURES = tuple(name for _, networks in WORKLOADS.values() for name in networks)
@@ -26,7 +27,7 @@ DPS_NETWORKS = ("simple-cnn", "resnet-8")
 AUGMENTATIONS = ("none", "crop-flip", "crop-flip-rotate")
 
 # Share of entries that dropout sets to 0: the TEM authors'.
-_DROPOUT = {"text": 0.4}
+_DROPOUT = {"text": 0.4, "ratings": 0.5}
 
 # setting -> (the kinds of task that have it, its value without effect)
 _OF_KINDS = {

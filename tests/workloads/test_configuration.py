@@ -53,12 +53,13 @@ TOPK = {"compressor": "topk", "density": 0.1}
         (
             {"datasource": "imagenet"},
             "`datasource` must be one of digits, mnist, fashion-mnist, cifar-10, "
-            "cifar-100, wikitext-2, tokens. Received: datasource='imagenet'.",
+            "cifar-100, wikitext-2, tokens, movielens-20m, movielens-1m, "
+            "movielens-small. Received: datasource='imagenet'.",
         ),
         (
             {"arch": "vgg"},
             "`arch` must be one of simple-cnn, resnet-8, resnet-18, senet-18, "
-            "googlenet, lstm. Received: arch='vgg'.",
+            "googlenet, lstm, neumf. Received: arch='vgg'.",
         ),
         (
             {"target_sparsity": 1.0},
@@ -324,6 +325,8 @@ def test_setting_that_does_not_fit_the_network_is_refused(settings, message):
 def test_dropout_is_the_studys_unless_given():
     assert Configuration(**LSTM).dropout_rate == 0.4
     assert Configuration(**LSTM, dropout=0.0).dropout_rate == 0.0
+    neumf = {"arch": "neumf", "datasource": "movielens-1m", "target_sparsity": 0.0}
+    assert Configuration(**neumf).dropout_rate == 0.5
 
 
 def test_one_decay_epoch_is_a_tuple_of_one():
