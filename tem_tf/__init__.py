@@ -34,6 +34,7 @@ if _keras.backend.backend() != "tensorflow":
 from tem_tf.callbacks import TensorBoardSparsification
 from tem_tf.compressors import (
     Accordion,
+    AdaptiveThreshold,
     Compressor,
     HardThreshold,
     Identity,
@@ -45,18 +46,30 @@ from tem_tf.compressors import (
     TopKSchedule,
 )
 from tem_tf.cross_device_ops import SparsifiedCrossDeviceOps
-from tem_tf.memory import ErrorFeedback, Memory
+from tem_tf.memory import (
+    EF21,
+    EF21SGDM,
+    DecayingErrorFeedback,
+    ErrorFeedback,
+    Memory,
+    MomentumCorrection,
+)
 from tem_tf.optimizer import SparsifiedOptimizer
 from tem_tf.sparse_gradient import SparseGradient
 from tem_tf.strategy import MultiWorkerMirroredStrategy
 
 __all__ = [
     "Accordion",
+    "AdaptiveThreshold",
     "Compressor",
+    "DecayingErrorFeedback",
+    "EF21",
+    "EF21SGDM",
     "ErrorFeedback",
     "HardThreshold",
     "Identity",
     "Memory",
+    "MomentumCorrection",
     "MultiWorkerMirroredStrategy",
     "Piecewise",
     "Ramp",

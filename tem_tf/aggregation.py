@@ -23,6 +23,7 @@ from tem_tf.options import Options
 from tem_tf.packing import Segments, make_segments, pack, unpack
 from tem_tf.replica_state import ReplicaState
 from tem_tf.sparse_gradient import SparseGradient
+from tem_tf.variable_metrics import VariableMetrics
 
 # How the error of a gradient that is not finite begins.
 NOT_FINITE = "A gradient has NaN or Inf"
@@ -55,16 +56,15 @@ class Outcome(NamedTuple):
         direction: float32 (n,).
         received: As above.
         memory_state, compressor_state: The new states.
-        entries: int32 scalar. Entries that this replica sent.
-        error: float32 scalar. ‖corrected − decoded‖².
+        table: float64 (S, 6). What this replica sent and held back of each variable;
+            see `metrics.step_table`.
     """
 
     direction: tf.Tensor
     received: Received
     memory_state: dict[str, tf.Tensor]
     compressor_state: Any
-    entries: tf.Tensor
-    error: tf.Tensor
+    table: tf.Tensor
 
 
 class Aggregator:
@@ -77,6 +77,7 @@ class Aggregator:
         self._compressor_state = ReplicaState()
         self._metrics = ReplicaState()
         self._gather_metrics: Any = None
+        self._variables = VariableMetrics()
         self._memory_keys: tuple[str, ...] = ()
         self._compressor_leaves: dict[Segments, tuple[list[str], Any]] = {}
 
@@ -90,6 +91,7 @@ class Aggregator:
             for segment in segments:
                 self._memory_state.add(f"{key}/{segment.name}", vector[segment.slice])
         self._metrics.add("metrics", metrics.zeros())
+        self._variables.build(names, sizes)
 
     def reset(self, strategy: tf.distribute.Strategy) -> None:
         """Forgets what replicas remember, metrics included; cross-replica context."""
@@ -97,6 +99,7 @@ class Aggregator:
         def reset() -> None:
             for state in (self._memory_state, self._compressor_state, self._metrics):
                 state.reset()
+            self._variables.reset()
 
         strategy.run(reset)
 
@@ -129,14 +132,17 @@ class Aggregator:
         vector = pack([gradients[i] for i in large])
         block = pack([gradients[i] for i in small])
         vector, block, nonfinite = _zero_unless_finite(vector, block)
-        vector, block, norm = self._clip(vector, block, unit)
+        vector, block, clipped = self._clip(vector, block, unit)
+
+        compressor = self.options.compressor.scaled(unit)
+        shared = compressor.share(vector, segments)
+        riding = tf.concat([block, shared], axis=0)
 
         def path(compressor: Compressor) -> Outcome:
             return self._path(
-                compressor, exchange, segments, vector, block, nonfinite, step
+                compressor, exchange, segments, vector, riding, nonfinite, step
             )
 
-        compressor = self.options.compressor.scaled(unit)
         if self.options.warmup_steps:
             outcome = exchange.cond(
                 step < self.options.warmup_steps,
@@ -146,19 +152,25 @@ class Aggregator:
         else:
             outcome = path(compressor)
 
-        received = outcome.received
+        block_and_shared = outcome.received.block
+        received = outcome.received._replace(block=block_and_shared[: block.shape[0]])
         observed = Observed(
-            received.total, received.entries, context.num_replicas_in_sync
+            received.total,
+            received.entries,
+            context.num_replicas_in_sync,
+            block_and_shared[block.shape[0] :],
         )
         kept = compressor.observe(outcome.compressor_state, observed, step, segments)
         outcome = outcome._replace(compressor_state=kept)
         with tf.control_dependencies(self._checks(outcome)):
             self._write_states(outcome, segments)
-            self._count(outcome, norm, unit)
+            table = [outcome.table, metrics.dense_table(rest, block)]
+            table = metrics.in_own_units(tf.concat(table, axis=0), unit, clipped)
+            self._count(received, table, [s.name for s in segments + rest])
             results: list[Any] = [None] * len(gradients)
             for table, flat, chosen in (
                 (segments, outcome.direction, large),
-                (rest, outcome.received.block, small),
+                (rest, received.block, small),
             ):
                 like = [gradients[i] for i in chosen]
                 for i, result in zip(chosen, unpack(flat, table, like), strict=True):
@@ -191,11 +203,10 @@ class Aggregator:
         )
         direction, memory_state = memory.apply(memory_state, received.total)
 
-        entries = tf.size(message.values) + tf.size(block)
-        error = tf.reduce_sum(tf.square(corrected - sent))
-        return Outcome(
-            direction, received, memory_state, compressor_state, entries, error
+        table = metrics.step_table(
+            segments, message, vector, corrected, sent, memory_state.get("residual")
         )
+        return Outcome(direction, received, memory_state, compressor_state, table)
 
     def _transport(self, compressor: Compressor, message: Message) -> Callable:
         """All-reduce sums in float32, so entries of 16 bits are gathered always."""
@@ -213,15 +224,15 @@ class Aggregator:
     def _clip(
         self, vector: tf.Tensor, block: tf.Tensor, unit: float
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Clips to `local_clipnorm`; also returns the norm before clipping."""
+        """Clips to `local_clipnorm`; also returns what it multiplied by."""
+        if self.options.local_clipnorm is None:
+            return vector, block, tf.ones([])
         norm = tf.sqrt(
             tf.reduce_sum(tf.square(vector)) + tf.reduce_sum(tf.square(block))
         )
-        if self.options.local_clipnorm is None:
-            return vector, block, norm
         limit = self.options.local_clipnorm * unit
         factor = limit / tf.maximum(norm, limit)
-        return vector * factor, block * factor, norm
+        return vector * factor, block * factor, factor
 
     def _checks(self, outcome: Outcome) -> list[tf.Operation]:
         """Raises on all replicas at the same step, since all see the same headers."""
@@ -289,23 +300,22 @@ class Aggregator:
             ),
         )
 
-    def _count(self, outcome: Outcome, norm: tf.Tensor, unit: float) -> None:
-        received = outcome.received
-        size = tf.size(received.total) + tf.size(received.block)
+    def _count(
+        self, received: Received, table: tf.Tensor, names: Sequence[str]
+    ) -> None:
         self._metrics.assign(
             "metrics",
             metrics.add_step(
                 self._metrics.read("metrics"),
-                entries=outcome.entries,
+                entries=tf.reduce_sum(table[:, 0]),
                 payload_words=received.words,
                 padded_words=received.padding,
-                dense_words=size,
-                error=outcome.error / unit**2,
-                gradient_norm=norm / unit,
+                dense_words=tf.size(received.total) + tf.size(received.block),
                 nonfinite=received.nonfinite,
-                residual=outcome.memory_state.get("residual", tf.zeros([0])) / unit,
+                table=table,
             ),
         )
+        self._variables.add(table, names)
 
     def summary(self, strategy: tf.distribute.Strategy) -> dict[str, float]:
         """Sums the metrics over replicas. Collective, in cross-replica context."""
@@ -318,6 +328,14 @@ class Aggregator:
             self._gather_metrics = tf.function(lambda: strategy.run(gather))
         rows = strategy.experimental_local_results(self._gather_metrics())[0]
         return metrics.summarise(rows.numpy())
+
+    def summary_by_variable(
+        self, strategy: tf.distribute.Strategy
+    ) -> dict[str, dict[str, float]]:
+        """The same for each variable. Collective, in cross-replica context."""
+        steps = int(self.summary(strategy)["steps"])
+        all_sent = self.options.leave_gradients_alone
+        return self._variables.summary(strategy, steps, all_sent)
 
 
 def _gather(

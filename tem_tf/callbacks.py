@@ -17,26 +17,39 @@ class TensorBoardSparsification(keras.callbacks.Callback):
 
     Under `communication/`: of the steps since the last record `density`, and per step
     and replica `entries_sent`, `payload_bytes`, `padded_bytes`, `dense_bytes`; of the
-    run so far `total_error`; of the last step `compression_error`, `residual_norm`,
-    `residual_max`, `gradient_norm`. The step is the optimizer's, so that a resumed run
-    goes on where it was. Metrics are summed over workers once per record, a
-    collective, so the callback must be on all workers; the chief alone writes.
+    run so far `total_error`; of the last step `compression_error`, `relative_error`
+    (‖e‖²/‖p‖²), `residual_norm`, `residual_max`, `gradient_norm`. Under `variables/`,
+    by the path of each variable: of the steps since the last record `density` and
+    `mean_relative_error` (sum of ‖e‖² by sum of ‖p‖²); of the run so far `total_error`;
+    of the last step `relative_error`, `residual_norm`, `residual_max`, `gradient_norm`.
+
+    The step is the optimizer's, so that a resumed run goes on where it was. Metrics are
+    summed over workers once per record, a collective, so the callback must be on all
+    workers; the chief alone writes.
 
     Args:
         log_dir: String. The run's directory; events go to `log_dir/communication`.
         every: Int >= 1, default 100. Steps between records. Lower => more collectives.
+        per_variable: Bool, default True. Whether to write `variables/` too.
 
     Raises:
-        ValueError: `every` is out of range, or the model was compiled without
+        ValueError: an argument is out of range, or the model was compiled without
             `SparsifiedOptimizer`.
         ImportError: the package tensorboard is not installed.
     """
 
-    def __init__(self, log_dir: str | os.PathLike, every: int = 100):
+    def __init__(
+        self, log_dir: str | os.PathLike, every: int = 100, per_variable: bool = True
+    ):
         super().__init__()
         if not isinstance(every, int) or isinstance(every, bool) or every < 1:
             raise ValueError(
                 f"`every` must be an integer >= 1. Received: every={every!r}"
+            )
+        if not isinstance(per_variable, bool):
+            raise ValueError(
+                "`per_variable` must be True or False. "
+                f"Received: per_variable={per_variable!r}"
             )
         if importlib.util.find_spec("tensorboard") is None:
             raise ImportError(
@@ -45,7 +58,9 @@ class TensorBoardSparsification(keras.callbacks.Callback):
             )
         self.log_dir = os.path.join(os.fspath(log_dir), "communication")
         self.every = every
+        self.per_variable = per_variable
         self._last: dict[str, float] = {}
+        self._last_of: dict[str, dict[str, float]] = {}
         self._step = self._recorded = self._batch = 0
         self._writer = None
 
@@ -58,7 +73,7 @@ class TensorBoardSparsification(keras.callbacks.Callback):
         if self._writer is None and strategy.is_chief():
             self._writer = tf.summary.create_file_writer(self.log_dir)
         if self.model.optimizer.built:  # Not the first `fit`.
-            self._last = self.summary()
+            self._last, self._last_of = self.summary(), self._by_variable()
         self._recorded = self._steps_so_far()
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -84,12 +99,23 @@ class TensorBoardSparsification(keras.callbacks.Callback):
         return self.model.optimizer.communication_summary()
 
     def _record(self) -> None:
-        now = self.summary()
+        now, now_of = self.summary(), self._by_variable()
         if self._writer is not None:
             with self._writer.as_default(step=self._step):
                 for name, value in since(self._last, now).items():
                     tf.summary.scalar(f"communication/{name}", value)
-        self._last, self._recorded = now, self._step
+                steps = max(now["steps"] - self._last.get("steps", 0), 1)
+                for path, values in now_of.items():
+                    before = self._last_of.get(path, {})
+                    shown = since_of_variable(before, values, int(steps))
+                    for name, value in shown.items():
+                        tf.summary.scalar(f"variables/{path}/{name}", value)
+        self._last, self._last_of, self._recorded = now, now_of, self._step
+
+    def _by_variable(self) -> dict[str, dict[str, float]]:
+        if not self.per_variable:
+            return {}
+        return self.model.optimizer.communication_by_variable()
 
     def _steps_so_far(self) -> int:
         """Of the optimizer, so that a run that goes on elsewhere goes on counting."""
@@ -111,6 +137,36 @@ def since(before: dict[str, float], now: dict[str, float]) -> dict[str, float]:
     for name in (
         "total_error",
         "compression_error",
+        "relative_error",
+        "residual_norm",
+        "residual_max",
+        "gradient_norm",
+    ):
+        shown[name] = now[name]
+    return shown
+
+
+def since_of_variable(
+    before: dict[str, float], now: dict[str, float], steps: int
+) -> dict[str, float]:
+    """What TensorBoard shows of one variable between two summaries.
+
+    Args:
+        before: The earlier summary of the variable, or an empty dict.
+        now: The later one.
+        steps: Steps between the two.
+    """
+    entries, error, corrected = (
+        now[name] - before.get(name, 0)
+        for name in ("entries_sent", "total_error", "total_corrected")
+    )
+    shown = {
+        "density": entries / (steps * now["entries"]),
+        "mean_relative_error": error / corrected if corrected > 0 else 0.0,
+    }
+    for name in (
+        "total_error",
+        "relative_error",
         "residual_norm",
         "residual_max",
         "gradient_norm",

@@ -11,6 +11,9 @@ With gradient g, state m, compressor C and the mean (or sum) over workers A:
 from __future__ import annotations
 
 import dataclasses
+import numbers
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -79,6 +82,165 @@ class ErrorFeedback(Memory):
         return {"residual": corrected - sent}
 
 
+@keras.saving.register_keras_serializable(package="tem_tf")
+@dataclasses.dataclass(frozen=True)
+class DecayingErrorFeedback(Memory):
+    """Error feedback that forgets: p = g + βm, m = p - s.
+
+    What is held back fades with its age. The gradient is no longer conserved: of what
+    waits for t steps, βᵗ is sent.
+
+    Args:
+        decay: Float in (0, 1]. β. 1 is `ErrorFeedback`. Lower => old residuals weigh
+            less.
+
+    Raises:
+        ValueError: `decay` is out of range.
+
+    References:
+        Wu et al., ICML 2018, arXiv 1806.08054 (ECQ-SGD), has such a β.
+    """
+
+    decay: float
+
+    def __post_init__(self):
+        _check("decay", self.decay, "in (0, 1]", lambda x: 0 < x <= 1)
+
+    def init(self, segments: Segments) -> State:
+        return {"residual": tf.zeros([total_size(segments)])}
+
+    def compensate(self, state: State, gradient: tf.Tensor) -> tf.Tensor:
+        return gradient + self.decay * state["residual"]
+
+    def update(self, state: State, corrected: tf.Tensor, sent: tf.Tensor) -> State:
+        return {"residual": corrected - sent}
+
+
+@keras.saving.register_keras_serializable(package="tem_tf")
+@dataclasses.dataclass(frozen=True)
+class MomentumCorrection(Memory):
+    """Deep gradient compression: each worker's own momentum, before compression.
+
+        u ← μu + g;   p = m + u;   m ← p - s;   u ← 0 where an entry was sent
+
+    The velocity u is accumulated in the residual m, so what waits carries the momentum
+    that it would have had. The last step, factor masking, stops stale momentum. The
+    momentum is in here: give the inner optimizer none.
+
+    Args:
+        momentum: Float in [0, 1), default 0.9. μ.
+        masking: Bool, default True. Whether u is masked.
+
+    Raises:
+        ValueError: an argument is out of range.
+
+    References:
+        Lin et al., ICLR 2018, arXiv 1712.01887, section 3. Their ramp-up of the
+        density is `TopK(density=Ramp(…))`.
+    """
+
+    momentum: float = 0.9
+    masking: bool = True
+
+    def __post_init__(self):
+        _check("momentum", self.momentum, "in [0, 1)", lambda x: 0 <= x < 1)
+        if not isinstance(self.masking, bool):
+            raise ValueError(
+                f"`masking` must be True or False. Received: masking={self.masking!r}"
+            )
+
+    def init(self, segments: Segments) -> State:
+        size = total_size(segments)
+        return {"residual": tf.zeros([size]), "velocity": tf.zeros([size])}
+
+    def compensate(self, state: State, gradient: tf.Tensor) -> tf.Tensor:
+        return state["residual"] + (self.momentum * state["velocity"] + gradient)
+
+    def update(self, state: State, corrected: tf.Tensor, sent: tf.Tensor) -> State:
+        # Up to one rounding what `compensate` added.
+        velocity = corrected - state["residual"]
+        if self.masking:
+            velocity *= tf.cast(tf.equal(sent, 0), velocity.dtype)
+        return {"residual": corrected - sent, "velocity": velocity}
+
+
+@keras.saving.register_keras_serializable(package="tem_tf")
+@dataclasses.dataclass(frozen=True)
+class EF21(Memory):
+    """What is sent corrects an estimate h_i of the gradient: no residual piles up.
+
+        p = g - h_i;   h_i ← h_i + s;   h ← h + Σ s;   d = h
+
+    All estimates start at 0. A threshold is compared with differences of gradients.
+
+    References:
+        Richtárik, Sokolov, Fatkhullin, NeurIPS 2021, arXiv 2106.05203.
+    """
+
+    def init(self, segments: Segments) -> State:
+        size = total_size(segments)
+        return {"own": tf.zeros([size]), "sum": tf.zeros([size])}
+
+    def compensate(self, state: State, gradient: tf.Tensor) -> tf.Tensor:
+        return gradient - state["own"]
+
+    def update(self, state: State, corrected: tf.Tensor, sent: tf.Tensor) -> State:
+        return {**state, "own": state["own"] + sent}
+
+    def apply(self, state: State, aggregate: tf.Tensor) -> tuple[tf.Tensor, State]:
+        total = state["sum"] + aggregate
+        return total, {**state, "sum": total}
+
+
+@keras.saving.register_keras_serializable(package="tem_tf")
+@dataclasses.dataclass(frozen=True)
+class EF21SGDM(EF21):
+    """EF21 of a running mean of the gradients, so that their noise is not tracked.
+
+        v ← (1-η)v + ηg;   p = v - h_i;   h_i ← h_i + s;   h ← h + Σ s;   d = h
+
+    v and the estimates start at 0, so the first 1/η steps are shorter. (The authors
+    start from the mean of many gradients.) The momentum is in here: give the inner
+    optimizer none.
+
+    Args:
+        momentum: Float in (0, 1], default 0.1, a mean over about ten steps, our
+            choice. η. 1 is `EF21`. Lower => a longer mean.
+
+    Raises:
+        ValueError: `momentum` is out of range.
+
+    References:
+        Fatkhullin, Tyurin, Richtárik, NeurIPS 2023, arXiv 2305.15155, algorithm
+        1.
+    """
+
+    momentum: float = 0.1
+
+    def __post_init__(self):
+        _check("momentum", self.momentum, "in (0, 1]", lambda x: 0 < x <= 1)
+
+    def init(self, segments: Segments) -> State:
+        return {**super().init(segments), "mean": tf.zeros([total_size(segments)])}
+
+    def compensate(self, state: State, gradient: tf.Tensor) -> tf.Tensor:
+        mean = (1 - self.momentum) * state["mean"] + self.momentum * gradient
+        return mean - state["own"]
+
+    def update(self, state: State, corrected: tf.Tensor, sent: tf.Tensor) -> State:
+        mean = corrected + state["own"]  # Up to one rounding that of `compensate`.
+        return {**super().update(state, corrected, sent), "mean": mean}
+
+
+MEMORIES: dict[str, type[Memory]] = {
+    "error_feedback": ErrorFeedback,
+    "decaying_error_feedback": DecayingErrorFeedback,
+    "dgc": MomentumCorrection,
+    "ef21": EF21,
+    "ef21_sgdm": EF21SGDM,
+}
+
+
 def get(memory: Memory | str | None, lossless: bool) -> Memory | None:
     """Resolves the `memory` argument of `SparsifiedOptimizer`.
 
@@ -98,3 +260,9 @@ def get(memory: Memory | str | None, lossless: bool) -> Memory | None:
         '`memory` must be "auto", None or a tem_tf memory such as '
         f"tem_tf.ErrorFeedback(). Received: memory={memory!r}"
     )
+
+
+def _check(name: str, value: Any, rule: str, holds: Callable[[Any], bool]) -> None:
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_number or not holds(value):
+        raise ValueError(f"`{name}` must be {rule}. Received: {name}={value!r}")

@@ -1,11 +1,22 @@
-"""What the communication of a run cost and held back, in a vector per replica."""
+"""What the communication of a run cost and held back, of the model and per variable.
+
+Each replica sums up a vector of its own over the steps (bytes, steps), and a table
+with one row for each variable and these columns:
+
+    entries sent, ‖e‖², ‖m‖², max|m|, ‖g‖², ‖p‖²
+
+with gradient g, corrected gradient p, e = p − decoded, and the new residual m.
+"""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
+
+from tem_tf.packing import Segments, total_size
 
 # Totals over the steps of a run, then values of the last step. Bytes and entries are
 # those that this replica contributed; error, residual and gradient are in units of
@@ -19,8 +30,24 @@ _TOTALS = (
     "total_error",
     "nonfinite_gradients",
 )
-_LAST = ("error", "residual_squared", "residual_max", "gradient_squared")
+_LAST = (
+    "error",
+    "residual_squared",
+    "residual_max",
+    "gradient_squared",
+    "corrected_squared",
+)
 _WORD_BYTES = 4
+
+COLUMNS = (
+    "entries",
+    "error",
+    "residual_squared",
+    "residual_max",
+    "gradient_squared",
+    "corrected_squared",
+)
+_MAX = COLUMNS.index("residual_max")
 
 
 def zeros() -> tf.Tensor:
@@ -35,10 +62,8 @@ def add_step(
     payload_words: tf.Tensor,
     dense_words: tf.Tensor,
     padded_words: tf.Tensor | int = 0,
-    error: tf.Tensor | float = 0.0,
-    gradient_norm: tf.Tensor | float = 0.0,
     nonfinite: tf.Tensor | int = 0,
-    residual: tf.Tensor | None = None,
+    table: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Returns the vector with one more step in it.
 
@@ -48,15 +73,14 @@ def add_step(
         payload_words: 32-bit words sent, padding excluded.
         dense_words: Words that the whole gradient would take.
         padded_words: Words of padding.
-        error: ‖e‖², the squared norm of what was not sent.
-        gradient_norm: Norm of the local gradient, before clipping.
         nonfinite: Number of replicas whose gradient was not finite.
-        residual: What error feedback keeps, any shape.
+        table: float64 (S, 6). The step's table; without it there is no error.
     """
-    squared, largest = 0.0, 0.0
-    if residual is not None and residual.shape.num_elements() != 0:
-        squared = tf.reduce_sum(tf.square(residual))
-        largest = tf.reduce_max(tf.abs(residual))
+    error = squared = largest = gradient = corrected = 0.0
+    if table is not None:
+        sums = tf.unstack(tf.reduce_sum(table, axis=0))
+        _, error, squared, _, gradient, corrected = sums
+        largest = tf.maximum(tf.reduce_max(table[:, _MAX]), 0.0)
     step = [
         1,
         entries,
@@ -68,10 +92,107 @@ def add_step(
         error,
         squared,
         largest,
-        tf.square(gradient_norm),
+        gradient,
+        corrected,
     ]
     keep = tf.constant([1.0] * len(_TOTALS) + [0.0] * len(_LAST), tf.float64)
     return vector * keep + tf.stack([tf.cast(x, tf.float64) for x in step])
+
+
+def step_table(
+    segments: Segments,
+    message: Any,
+    gradient: tf.Tensor,
+    corrected: tf.Tensor,
+    sent: tf.Tensor,
+    residual: tf.Tensor | None,
+) -> tf.Tensor:
+    """The table of one step, in the units of the vectors.
+
+    Args:
+        segments: S variables.
+        message: What was sent. With `indices` these are counted per variable; without,
+            the number of its `values` is shared out by the variables' sizes.
+        gradient: float32 (n,).
+        corrected: float32 (n,).
+        sent: float32 (n,), as the others decode it.
+        residual: float32 (n,) or None. What is kept for the next step.
+
+    Returns:
+        float64 (S, 6).
+    """
+    if not segments:
+        return tf.zeros([0, len(COLUMNS)], tf.float64)
+    sizes = [segment.size for segment in segments]
+
+    def reduced(function: Any, vector: tf.Tensor | None) -> list[tf.Tensor]:
+        if vector is None:
+            return [tf.zeros([])] * len(sizes)
+        return [function(part) for part in tf.split(vector, sizes)]
+
+    def largest(part: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_max(part) if part.shape[0] else tf.zeros([])
+
+    # `l2_loss` halves the sum of squares, reads once and copies nothing.
+    halves = tf.nn.l2_loss
+    rows = [
+        *reduced(halves, corrected - sent),
+        *reduced(halves, residual),
+        *reduced(largest, None if residual is None else tf.abs(residual)),
+        *reduced(halves, gradient),
+        *reduced(halves, corrected),
+    ]
+    rows = tf.cast(tf.reshape(tf.stack(rows), [-1, len(sizes)]), tf.float64)
+    rows *= tf.constant([[2.0], [2.0], [1.0], [2.0], [2.0]], tf.float64)
+    entries = _entries(message, segments)
+    return tf.transpose(tf.concat([entries[tf.newaxis], rows], axis=0))
+
+
+def dense_table(segments: Segments, block: tf.Tensor) -> tf.Tensor:
+    """The table of variables that are sent whole: float64 (S, 6)."""
+    zeros = tf.zeros([total_size(segments)])
+    return step_table(segments, None, block, block, block, zeros)
+
+
+def in_own_units(table: tf.Tensor, unit: float, clipped: tf.Tensor) -> tf.Tensor:
+    """Divides a table by what the gradient was multiplied by.
+
+    Args:
+        table: float64 (S, 6).
+        unit: What Keras multiplied all with.
+        clipped: float32 scalar. What clipping multiplied the gradient with; the norm
+            of the gradient is that before clipping.
+    """
+    squared = 1 / unit**2
+    before = squared / tf.square(tf.cast(clipped, tf.float64))
+    factors = [1.0, squared, squared, 1 / unit, before, squared]
+    return table * tf.stack([tf.cast(x, tf.float64) for x in factors])
+
+
+def zero_tables(rows: int) -> tf.Tensor:
+    """Sums over steps and the last step's table, before the first: (2, rows, 6)."""
+    return tf.zeros([2, rows, len(COLUMNS)], tf.float64)
+
+
+def add_table(tables: tf.Tensor, table: tf.Tensor) -> tf.Tensor:
+    """Adds a step's table; of max|m| the greatest of all steps is kept."""
+    is_max = tf.one_hot(_MAX, len(COLUMNS), on_value=True, off_value=False)
+    totals = tf.where(is_max, tf.maximum(tables[0], table), tables[0] + table)
+    return tf.stack([totals, table])
+
+
+def _entries(message: Any, segments: Segments) -> tf.Tensor:
+    """Entries that a message has of each variable: float64 (S,)."""
+    sizes = tf.constant([segment.size for segment in segments], tf.float64)
+    if message is None:
+        return sizes
+    if not hasattr(message, "indices"):
+        share = tf.size(message.values) / max(total_size(segments), 1)
+        return sizes * tf.cast(share, tf.float64)
+    ends = tf.constant([s.offset + s.size for s in segments])
+    owner = tf.searchsorted(ends, message.indices, side="right")
+    counts = tf.math.bincount(owner, minlength=len(segments), maxlength=len(segments))
+    return tf.cast(counts, tf.float64)
 
 
 def summarise(rows: np.ndarray) -> dict[str, float]:
@@ -83,8 +204,9 @@ def summarise(rows: np.ndarray) -> dict[str, float]:
         `dense_bytes` (4 bytes per entry of the gradient); `density`, entries sent by
         entries of the gradient; `total_error`, the sum over steps of the mean over
         replicas of ‖e‖²; of the last step `compression_error` (mean ‖e‖²),
-        `residual_norm` (root of the mean squared norm), `residual_max` and
-        `gradient_norm` (root of the mean squared norm); and `nonfinite_gradients`.
+        `relative_error` (mean ‖e‖² by mean ‖p‖²), `residual_norm` (root of the mean
+        squared norm), `residual_max` and `gradient_norm` (root of the mean squared
+        norm); and `nonfinite_gradients`.
     """
     column = dict(zip(_TOTALS + _LAST, rows.T, strict=True))
     dense_bytes = column["dense_bytes"].sum()
@@ -98,8 +220,56 @@ def summarise(rows: np.ndarray) -> dict[str, float]:
         "dense_bytes": int(dense_bytes),
         "total_error": float(column["total_error"].mean()),
         "compression_error": float(column["error"].mean()),
+        "relative_error": _share(
+            column["error"].mean(), column["corrected_squared"].mean()
+        ),
         "residual_norm": math.sqrt(column["residual_squared"].mean()),
         "residual_max": float(column["residual_max"].max()),
         "gradient_norm": math.sqrt(column["gradient_squared"].mean()),
         "nonfinite_gradients": int(column["nonfinite_gradients"].max()),
     }
+
+
+def summarise_variables(
+    tables: np.ndarray, names: list[str], sizes: list[int], steps: int
+) -> dict[str, dict[str, float]]:
+    """Joins the tables of all replicas, (replicas, 2, rows, 6), row by row.
+
+    Returns:
+        For each variable, by its name: `entries`, those of the gradients of all
+        replicas at one step; `entries_sent` over steps and replicas together;
+        `density` and `last_density`, entries sent by entries, of all steps and of the
+        last; `total_error`, as in `summarise`; of the last step `compression_error`
+        (mean over replicas of ‖e‖²), `relative_error` (‖e‖²/‖p‖², means over
+        replicas), `residual_norm`, `residual_max`, `gradient_norm`; and of all steps
+        `total_corrected`, as `total_error` of ‖p‖², `mean_relative_error` (the one by
+        the other), `mean_residual_norm` and
+        `mean_gradient_norm` (roots of mean squares), `greatest_residual`.
+    """
+    mean, greatest = tables.mean(axis=0), tables.max(axis=0)
+    summaries = {}
+    for row, (name, size) in enumerate(zip(names, sizes, strict=True)):
+        total = dict(zip(COLUMNS, mean[0, row], strict=True))
+        last = dict(zip(COLUMNS, mean[1, row], strict=True))
+        summaries[name] = {
+            "entries": size * len(tables),
+            "entries_sent": int(tables[:, 0, row, 0].sum()),
+            "density": float(total["entries"] / max(size * steps, 1)),
+            "last_density": float(last["entries"] / max(size, 1)),
+            "total_error": float(total["error"]),
+            "total_corrected": float(total["corrected_squared"]),
+            "compression_error": float(last["error"]),
+            "relative_error": _share(last["error"], last["corrected_squared"]),
+            "mean_relative_error": _share(total["error"], total["corrected_squared"]),
+            "residual_norm": math.sqrt(last["residual_squared"]),
+            "mean_residual_norm": math.sqrt(total["residual_squared"] / max(steps, 1)),
+            "residual_max": float(greatest[1, row, _MAX]),
+            "greatest_residual": float(greatest[0, row, _MAX]),
+            "gradient_norm": math.sqrt(last["gradient_squared"]),
+            "mean_gradient_norm": math.sqrt(total["gradient_squared"] / max(steps, 1)),
+        }
+    return summaries
+
+
+def _share(part: float, whole: float) -> float:
+    return float(part / whole) if whole > 0 else 0.0

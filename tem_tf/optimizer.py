@@ -143,12 +143,18 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
         Returns:
             See `tem_tf.metrics.summarise`.
         """
-        if not self.built:
-            raise ValueError(
-                "`communication_summary` needs an optimizer that has been built: call "
-                "it after the first step."
-            )
+        self._require_built("communication_summary")
         return self._aggregator.summary(_internals.strategy_of(self.inner_optimizer))
+
+    def communication_by_variable(self) -> dict[str, dict[str, float]]:
+        """The same for each variable, by its path. Collective, as the above.
+
+        Returns:
+            See `tem_tf.metrics.summarise_variables`.
+        """
+        self._require_built("communication_by_variable")
+        strategy = _internals.strategy_of(self.inner_optimizer)
+        return self._aggregator.summary_by_variable(strategy)
 
     def forget(self) -> None:
         """Empties what workers hold back, and sets the totals to zero.
@@ -197,6 +203,13 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
                 "A saved model holds no residuals: what workers had not sent yet when "
                 "it was saved is lost, and error feedback starts from zero.",
                 stacklevel=2,
+            )
+
+    def _require_built(self, method: str) -> None:
+        if not self.built:
+            raise ValueError(
+                f"`{method}` needs an optimizer that has been built: call it after "
+                "the first step."
             )
 
     def _build_once(self, variables) -> None:

@@ -22,6 +22,7 @@ COMPRESSORS = {
     "topk_schedule": tem_tf.TopKSchedule([12, 3, 0, 1, 2]),
     "random_k_ramp": tem_tf.RandomK(tem_tf.Ramp(0.5, 0.1, steps=4), seed=1),
     "accordion": tem_tf.Accordion(0.2, 0.5, interval_steps=2),
+    "adaptive_threshold": tem_tf.AdaptiveThreshold(0.3, steps=4),
 }
 
 

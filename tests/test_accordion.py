@@ -24,7 +24,7 @@ def densities(compressor, norms):
         aggregate = np.zeros(150, np.float32)
         aggregate[[0, 100]] = a, b
         observed = tem_tf.compressors.Observed(
-            tf.constant(aggregate), tf.constant(1, tf.int64), 1
+            tf.constant(aggregate), tf.constant(1, tf.int64), 1, tf.zeros([0])
         )
         state = compressor.observe(state, observed, step, SEGMENTS)
     return seen

@@ -123,6 +123,26 @@ def test_a_memory_with_a_word_of_its_own_after_aggregation(replicas):
     np.testing.assert_array_equal(weights[:, 0], expected)
 
 
+@pytest.mark.parametrize("compressor", ["topk_model", "hard_threshold", "random_k"])
+@pytest.mark.parametrize(
+    "memory",
+    [
+        tem_tf.DecayingErrorFeedback(0.5),
+        tem_tf.MomentumCorrection(0.5),
+        tem_tf.EF21(),
+        tem_tf.EF21SGDM(0.5),
+    ],
+    ids=lambda memory: type(memory).__name__,
+)
+def test_replicas_stay_bit_equal_with_every_memory(memory, compressor):
+    gradients = dyadic(4, 2)
+    compressor = COMPRESSORS[compressor]
+    weights, _ = train(2, gradients, compressor, memory=memory)
+    np.testing.assert_array_equal(weights[:, 0], weights[:, 1])
+    without, _ = train(2, gradients, compressor)
+    assert weights[-1].any() and not np.array_equal(weights, without)
+
+
 @pytest.mark.parametrize("replicas", REPLICAS)
 @pytest.mark.parametrize("compressor", ["hard_threshold_sends_none", "random_k"])
 def test_small_variables_ride_whole(replicas, compressor):
@@ -235,3 +255,84 @@ def test_metrics_against_a_numpy_transcription(replicas):
     np.testing.assert_allclose(
         summary["gradient_norm"], np.sqrt(last.mean()), rtol=1e-6
     )
+
+
+@pytest.mark.parametrize("replicas", REPLICAS)
+@pytest.mark.parametrize(
+    "options", [{}, {"dense_below": 5}, {"local_clipnorm": 1.0}], ids=str
+)
+def test_metrics_by_variable_against_a_numpy_transcription(replicas, options):
+    """Every column, of every step and of the last, of both variables."""
+    gradients = dyadic(5, replicas)
+    threshold, parts = 0.75, {"a": slice(0, 4), "b": slice(4, 12)}
+    residual = np.zeros((replicas, 12))
+    steps = []
+    for step in gradients:
+        g = replicas * step
+        norm = np.linalg.norm(g, axis=1, keepdims=True)
+        clipped = g / np.maximum(norm, 1) if "local_clipnorm" in options else g
+        p = clipped + residual
+        kept = np.abs(p) >= threshold
+        if "dense_below" in options:
+            kept[:, :4] = True
+        residual = np.where(kept, 0, p)
+        steps.append((kept, residual, g, p))
+    _, optimizer = train(
+        replicas, gradients, tem_tf.HardThreshold(threshold), **options
+    )
+    summary = optimizer.communication_by_variable()
+    assert set(summary) == set(parts)
+
+    def mean(values):
+        return np.mean(np.sum(np.square(values), axis=1))
+
+    for name, part in parts.items():
+        size = part.stop - part.start
+        kept, m, g, p = (np.array([s[i][:, part] for s in steps]) for i in range(4))
+        error, corrected = sum(map(mean, m)), sum(map(mean, p))
+        expected = {
+            "entries": size * replicas,
+            "entries_sent": kept.sum(),
+            "density": kept.mean(),
+            "last_density": kept[-1].mean(),
+            "total_error": error,
+            "total_corrected": corrected,
+            "compression_error": mean(m[-1]),
+            "relative_error": mean(m[-1]) / mean(p[-1]),
+            "mean_relative_error": error / corrected,
+            "residual_norm": np.sqrt(mean(m[-1])),
+            "mean_residual_norm": np.sqrt(error / 5),
+            "residual_max": np.abs(m[-1]).max(),
+            "greatest_residual": np.abs(m).max(),
+            "gradient_norm": np.sqrt(mean(g[-1])),
+            "mean_gradient_norm": np.sqrt(sum(map(mean, g)) / 5),
+        }
+        assert summary[name] == pytest.approx(expected, rel=1e-5)
+    total = optimizer.communication_summary()
+    for name in ("entries_sent", "total_error", "compression_error"):
+        sums = sum(values[name] for values in summary.values())
+        assert total[name] == pytest.approx(sums, rel=1e-5)
+
+
+def test_metrics_by_variable_without_compression_are_of_all_entries():
+    _, optimizer = train(2, dyadic(3, 2), tem_tf.Identity())
+    for name, size in (("a", 4), ("b", 8)):
+        summary = optimizer.communication_by_variable()[name]
+        assert summary["entries_sent"] == 3 * 2 * size
+        assert summary["density"] == summary["last_density"] == 1
+
+
+def test_metrics_of_a_variable_that_is_not_trained_stand_still():
+    def step(gradients):
+        optimizer.apply_gradients(gradients)
+        return optimizer.communication_by_variable()
+
+    weights = [tf.Variable([0.0, 0.0], name=name) for name in "ab"]
+    optimizer = tem_tf.SparsifiedOptimizer("sgd", tem_tf.HardThreshold(1.0))
+    ones = tf.constant([0.5, 1.0])
+    step([(ones, weights[0]), (ones, weights[1])])
+    summary = step([(ones, weights[1])])
+    rows = {name.split(":")[0]: row for name, row in summary.items()}
+    assert rows["a"]["entries_sent"] == 1
+    assert rows["b"]["entries_sent"] == 3
+    assert rows["a"]["last_density"] == 0

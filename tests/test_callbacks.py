@@ -64,16 +64,54 @@ def test_every_tag_of_the_docstring_has_its_value(replicas, tmp_path):
         "total_error": {3: 2 * 0.25**2, 4: 2 * 0.25**2},
         # Of steps 3 and 4.
         "compression_error": {3: 0.25**2, 4: 0.0},
+        "relative_error": {3: 0.25**2 / (0.25**2 + 1), 4: 0.0},
         "residual_norm": {3: 0.25, 4: 0.0},
         "residual_max": {3: 0.25, 4: 0.0},
         "gradient_norm": {3: math.hypot(*GRADIENT), 4: math.hypot(*GRADIENT)},
     }
     written = read(tmp_path)
-    assert set(written) == {f"communication/{name}" for name in expected}
+    tags = {tag for tag in written if not tag.startswith("variables/")}
+    assert tags == {f"communication/{name}" for name in expected}
     for name, values in expected.items():
         # Event files hold float32.
         assert written[f"communication/{name}"] == pytest.approx(values, rel=1e-6)
         assert f"`{name}`" in tem_tf.TensorBoardSparsification.__doc__
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_variables_have_tags_of_their_own(replicas, tmp_path):
+    callback = tem_tf.TensorBoardSparsification(tmp_path, every=3)
+    fit(compiled(replicas=replicas), 4, callback, replicas=replicas)
+    # p² is 0.25² + 1 at odd steps, 0.5² + 1 at even ones.
+    error, squares = 0.25**2, 3 * 1 + 2 * 0.25**2 + 0.5**2
+    expected = {
+        "density": {3: 4 / 6, 4: 1.0},
+        "mean_relative_error": {3: 2 * error / squares, 4: 0.0},
+        "total_error": {3: 2 * error, 4: 2 * error},
+        "relative_error": {3: error / (error + 1), 4: 0.0},
+        "residual_norm": {3: 0.25, 4: 0.0},
+        "residual_max": {3: 0.25, 4: 0.0},
+        "gradient_norm": {3: math.hypot(*GRADIENT), 4: math.hypot(*GRADIENT)},
+    }
+    written = read(tmp_path)
+    (path,) = {
+        tag.split("/", 1)[1].rsplit("/", 1)[0]
+        for tag in written
+        if tag.startswith("variables/")
+    }
+    assert path == "only/kernel"
+    for name, values in expected.items():
+        assert written.pop(f"variables/{path}/{name}") == pytest.approx(values)
+        assert f"`{name}`" in tem_tf.TensorBoardSparsification.__doc__
+    assert not any(tag.startswith("variables/") for tag in written)
+
+
+def test_variables_may_be_left_out(tmp_path):
+    callback = tem_tf.TensorBoardSparsification(tmp_path, every=1, per_variable=False)
+    fit(compiled(), 2, callback)
+    assert not any(tag.startswith("variables/") for tag in read(tmp_path))
+    with pytest.raises(ValueError, match="`per_variable` must be True or False"):
+        tem_tf.TensorBoardSparsification(tmp_path, per_variable=1)
 
 
 @pytest.mark.parametrize(
@@ -139,6 +177,7 @@ def test_without_compression_all_is_dense(tmp_path):
     assert written["communication/density"] == {1: 1.0, 2: 1.0}
     assert written["communication/payload_bytes"] == {1: 8.0, 2: 8.0}
     assert written["communication/total_error"] == {1: 0.0, 2: 0.0}
+    assert written["variables/only/kernel/density"] == {1: 1.0, 2: 1.0}
 
 
 @pytest.mark.parametrize("every", [0, -1, 1.5, True, "10", None])

@@ -12,7 +12,7 @@ from tem_tf.compressors.contract import (
 )
 from tem_tf.compressors.random_k import RandomK
 from tem_tf.compressors.schedules import Piecewise, Ramp, Schedule
-from tem_tf.compressors.thresholds import HardThreshold
+from tem_tf.compressors.thresholds import AdaptiveThreshold, HardThreshold
 from tem_tf.compressors.topk import Accordion, TopK, TopKSchedule
 
 COMPRESSORS: dict[str, type[Compressor]] = {
@@ -22,11 +22,13 @@ COMPRESSORS: dict[str, type[Compressor]] = {
     "topk_schedule": TopKSchedule,
     "random_k": RandomK,
     "accordion": Accordion,
+    "adaptive_threshold": AdaptiveThreshold,
 }
 
 __all__ = [
     "COMPRESSORS",
     "Accordion",
+    "AdaptiveThreshold",
     "Compressor",
     "HardThreshold",
     "Identity",

@@ -30,11 +30,13 @@ class Observed(NamedTuple):
         aggregate: float32 (n,). Sum over replicas of the decoded messages.
         entries: int64 scalar. Entries that all replicas sent together.
         replicas: Int. Number of replicas.
+        shared: float32 (s,). Sum over replicas of what `share` returned.
     """
 
     aggregate: tf.Tensor
     entries: tf.Tensor
     replicas: int
+    shared: tf.Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +96,15 @@ class Compressor:
         """Returns the dense vector (n,) that the message decodes to, and the state."""
         mask, state = self._checked_select(corrected, segments, step, state)
         return corrected * tf.cast(mask, corrected.dtype), state
+
+    def share(self, gradient: tf.Tensor, segments: Segments) -> tf.Tensor:
+        """Returns a few numbers, float32 (s,), of which all replicas get the sum.
+
+        They travel with every message. Most compressors need none. The gradient, (n,),
+        is this replica's, before memory.
+        """
+        del gradient, segments
+        return tf.zeros([0])
 
     def observe(
         self, state: State, observed: Observed, step: tf.Tensor, segments: Segments

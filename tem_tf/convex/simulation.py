@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tem_tf.compressors import Compressor
+from tem_tf.compressors import Compressor, Observed
 from tem_tf.convex.methods import Cost, Draw, Method, Setting, State, full_gradients
 from tem_tf.convex.problem import Problem
 from tem_tf.convex.schedules import ScheduledTopK
@@ -178,7 +178,28 @@ def _compiled(
             entries = tf.fill([corrected.shape[0]], float(corrected.shape[1]))
             return sent, states, tf.cast(entries, tf.float64)
         is_sent = tf.cast(tf.not_equal(sent, 0), tf.float64)
-        return sent, states, tf.reduce_sum(is_sent, axis=1)
+        entries = tf.reduce_sum(is_sent, axis=1)
+        if type(compressor).observe is not Compressor.observe:
+            states = observe(corrected, sent, entries, states, step)
+        return sent, states, entries
+
+    def observe(
+        corrected: tf.Tensor,
+        sent: tf.Tensor,
+        entries: tf.Tensor,
+        states: Any,
+        step: tf.Tensor,
+    ) -> Any:
+        shares = tf.vectorized_map(lambda p: compressor.share(p, segments), corrected)
+        observed = Observed(
+            tf.reduce_sum(sent, axis=0),
+            tf.cast(tf.reduce_sum(entries), tf.int64),
+            corrected.shape[0],
+            tf.reduce_sum(shares, axis=0),
+        )
+        return tf.vectorized_map(
+            lambda state: compressor.observe(state, observed, step, segments), states
+        )
 
     def measure(error: tf.Tensor, cost: Cost) -> tf.Tensor:
         squares = tf.square(error)
