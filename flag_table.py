@@ -199,8 +199,12 @@ RUN_FLAGS: dict[str, tuple[FlagRow, ...]] = {
             str,
             "none",
             "What each worker sends of its gradient: none (everything), "
-            "hard_threshold (the entries of at least --threshold), topk (the largest, "
-            "--density of them) or random_k (random ones, --density of them).",
+            "hard_threshold (the entries of at least --threshold), adaptive_threshold "
+            "(the same, the threshold steered so that the run sends --density), topk "
+            "(the largest, --density of them), topk_schedule (the largest, as many as "
+            "--counts says), random_k (random ones, --density of them), accordion (the "
+            "largest, --low_density or --high_density of each tensor) or dgc (topk "
+            "with --memory dgc).",
         ),
         FlagRow(
             "threshold",
@@ -214,20 +218,78 @@ RUN_FLAGS: dict[str, tuple[FlagRow, ...]] = {
             "density",
             float,
             None,
-            "Of topk and random_k: share of entries sent, in (0, 1].",
+            "Of topk, random_k, dgc and adaptive_threshold: share of entries sent, in "
+            "(0, 1]; of adaptive_threshold that of the whole run.",
+        ),
+        FlagRow(
+            "density_ramp_steps",
+            int,
+            None,
+            "Of topk, random_k and dgc: steps in which the density falls from 0.25 to "
+            "--density. Without it: no fall.",
+        ),
+        FlagRow(
+            "low_density",
+            float,
+            None,
+            "Of accordion: share of a tensor's entries sent while its gradient changes "
+            "little, in (0, 1].",
+        ),
+        FlagRow(
+            "high_density",
+            float,
+            None,
+            "Of accordion: share sent else, in (0, 1].",
+        ),
+        FlagRow(
+            "accordion_interval",
+            int,
+            None,
+            "Of accordion: steps between two decisions; the study has those of 10 "
+            "epochs. Without it: 1000.",
+        ),
+        FlagRow(
+            "counts",
+            str,
+            None,
+            "Of topk_schedule: text file with the number of entries to send, one line "
+            "for each step.",
         ),
         FlagRow(
             "topk_scope",
             str,
             None,
-            "Of topk: layer (the share of every tensor) or model (of all together). "
-            "Without it: layer.",
+            "Of topk and dgc: layer (the share of every tensor) or model (of all "
+            "together). Without it: layer.",
         ),
         FlagRow(
             "error_feedback",
             bool,
             True,
             "Whether a worker adds what it did not send to its next gradient.",
+        ),
+        FlagRow(
+            "memory",
+            str,
+            None,
+            "In what form: error_feedback, decaying_error_feedback, dgc (the worker's "
+            "own momentum, masked), ef21 or ef21_sgdm. Without it: error_feedback, and "
+            "dgc with --compressor dgc. With dgc and ef21_sgdm pass --optimizer sgd, "
+            "without momentum.",
+        ),
+        FlagRow(
+            "memory_decay",
+            float,
+            None,
+            "Of decaying_error_feedback: what is held back is multiplied by this at "
+            "each step, in (0, 1].",
+        ),
+        FlagRow(
+            "memory_momentum",
+            float,
+            None,
+            "Of dgc and ef21_sgdm, in (0, 1). Without it: 0.9; of ef21_sgdm 0.1, the "
+            "weight of the newest gradient.",
         ),
         FlagRow(
             "dense_below",

@@ -151,6 +151,12 @@ class ConvexConfiguration(Checked):
                     f"{needed}=None. Pass --{needed}{also}."
                 )
             unknown = COMPRESSOR_SETTINGS.get(compressor, ((), ()))[0]
+            if compressor in _LACKS:
+                raise ValueError(
+                    f"`compressor` {compressor} cannot be set up here: this study has "
+                    f"no place for {_LACKS[compressor]}. Use "
+                    "tem_tf.convex.simulation.run."
+                )
             if any(name not in ("threshold", "density") for name in unknown):
                 raise ValueError(
                     f"`compressor` {compressor} cannot be set up here: logistic "
@@ -190,4 +196,5 @@ class ConvexConfiguration(Checked):
             )
 
 
+_LACKS = {"adaptive_threshold": "a number of steps of its own", "dgc": "its memory"}
 _FRACTION = "Pass a fraction: 10 % is 0.1."

@@ -12,6 +12,11 @@ import math
 from collections.abc import Collection
 from typing import Any
 
+from tem_tf.workloads.compression_settings import (
+    COMPRESSOR_SETTINGS,
+    MEMORY_SETTINGS,
+    check_settings_of,
+)
 from tem_tf.workloads.workload_settings import (
     ARCHITECTURES,
     DATASOURCES,
@@ -22,14 +27,6 @@ OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam")
 DECAY_TYPES = ("constant", "linear", "step")
 TOPK_SCOPES = ("layer", "model")
 VALUE_DTYPES = ("float32", "bfloat16", "float16")
-
-# compressor -> (settings it must have, settings it may have)
-COMPRESSOR_SETTINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "none": ((), ()),
-    "hard_threshold": (("threshold",), ()),
-    "topk": (("density",), ("topk_scope",)),
-    "random_k": (("density",), ()),
-}
 
 # Settings that may differ between the workers of one run: places on their own disks
 # and the share of the processor.
@@ -71,7 +68,15 @@ class Configuration(WorkloadSettings):
     threshold: float | None = None
     density: float | None = None
     topk_scope: str | None = None
+    density_ramp_steps: int | None = None
+    low_density: float | None = None
+    high_density: float | None = None
+    accordion_interval: int | None = None
+    counts: str | None = None
     error_feedback: bool = True
+    memory: str | None = None
+    memory_decay: float | None = None
+    memory_momentum: float | None = None
     dense_below: int = 0
     warmup_steps: int = 0
     local_clipnorm: float | None = None
@@ -125,26 +130,7 @@ class Configuration(WorkloadSettings):
 
     def _check_compression(self) -> None:
         self._one_of("compressor", tuple(COMPRESSOR_SETTINGS))
-        required, optional = COMPRESSOR_SETTINGS[self.compressor]
-        for name in required:
-            if getattr(self, name) is None:
-                raise ValueError(
-                    f"`compressor` {self.compressor} needs `{name}`. Received: "
-                    f"{name}=None. Pass --{name}."
-                )
-        for name in ("threshold", "density", "topk_scope"):
-            given = getattr(self, name)
-            if given is not None and name not in required + optional:
-                takers = [
-                    compressor
-                    for compressor, settings in COMPRESSOR_SETTINGS.items()
-                    if name in settings[0] + settings[1]
-                ]
-                raise ValueError(
-                    f"`{name}` is not a setting of `compressor` {self.compressor}. "
-                    f"Received: {name}={given!r}. Leave --{name} out or pass "
-                    f"--compressor {' or '.join(takers)}."
-                )
+        check_settings_of(self, "compressor", COMPRESSOR_SETTINGS)
         if self.threshold is not None:
             self._number(
                 "threshold",
@@ -152,8 +138,13 @@ class Configuration(WorkloadSettings):
                 lambda x: 0 < x < math.inf,
                 "It is an absolute magnitude, in units of one worker's own gradient.",
             )
-        if self.density is not None:
-            self._number("density", "in (0, 1]", lambda x: 0 < x <= 1, _FRACTION)
+        for name in ("density", "low_density", "high_density"):
+            if getattr(self, name) is not None:
+                self._number(name, "in (0, 1]", lambda x: 0 < x <= 1, _FRACTION)
+        for name in ("density_ramp_steps", "accordion_interval"):
+            if getattr(self, name) is not None:
+                self._integer(name, 1)
+        self._check_memory()
         if self.topk_scope is not None:
             self._one_of("topk_scope", TOPK_SCOPES)
         self._one_of("value_dtype", VALUE_DTYPES)
@@ -171,6 +162,20 @@ class Configuration(WorkloadSettings):
                         f"{name}={getattr(self, name)!r}. Leave --{name} out or pass "
                         "--compressor."
                     )
+
+    def _check_memory(self) -> None:
+        if self.memory is not None:
+            self._one_of("memory", tuple(MEMORY_SETTINGS))
+            if not self.error_feedback:
+                raise ValueError(
+                    "`memory` cannot be kept without `error_feedback`. Received: "
+                    f"memory={self.memory!r}. Leave --memory or --noerror_feedback out."
+                )
+        check_settings_of(self, "memory", MEMORY_SETTINGS)
+        if self.memory_decay is not None:
+            self._number("memory_decay", "in (0, 1]", lambda x: 0 < x <= 1)
+        if self.memory_momentum is not None:
+            self._number("memory_momentum", "in (0, 1)", lambda x: 0 < x < 1)
 
     def _check_process(self) -> None:
         if not self.logdir:
@@ -209,6 +214,7 @@ def check_divisible(batch_size: int, replicas: int) -> None:
 _FRACTION = "Pass a fraction: 10 % is 0.1."
 _ONLY_WITH_COMPRESSOR = {
     "error_feedback": True,
+    "memory": None,
     "dense_below": 0,
     "warmup_steps": 0,
     "value_dtype": "float32",

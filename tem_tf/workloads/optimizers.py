@@ -17,11 +17,8 @@ from collections.abc import Callable, Sequence
 import keras
 
 import tem_tf
-from tem_tf.compressors import COMPRESSORS
-from tem_tf.workloads.configuration import COMPRESSOR_SETTINGS, Configuration
-
-# Flag -> argument, where a compressor's argument has another name than our flag.
-_ARGUMENTS = {"topk_scope": "scope"}
+from tem_tf.workloads.compression import make_compressor, make_memory
+from tem_tf.workloads.configuration import Configuration
 
 LearningRate = float | keras.optimizers.schedules.LearningRateSchedule
 
@@ -289,18 +286,10 @@ def sparsified(
 
     "none" is wrapped as well, so that its bytes are counted.
     """
-    required, optional = COMPRESSOR_SETTINGS[configuration.compressor]
-    arguments = {
-        _ARGUMENTS.get(name, name): getattr(configuration, name)
-        for name in required + optional
-        if getattr(configuration, name) is not None
-    }
-    if configuration.compressor == "random_k":
-        arguments["seed"] = configuration.seed
     return tem_tf.SparsifiedOptimizer(
         inner,
-        compressor=COMPRESSORS[configuration.compressor](**arguments),
-        memory="auto" if configuration.error_feedback else None,
+        compressor=make_compressor(configuration),
+        memory=make_memory(configuration),
         dense_below=configuration.dense_below,
         warmup_steps=configuration.warmup_steps,
         value_dtype=configuration.value_dtype,

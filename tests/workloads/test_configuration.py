@@ -8,9 +8,13 @@ import pytest
 
 from tem_tf import value_types
 from tem_tf.compressors import COMPRESSORS
+from tem_tf.memory import MEMORIES
 from tem_tf.workloads import architectures, data_sources, optimizers, tasks
-from tem_tf.workloads.configuration import (
+from tem_tf.workloads.compression_settings import (
     COMPRESSOR_SETTINGS,
+    MEMORY_SETTINGS,
+)
+from tem_tf.workloads.configuration import (
     OPTIMIZERS,
     PER_WORKER_SETTINGS,
     VALUE_DTYPES,
@@ -34,7 +38,8 @@ def test_names_are_those_that_exist():
     assert tuple(architectures.ARCHITECTURES) == WORKLOADS["images"][1]
     assert set(data_sources._SHAPES) == set(WORKLOADS["images"][0])
     assert tuple(optimizers.OPTIMIZERS) == OPTIMIZERS
-    assert set(COMPRESSOR_SETTINGS) == set(COMPRESSORS)
+    assert set(COMPRESSOR_SETTINGS) == {*COMPRESSORS, "dgc"}
+    assert set(MEMORY_SETTINGS) == set(MEMORIES)
     assert VALUE_DTYPES == value_types.VALUE_DTYPES
 
 

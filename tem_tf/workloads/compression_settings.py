@@ -1,0 +1,64 @@
+"""Which settings a compressor and a memory have, of those that `main.py` takes.
+
+This file imports no TensorFlow, so that a wrong flag is refused at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+# name -> (settings it must have, settings it may have)
+Settings = Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]
+
+COMPRESSOR_SETTINGS: Settings = {
+    "none": ((), ()),
+    "hard_threshold": (("threshold",), ()),
+    "adaptive_threshold": (("density",), ()),
+    "topk": (("density",), ("topk_scope", "density_ramp_steps")),
+    "topk_schedule": (("counts",), ()),
+    "random_k": (("density",), ("density_ramp_steps",)),
+    "accordion": (("low_density", "high_density"), ("accordion_interval",)),
+    "dgc": (("density",), ("topk_scope", "density_ramp_steps", "memory_momentum")),
+}
+MEMORY_SETTINGS: Settings = {
+    "error_feedback": ((), ()),
+    "decaying_error_feedback": (("memory_decay",), ()),
+    "dgc": ((), ("memory_momentum",)),
+    "ef21": ((), ()),
+    "ef21_sgdm": ((), ("memory_momentum",)),
+}
+
+
+def check_settings_of(configuration: Any, kind: str, settings: Settings) -> None:
+    """Raises if a setting is missing, or given for something else.
+
+    Args:
+        configuration: Has the settings as attributes, None if they are not given.
+        kind: "compressor" or "memory", itself an attribute; None has no settings.
+        settings: Of all of that kind.
+
+    Raises:
+        ValueError: naming the setting and what to pass instead.
+    """
+    chosen = getattr(configuration, kind)
+    required, optional = settings.get(chosen, ((), ()))
+    for name in required:
+        if getattr(configuration, name) is None:
+            raise ValueError(
+                f"`{kind}` {chosen} needs `{name}`. Received: {name}=None. "
+                f"Pass --{name}."
+            )
+    if kind == "memory" and configuration.compressor == "dgc":
+        optional = (*optional, "memory_momentum")
+    every = {name for row in settings.values() for part in row for name in part}
+    for name in sorted(every - {*required, *optional}):
+        given = getattr(configuration, name)
+        if given is None or (kind == "compressor" and name.startswith("memory_")):
+            continue
+        takers = [key for key, row in settings.items() if name in row[0] + row[1]]
+        raise ValueError(
+            f"`{name}` is not a setting of `{kind}` {chosen}. Received: "
+            f"{name}={given!r}. Leave --{name} out or pass "
+            f"--{kind} {' or '.join(takers)}."
+        )

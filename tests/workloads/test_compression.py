@@ -1,0 +1,105 @@
+"""Compressors and memories from settings, and the settings that are refused."""
+
+import pytest
+
+import tem_tf
+from tem_tf.workloads.compression import make_compressor, make_memory
+from tem_tf.workloads.configuration import Configuration
+
+ACCORDION = {"compressor": "accordion", "low_density": 0.1, "high_density": 0.4}
+DGC = {"compressor": "dgc", "density": 0.01}
+TOPK = {"compressor": "topk", "density": 0.01}
+
+
+@pytest.mark.parametrize(
+    ("settings", "compressor"),
+    [
+        (ACCORDION, tem_tf.Accordion(0.1, 0.4)),
+        ({**ACCORDION, "accordion_interval": 7}, tem_tf.Accordion(0.1, 0.4, 7)),
+        (
+            {"compressor": "adaptive_threshold", "density": 0.01},
+            tem_tf.AdaptiveThreshold(0.01, steps=10_000),
+        ),
+        (DGC, tem_tf.TopK(0.01)),
+        (
+            {**TOPK, "density_ramp_steps": 50, "topk_scope": "model"},
+            tem_tf.TopK(tem_tf.Ramp(0.25, 0.01, 50), scope="model"),
+        ),
+        (
+            {"compressor": "random_k", "density": 0.5, "density_ramp_steps": 5},
+            tem_tf.RandomK(tem_tf.Ramp(0.5, 0.5, 5)),
+        ),
+    ],
+)
+def test_compressor_of_settings(settings, compressor):
+    assert make_compressor(Configuration(**settings)) == compressor
+
+
+@pytest.mark.parametrize(
+    ("settings", "memory"),
+    [
+        (TOPK, "auto"),
+        ({**TOPK, "error_feedback": False}, None),
+        ({**TOPK, "memory": "error_feedback"}, tem_tf.ErrorFeedback()),
+        (
+            {**TOPK, "memory": "decaying_error_feedback", "memory_decay": 0.5},
+            tem_tf.DecayingErrorFeedback(0.5),
+        ),
+        ({**TOPK, "memory": "ef21"}, tem_tf.EF21()),
+        (
+            {**TOPK, "memory": "ef21_sgdm", "memory_momentum": 0.2},
+            tem_tf.EF21SGDM(0.2),
+        ),
+        ({**TOPK, "memory": "dgc"}, tem_tf.MomentumCorrection()),
+        (DGC, tem_tf.MomentumCorrection()),
+        ({**DGC, "memory_momentum": 0.5}, tem_tf.MomentumCorrection(0.5)),
+    ],
+)
+def test_memory_of_settings(settings, memory):
+    assert make_memory(Configuration(**settings)) == memory
+
+
+def test_counts_are_read_from_a_file(tmp_path):
+    path = tmp_path / "counts.txt"
+    path.write_text("5\n0\n12\n")
+    settings = {"compressor": "topk_schedule", "counts": str(path)}
+    expected = tem_tf.TopKSchedule([5, 0, 12])
+    assert make_compressor(Configuration(**settings)) == expected
+    path.write_text("5\n1.5\n")
+    with pytest.raises(ValueError, match=r"`counts` must be a file.*'1\.5' in line 2"):
+        make_compressor(Configuration(**settings))
+    path.write_text("")
+    with pytest.raises(ValueError, match="`counts` must be integers"):
+        make_compressor(Configuration(**settings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"compressor": "accordion", "low_density": 0.1}, "needs `high_density`"),
+        ({"compressor": "topk_schedule"}, "`compressor` topk_schedule needs `counts`"),
+        ({**ACCORDION, "low_density": 10}, r"`low_density` must be a number in \(0, 1"),
+        ({**ACCORDION, "accordion_interval": 0}, "`accordion_interval` must be an"),
+        ({**TOPK, "low_density": 0.1}, "pass --compressor accordion"),
+        ({**TOPK, "density_ramp_steps": 0.5}, "`density_ramp_steps` must be an int"),
+        ({**TOPK, "memory": "none"}, "`memory` must be one of error_feedback"),
+        (
+            {**TOPK, "memory": "ef21", "error_feedback": False},
+            "`memory` cannot be kept without `error_feedback`",
+        ),
+        ({**TOPK, "memory": "decaying_error_feedback"}, "needs `memory_decay`"),
+        ({**TOPK, "memory_decay": 0.5}, "pass --memory decaying_error_feedback"),
+        (
+            {**TOPK, "memory": "decaying_error_feedback", "memory_decay": 2},
+            r"`memory_decay` must be a number in \(0, 1\]",
+        ),
+        (
+            {**DGC, "memory_momentum": 1},
+            r"`memory_momentum` must be a number in \(0, 1\)",
+        ),
+        ({"memory": "ef21"}, "`memory` has no effect with `compressor` none"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(settings, says):
+    with pytest.raises(ValueError, match=says):
+        Configuration(**settings)
