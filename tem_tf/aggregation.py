@@ -362,7 +362,7 @@ def _gather(
         total = received.message.add_to(total)
         sum_of_blocks += received.block
         nonfinite += received.nonfinite
-        entries += tf.size(received.message.values, tf.int64)
+        entries += tf.cast(received.entries, tf.int64)
     words = tf.size(payload)
     padding = tf.shape(rows)[1] - words if exchange.pads() else tf.constant(0)
     return Received(total, sum_of_blocks, nonfinite, entries, words, padding)

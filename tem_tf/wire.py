@@ -38,12 +38,14 @@ class Payload(NamedTuple):
     Attributes:
         message: The sparse part.
         block: float32 (m,). The dense part.
+        entries: int32 scalar. k, of which the message has more where all travel.
         words: int32 scalar. Length without padding.
         nonfinite: int32 scalar, 1 if the sender's gradient was not finite, else 0.
     """
 
     message: SparseGradient
     block: tf.Tensor
+    entries: tf.Tensor
     words: tf.Tensor
     nonfinite: tf.Tensor
 
@@ -132,7 +134,7 @@ def encode(
         + tf.bitwise.left_shift(scale, 24)
     )
     words = tf.cast(_checked(words, words <= MOST_WORDS, _TOO_LONG, _WRITE), tf.int32)
-    header = [MAGIC, words, size, tf.size(values), tf.size(block), codes]
+    header = [MAGIC, words, size, count, tf.size(block), codes]
     return tf.concat([tf.stack(header), *body], axis=0)
 
 
@@ -186,12 +188,13 @@ def decode(
         _BAD_CODES,
     )
     good = (count >= 0) & (count <= size) & (words <= tf.size(payload))
-    good &= (code != ALL) | (count == size)
     if shared_indices is not None:
         good &= count == tf.size(shared_indices)
-    wide = [tf.cast(x, tf.int64) for x in (words, count)]
-    value_words = value_types.words_of_values(wide[1], value_dtype)
-    index_words = wide[0] - HEADER_WORDS - value_words - block_size
+    values_sent = tf.where(code == ALL, size, count)
+    value_words = value_types.words_of_values(
+        tf.cast(values_sent, tf.int64), value_dtype
+    )
+    index_words = tf.cast(words, tf.int64) - HEADER_WORDS - value_words - block_size
     bits = index_codes.gap_bits_at_most(count, size, low_bits)
     bitmap_words = tf.where(code == BITMAP, index_codes.words_of_bits(size), 0)
     good &= tf.where(
@@ -220,14 +223,15 @@ def decode(
         indices = shared_indices
     if value_dtype != "float32":
         unused = tf.where(
-            count % 2 == 1, tf.bitwise.right_shift(payload[:end][-1], 16), 0
+            values_sent % 2 == 1, tf.bitwise.right_shift(payload[:end][-1], 16), 0
         )
         value_words = _checked(value_words, unused == 0, _BAD_VALUES)
-    values = value_types.decode_values(value_words, count, scale, value_dtype)
+    values = value_types.decode_values(value_words, values_sent, scale, value_dtype)
     block = tf.bitcast(payload[end:words], tf.float32)
     return Payload(
         SparseGradient(values, indices, size),
         tf.ensure_shape(block, [block_size]),
+        count,
         words,
         flags & NONFINITE,
     )

@@ -51,6 +51,7 @@ def test_decode_undoes_encode_to_the_bit(data, chosen, block_size):
     got = wire.decode(
         tf.concat([payload, tf.constant(padding, tf.int32)], axis=0), size, block_size
     )
+    assert got.entries == len(indices)
     if index_code(payload) == wire.ALL:
         everything = np.zeros(size, np.float32)
         everything[indices] = values
@@ -189,7 +190,7 @@ def test_the_bytes_of_everything_are_those_of_the_documentation():
     # The scale is 2^-14: 1 travels as 2^14, and 2^-20 as 2^-6.
     assert payload.numpy().astype("<i4").tobytes() == (
         b"\x02MET"
-        + bytes([8, 0, 0, 0, 3, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0])
+        + bytes([8, 0, 0, 0, 3, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0])
         + bytes([0x22, 0, 0, 256 - 14])
         + np.array([2.0**14, 0.0, -(2.0**-6), 0.0], "<f2").tobytes()
     )
@@ -256,7 +257,7 @@ EVERYTHING = message(3, [0, 2], [1.0, 2.0])  # 6 + 3 words.
         (BITMAP, 1, 27, "lengths in the header of a payload"),
         (BITMAP, 6, 0, "not ascending numbers"),
         (BITMAP, 7, 0x54 | 1 << 8, "not ascending numbers"),
-        (EVERYTHING, 3, 2, "lengths in the header of a payload"),
+        (EVERYTHING, 3, 4, "lengths in the header of a payload"),
     ],
 )
 def test_decode_refuses_garbage(sent, word, value, says):

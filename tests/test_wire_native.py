@@ -116,6 +116,7 @@ def test_native_and_pure_words_and_messages_are_equal(
             np.testing.assert_array_equal(bits(ours), bits(theirs))
         expected = [] if shared else pure.message.indices
         np.testing.assert_array_equal(got.indices, expected)
+        assert got.entries == pure.entries == len(indices)
         assert (got.words, got.nonfinite) == (pure.words, pure.nonfinite)
 
 

@@ -122,18 +122,18 @@ const char* decode(const Words& words, const Expectation& expected) {
   if (header.words > length) fail("a payload is no longer than what was received");
   if (header.count > header.size) fail("no more entries than the vector has");
   const bool shared = header.index_code == wire::kShared;
-  std::unique_ptr<float[]> values(new float[header.count]);
-  std::unique_ptr<int32_t[]> indices(new int32_t[shared ? 0 : header.count]);
+  std::unique_ptr<float[]> values(new float[header.values()]);
+  std::unique_ptr<int32_t[]> indices(new int32_t[shared ? 0 : header.values()]);
   std::unique_ptr<float[]> block(new float[header.block]);
   why = wire::read_body(header, exact.get(), values.get(), indices.get(), block.get());
   if (why != nullptr) return why;
   if (shared) return nullptr;
-  if (!wire::ascending(indices.get(), header.count, header.size)) {
+  if (!wire::ascending(indices.get(), header.values(), header.size)) {
     fail("indices are ascending and in range");
   }
   // There is one way only to write indices in a code: writing again gives the words.
   const int64_t index_words = header.words - wire::kHeaderWords - header.block -
-                              wire::value_words(header.count, header.value_type);
+                              wire::value_words(header.values(), header.value_type);
   Words again(index_words);
   if (header.index_code == wire::kGaps) {
     wire::write_gaps(indices.get(), header.count, header.low_bits, again.data());

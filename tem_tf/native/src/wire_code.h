@@ -48,6 +48,8 @@ struct Header {
   int low_bits = 0;
   bool nonfinite = false;
   int scale = 0;
+
+  int64_t values() const { return index_code == kAll ? size : count; }
 };
 
 // The code of a message, from k and n alone: everything if that is no longer than any
@@ -93,12 +95,10 @@ inline Header plan(const float* values, const int32_t* indices, bool shared,
     header.low_bits = choose_low_bits(indices, count, size, &index_bits);
   } else if (header.index_code == kBitmap) {
     index_bits = size;
-  } else if (header.index_code == kAll) {
-    header.count = size;
   }
   if (value_type == kFloat16) header.scale = half_scale(values, count);
   header.words = kHeaderWords + words_of_bits(index_bits) +
-                 value_words(header.count, value_type) + block;
+                 value_words(header.values(), value_type) + block;
   return header;
 }
 
@@ -119,7 +119,7 @@ inline void write(const Header& header, const float* values, const int32_t* indi
                                         pack_codes(header)};
   std::copy_n(start, kHeaderWords, words);
   uint32_t* tail = words + header.words - header.block;
-  uint32_t* body = tail - value_words(header.count, header.value_type);
+  uint32_t* body = tail - value_words(header.values(), header.value_type);
   if (header.index_code == kGaps) {
     write_gaps(indices, count, header.low_bits, words + kHeaderWords);
   } else if (header.index_code == kBitmap) {
@@ -129,7 +129,7 @@ inline void write(const Header& header, const float* values, const int32_t* indi
     for (int64_t i = 0; i < count; ++i) dense[indices[i]] = values[i];
     values = dense;
   }
-  write_values(values, header.count, header.value_type, header.scale, body);
+  write_values(values, header.values(), header.value_type, header.scale, body);
   if (header.block > 0) std::memcpy(tail, block, header.block * sizeof(float));
 }
 
@@ -162,12 +162,11 @@ inline const char* read_header(const uint32_t* words, int64_t length, int64_t si
   }
   const int64_t count = header->count;
   if (count < 0 || count > size || header->words > length ||
-      (header->index_code == kAll && count != size) ||
       (shared_count >= 0 && count != shared_count)) {
     return kBadLengths;
   }
   const int64_t index_words =
-      header->words - kHeaderWords - value_words(count, value_type) - block;
+      header->words - kHeaderWords - value_words(header->values(), value_type) - block;
   const bool fits =
       header->index_code == kGaps
           ? index_words >= 0 &&
@@ -177,12 +176,13 @@ inline const char* read_header(const uint32_t* words, int64_t length, int64_t si
   return fits ? nullptr : kBadLengths;
 }
 
-// Reads what follows a header that `read_header` accepted: k values, k indices unless
-// they are shared, m floats. Returns nullptr, or why the payload is refused.
+// Reads what follows a header that `read_header` accepted: `header.values()` values, as
+// many indices unless they are shared, m floats. Returns nullptr, or why the payload is
+// refused.
 inline const char* read_body(const Header& header, const uint32_t* words, float* values,
                              int32_t* indices, float* block) {
   const uint32_t* tail = words + header.words - header.block;
-  const uint32_t* body = tail - value_words(header.count, header.value_type);
+  const uint32_t* body = tail - value_words(header.values(), header.value_type);
   words += kHeaderWords;
   bool good = true;
   if (header.index_code == kGaps) {
@@ -194,9 +194,9 @@ inline const char* read_body(const Header& header, const uint32_t* words, float*
     for (int64_t i = 0; i < header.size; ++i) indices[i] = static_cast<int32_t>(i);
   }
   if (!good) return kBadIndices;
-  const bool odd = header.value_type != kFloat32 && header.count % 2 != 0;
+  const bool odd = header.value_type != kFloat32 && header.values() % 2 != 0;
   if (odd && (tail[-1] >> 16) != 0) return kBadValues;
-  read_values(body, header.count, header.value_type, header.scale, values);
+  read_values(body, header.values(), header.value_type, header.scale, values);
   if (header.block > 0) std::memcpy(block, tail, header.block * sizeof(float));
   return nullptr;
 }

@@ -58,7 +58,7 @@ class Encode : public OpKernel {
                 InvalidArgument("tem_tf cannot write the wire: a message takes ",
                                 header.words, " words, and 2^31 - 1 is the most."));
     Tensor dense;
-    if (header.count > count) {
+    if (header.values() > count) {
       OP_REQUIRES_OK(context, context->allocate_temp(tensorflow::DT_FLOAT,
                                                      TensorShape({size_}), &dense));
     }
@@ -66,7 +66,7 @@ class Encode : public OpKernel {
     OP_REQUIRES_OK(context, context->allocate_output(
                                 0, TensorShape({header.words}), &payload));
     wire::write(header, floats, positions, count, block.flat<float>().data(),
-                header.count > count ? dense.flat<float>().data() : nullptr,
+                header.values() > count ? dense.flat<float>().data() : nullptr,
                 reinterpret_cast<uint32_t*>(payload->flat<int32_t>().data()));
   }
 
@@ -94,19 +94,21 @@ class Decode : public OpKernel {
     if (!context->status().ok()) return;
     // No allocation is larger than the payload allows: its header has been checked.
     const bool shared = header.index_code == wire::kShared;
-    Tensor *values, *indices, *block, *length, *nonfinite;
+    Tensor *values, *indices, *block, *entries, *length, *nonfinite;
+    const int64_t count = header.values();
     const auto output = [context](int i, TensorShape shape, Tensor** tensor) {
       return context->allocate_output(i, shape, tensor);
     };
-    OP_REQUIRES_OK(context, output(0, TensorShape({header.count}), &values));
-    OP_REQUIRES_OK(context,
-                   output(1, TensorShape({shared ? 0 : header.count}), &indices));
+    OP_REQUIRES_OK(context, output(0, TensorShape({count}), &values));
+    OP_REQUIRES_OK(context, output(1, TensorShape({shared ? 0 : count}), &indices));
     OP_REQUIRES_OK(context, output(2, TensorShape({block_size_}), &block));
-    OP_REQUIRES_OK(context, output(3, TensorShape({}), &length));
-    OP_REQUIRES_OK(context, output(4, TensorShape({}), &nonfinite));
+    OP_REQUIRES_OK(context, output(3, TensorShape({}), &entries));
+    OP_REQUIRES_OK(context, output(4, TensorShape({}), &length));
+    OP_REQUIRES_OK(context, output(5, TensorShape({}), &nonfinite));
     refuse(context, wire::read_body(header, words, values->flat<float>().data(),
                                     indices->flat<int32_t>().data(),
                                     block->flat<float>().data()));
+    entries->scalar<int32_t>()() = static_cast<int32_t>(header.count);
     length->scalar<int32_t>()() = static_cast<int32_t>(header.words);
     nonfinite->scalar<int32_t>()() = header.nonfinite;
   }
@@ -142,6 +144,7 @@ REGISTER_OP("TemTfDecode")
     .Output("values: float")
     .Output("indices: int32")
     .Output("block: float")
+    .Output("entries: int32")
     .Output("words: int32")
     .Output("nonfinite: int32")
     .Attr("size: int")
@@ -153,8 +156,7 @@ REGISTER_OP("TemTfDecode")
       c->set_output(0, c->Vector(InferenceContext::kUnknownDim));
       c->set_output(1, c->Vector(InferenceContext::kUnknownDim));
       c->set_output(2, c->Vector(block_size));
-      c->set_output(3, c->Scalar());
-      c->set_output(4, c->Scalar());
+      for (int i = 3; i < 6; ++i) c->set_output(i, c->Scalar());
       return absl::OkStatus();
     });
 
