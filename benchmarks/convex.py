@@ -7,6 +7,11 @@ every 10 iterations; k_t, ‖e‖² and max|e| of every worker at every iteratio
 loop takes one worker after the other, one BLAS product for its gradient, and one
 product with the whole data for each f. The two alternate; the median of the ratios
 counts. Both must end at the same x.
+
+OpenBLAS takes all cores in both. TensorFlow has one thread within an operation unless
+--threads says otherwise: at 20 × 5,000 entries a second one costs more than it saves,
+and operations that do not wait for one another run side by side all the same. Unset
+OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE where they are set: they slow numpy.
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ import statistics
 import time
 
 import numpy as np
+import tensorflow as tf
 
 from tem_tf.compressors import HardThreshold
 from tem_tf.convex import data, methods, problem, simulation, splits
@@ -63,8 +69,10 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=3000)
     parser.add_argument("--threshold", type=float, default=5e-3)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--skip_numpy", action="store_true")
     arguments = parser.parse_args()
+    tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)
 
     made = data.made_up(arguments.examples, arguments.features)
     signed = made.signed
