@@ -245,8 +245,8 @@ RUN_FLAGS: dict[str, tuple[FlagRow, ...]] = {
             "accordion_interval",
             int,
             None,
-            "Of accordion: steps between two decisions; the study has those of 10 "
-            "epochs. Without it: 1000.",
+            "Of accordion: steps between two decisions. Without it: those of 10 "
+            "epochs, as in the study.",
         ),
         FlagRow(
             "counts",

@@ -18,6 +18,7 @@ import tensorflow as tf
 from tem_tf import metrics, wire
 from tem_tf.compressors import Compressor, Identity, Message, Observed
 from tem_tf.cross_device_ops import SparsifiedCrossDeviceOps
+from tem_tf.local_gradient import clip, zero_unless_finite
 from tem_tf.memory import Memory
 from tem_tf.options import Options
 from tem_tf.packing import Segments, make_segments, pack, unpack
@@ -131,8 +132,8 @@ class Aggregator:
 
         vector = pack([gradients[i] for i in large])
         block = pack([gradients[i] for i in small])
-        vector, block, nonfinite = _zero_unless_finite(vector, block)
-        vector, block, clipped = self._clip(vector, block, unit)
+        vector, block, nonfinite = zero_unless_finite(vector, block)
+        vector, block, clipped = clip(vector, block, self._largest_norm(unit))
 
         compressor = self.options.compressor.scaled(unit)
         shared = compressor.share(vector, segments)
@@ -221,18 +222,9 @@ class Aggregator:
         """A worker's own gradient times this is what Keras hands over."""
         return 1 / replicas if self.options.gradients_divided_by_replicas else 1.0
 
-    def _clip(
-        self, vector: tf.Tensor, block: tf.Tensor, unit: float
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Clips to `local_clipnorm`; also returns what it multiplied by."""
-        if self.options.local_clipnorm is None:
-            return vector, block, tf.ones([])
-        norm = tf.sqrt(
-            tf.reduce_sum(tf.square(vector)) + tf.reduce_sum(tf.square(block))
-        )
-        limit = self.options.local_clipnorm * unit
-        factor = limit / tf.maximum(norm, limit)
-        return vector * factor, block * factor, factor
+    def _largest_norm(self, unit: float) -> float | None:
+        limit = self.options.local_clipnorm
+        return None if limit is None else limit * unit
 
     def _checks(self, outcome: Outcome) -> list[tf.Operation]:
         """Raises on all replicas at the same step, since all see the same headers."""
@@ -384,24 +376,6 @@ def _reduce(
     nonfinite = tf.cast(summed[-1], tf.int32)
     entries = exchange.replicas() * tf.cast(count, tf.int64)
     return Received(total, sum_of_blocks, nonfinite, entries, words, tf.constant(0))
-
-
-def _zero_unless_finite(
-    vector: tf.Tensor, block: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Zeros in the place of a gradient that is not finite, and 1 if it was not.
-
-    Comes before anything else: NaN would stay in the residual for ever.
-    """
-    finite = tf.reduce_all(tf.math.is_finite(vector)) & tf.reduce_all(
-        tf.math.is_finite(block)
-    )
-    vector, block = tf.cond(
-        finite,
-        lambda: (vector, block),
-        lambda: (tf.zeros_like(vector), tf.zeros_like(block)),
-    )
-    return vector, block, 1 - tf.cast(finite, tf.int32)
 
 
 def _size(gradient: tf.Tensor | tf.IndexedSlices) -> int:

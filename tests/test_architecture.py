@@ -17,7 +17,10 @@ ROOT = pathlib.Path(__file__).parents[1]
 # The plugin from the bottom to the top: a module imports from lower rows only, so
 # those of one row, as compressors, memory and wire, never import one another.
 LAYERS = [
-    {"_internals", "index_codes", "packing", "sparse_gradient", "value_types"},
+    {
+        *("_internals", "index_codes", "local_gradient", "packing", "sparse_gradient"),
+        "value_types",
+    },
     {"compressors", "cross_device_ops", "memory", "metrics", "replica_state", "wire"},
     {"options", "strategy", "variable_metrics"},
     {"aggregation"},

@@ -20,8 +20,15 @@ _ARGUMENTS = {
 _RAMP_START = 0.25
 
 
-def make_compressor(configuration: Configuration) -> Compressor:
+def make_compressor(
+    configuration: Configuration, steps_per_epoch: int | None = None
+) -> Compressor:
     """Makes the compressor that a configuration asks for.
+
+    Args:
+        configuration: The run's settings.
+        steps_per_epoch: Steps of one pass over the training data, if that is known:
+            ACCORDION then decides every 10 epochs, and after each step decay.
 
     Raises:
         ValueError: its settings do not fit together, or `counts` is no such file.
@@ -44,6 +51,11 @@ def make_compressor(configuration: Configuration) -> Compressor:
         arguments["seed"] = configuration.seed
     if name == "adaptive_threshold":
         arguments["steps"] = configuration.train_iterations
+    if name == "accordion" and steps_per_epoch:
+        arguments.setdefault("accordion_interval", 10 * steps_per_epoch)
+        epochs = configuration.decay_epochs or ()
+        decays = tuple(steps_per_epoch * epoch for epoch in epochs)
+        arguments["learning_rate_decays"] = decays
     kind = TopK if name == "dgc" else COMPRESSORS[name]
     return kind(**{_ARGUMENTS.get(key, key): x for key, x in arguments.items()})
 

@@ -268,7 +268,7 @@ def make_optimizer(
         )
     make = OPTIMIZERS[configuration.optimizer]
     inner = make(learning_rate, configuration.momentum, configuration)
-    return sparsified(inner, configuration)
+    return sparsified(inner, configuration, steps_per_epoch)
 
 
 def make_step_decay(learning_rate: float, steps: Sequence[int]) -> LearningRate:
@@ -280,15 +280,22 @@ def make_step_decay(learning_rate: float, steps: Sequence[int]) -> LearningRate:
 
 
 def sparsified(
-    inner: keras.optimizers.Optimizer, configuration: Configuration
+    inner: keras.optimizers.Optimizer,
+    configuration: Configuration,
+    steps_per_epoch: int | None = None,
 ) -> tem_tf.SparsifiedOptimizer:
     """Wraps an optimizer with the compressor that a configuration asks for.
 
     "none" is wrapped as well, so that its bytes are counted.
+
+    Args:
+        inner: The optimizer.
+        configuration: The run's settings.
+        steps_per_epoch: Steps of one pass over the training data, if that is known.
     """
     return tem_tf.SparsifiedOptimizer(
         inner,
-        compressor=make_compressor(configuration),
+        compressor=make_compressor(configuration, steps_per_epoch),
         memory=make_memory(configuration),
         dense_below=configuration.dense_below,
         warmup_steps=configuration.warmup_steps,

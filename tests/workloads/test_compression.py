@@ -35,6 +35,13 @@ def test_compressor_of_settings(settings, compressor):
     assert make_compressor(Configuration(**settings)) == compressor
 
 
+def test_accordion_learns_of_epochs_and_of_decays():
+    settings = {**ACCORDION, "decay_type": "step", "decay_epochs": (15, 25)}
+    configuration = Configuration(**settings)
+    expected = tem_tf.Accordion(0.1, 0.4, 30, learning_rate_decays=(45, 75))
+    assert make_compressor(configuration, steps_per_epoch=3) == expected
+
+
 @pytest.mark.parametrize(
     ("settings", "memory"),
     [

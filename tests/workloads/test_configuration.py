@@ -111,7 +111,8 @@ TOPK = {"compressor": "topk", "density": 0.1}
         ),
         (
             {"compressor": "gzip"},
-            "`compressor` must be one of none, hard_threshold, topk, random_k. "
+            "`compressor` must be one of none, hard_threshold, adaptive_threshold, "
+            "topk, topk_schedule, random_k, accordion, dgc. "
             "Received: compressor='gzip'.",
         ),
         (
@@ -132,12 +133,14 @@ TOPK = {"compressor": "topk", "density": 0.1}
         (
             {"density": 0.1},
             "`density` is not a setting of `compressor` none. Received: density=0.1. "
-            "Leave --density out or pass --compressor topk or random_k.",
+            "Leave --density out or pass --compressor adaptive_threshold or topk "
+            "or random_k or dgc.",
         ),
         (
             {"compressor": "random_k", "density": 0.1, "topk_scope": "model"},
             "`topk_scope` is not a setting of `compressor` random_k. Received: "
-            "topk_scope='model'. Leave --topk_scope out or pass --compressor topk.",
+            "topk_scope='model'. Leave --topk_scope out or pass --compressor topk or "
+            "dgc.",
         ),
         (
             TOPK | {"topk_scope": "row"},
