@@ -95,6 +95,20 @@ def test_topk_ties_go_to_the_lower_index():
         np.testing.assert_array_equal(message.indices, expected)
 
 
+@pytest.mark.parametrize("scope", ["layer", "model"])
+def test_topk_sends_no_zeros(scope):
+    # As of an embedding, of which one row was touched.
+    p = tf.constant([0.0, 0.0, -3.0, 1.0, 0.0, -0.0])
+    segments = make_segments(["embedding"], [6])
+    for k, sent in ((1, [2]), (5, [2, 3]), (6, [2, 3])):
+        topk = tem_tf.TopK(k=k, scope=scope)
+        message, _ = topk.compress((), p, STEP, segments)
+        np.testing.assert_array_equal(message.indices, sent)
+        np.testing.assert_array_equal(
+            message.to_dense(), topk.approximate((), p, STEP, segments)[0]
+        )
+
+
 def test_topk_by_layer_takes_from_every_layer():
     p = tf.constant([9.0, 8.0, 7.0, 0.1, 0.3, 0.2])
     segments = make_segments(["large", "small"], [3, 3])

@@ -31,6 +31,9 @@ from tem_tf.packing import Segments
 class TopK(Compressor):
     """Sends the k entries of greatest magnitude; of equals, those of lower index.
 
+    Zeros are never sent, so that an embedding's density, a share of all its entries as
+    published, is not spent on rows that no example touched.
+
     Args:
         density: Float in (0, 1], or a `Schedule` of the step.
             k = max(1, floor(density·n)) entries are sent. Higher => more entries sent.
@@ -265,15 +268,14 @@ def mask_of_largest(
     """Bool (n,), true at the `count` entries of greatest magnitude; `most` if None.
 
     No more than `most` may be asked for. Of equal magnitudes the lower index comes
-    first.
+    first. Entries that are 0 are not among them: they decode to 0 without being sent.
     """
     size = vector.shape[0]
     if size == 0:
         return tf.zeros([0], tf.bool)
     order = tf.math.top_k(tf.abs(vector), most).indices
-    if count is None:
-        return mask_of(order, size)
-    return mask_of(order, size, tf.range(most) < count)
+    chosen = True if count is None else tf.range(most) < count
+    return mask_of(order, size, chosen) & tf.not_equal(vector, 0)
 
 
 def _of_each(vector: tf.Tensor, segments: Segments, mask: Any) -> tf.Tensor:
