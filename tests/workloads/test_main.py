@@ -164,6 +164,11 @@ def test_several_decay_epochs_follow_one_flag():
         (("--compressor", "gzip"), "`compressor` must be one of none, hard_threshold"),
         (("--compressor", "topk"), "`compressor` topk needs `density`."),
         (("--path_data", "/nowhere"), "`path_data` must be a directory."),
+        (("--arch", "lstm"), "`arch` lstm cannot be trained on `datasource` mnist."),
+        (
+            ("--arch", "lstm", "--datasource", "tokens"),
+            "`datasource` tokens needs `path_data`. Received: path_data=None.",
+        ),
     ],
 )
 def test_wrong_command_line_is_one_sentence(error_of, arguments, message):
