@@ -51,8 +51,8 @@ def load(
     datasource: str,
     path_data: str | None = None,
     *,
-    classes: tuple[int, int] = (0, 6),
-    size: tuple[int, int] = (6000, 5000),
+    classes: tuple[int, ...] = (0, 6),
+    size: tuple[int, ...] = (6000, 5000),
 ) -> Data:
     """Reads a data set by its name, or a LIBSVM file by its path.
 
@@ -67,7 +67,7 @@ def load(
         ValueError: a file is wrong; the message says which and where.
     """
     if datasource == MADE_UP:
-        return made_up(*size)
+        return made_up(size[0], size[1])
     if datasource == "breast-cancer":
         return _breast_cancer()
     if datasource == "fashion-mnist":
@@ -204,7 +204,7 @@ def _breast_cancer() -> Data:
     return Data(features, labels, "breast-cancer", "scikit-learn")
 
 
-def _fashion_mnist(path_data: str | None, classes: tuple[int, int]) -> Data:
+def _fashion_mnist(path_data: str | None, classes: tuple[int, ...]) -> Data:
     """The 12,000 training images of two classes, pixels in [0, 1]."""
     folder = Path(path_data or ".") / "Fashion-MNIST"
     if path_data is None or not folder.is_dir():
