@@ -44,7 +44,7 @@ SWEEPS = {
     ),
     "fashion": ("threshold=0.01,0.03,0.1,0.3", "density=0.003,0.01,0.03,0.1"),
 }
-COLOURS = 64  # Of the copies of figures here: a third of the size.
+COLOURS = 128  # Of the copies of figures here: a third of the size.
 
 
 def cancer_file(logs: pathlib.Path) -> str:
@@ -154,7 +154,7 @@ def copy_figure(source: pathlib.Path, target: pathlib.Path) -> None:
     """Copies a PNG with fewer colours."""
     with Image.open(source) as picture:
         rgb = picture.convert("RGB")
-        small = rgb.quantize(COLOURS, Image.Quantize.MAXCOVERAGE)
+        small = rgb.quantize(COLOURS, dither=Image.Dither.NONE)
     small.save(target, optimize=True)
 
 
