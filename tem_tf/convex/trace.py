@@ -32,8 +32,10 @@ class Trace:
         epochs: Passes over the data.
         bits: Per worker (mean), 32 for each value that was sent, indices not counted,
             as in the study, and the quantiser's: 32 for the norm and 1 for each sign.
-        encoded_bits: Per worker (mean) on the wire: the plugin's payload (header,
-            indices, values); the quantiser's norm, and 32 for each index with sign.
+        encoded_bits: Per worker (mean) with the plugin's header, 32 for each value and
+            32 for each index: what coding the indices saves (`tem_tf.wire`) depends on
+            where they are and is not in it. The quantiser's: its norm, and 32 for each
+            index with sign.
         entries: Mean over workers and over iterations since the last record of k_t.
         error: Mean over workers of ‖e‖² at that iteration.
         total_error: Sum of the above over all iterations so far.
