@@ -5,6 +5,7 @@ Each function checks that the part is there and says which version it was seen i
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ import tensorflow as tf
 from tensorflow.python.distribute import multi_worker_util
 from tensorflow.python.eager import context
 from tensorflow.python.framework import ops
-from tensorflow.python.ops import control_flow_util
+from tensorflow.python.ops import collective_ops, control_flow_util
 
 SEEN = "TensorFlow 2.21, Keras 3.15"
 _ALL_REDUCE = "_all_reduce_sum_gradients"
@@ -78,22 +79,40 @@ def optimizer_attributes() -> set[str]:
 
 def collective_all_gather(
     strategy: tf.distribute.Strategy,
-) -> Callable[[tf.Tensor], tf.Tensor] | None:
-    """One bare all-gather of equal shapes along axis 0, for multi-worker strategies.
+) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None:
+    """One bare all-gather along axis 0, for multi-worker strategies.
 
     `ReplicaContext.all_gather` costs two collectives and a `merge_call`, which cannot
-    stand inside `tf.cond`; the launcher beneath it can, if the predicate is equal on
-    all workers.
+    stand inside `tf.cond`. The launcher beneath it can, if the predicate is equal on
+    all workers, but takes a new instance key for each call of a function, so that a
+    size can never change within a call. This one has its key from the caller.
 
     Returns:
-        None where the strategy has no launcher, or where it cannot be used: eagerly
-        with several devices per worker, whose replicas run one after the other.
+        A function of a tensor and an int32 scalar: the instance key, equal on all
+        workers and always of the same shape and dtype. None where the strategy has no
+        launcher, or where it cannot be used: eagerly with several devices per worker,
+        whose replicas run one after the other.
     """
     launcher = _launcher(strategy)
     if launcher is None:
         return None
-    gather, options = _part(launcher, "_all_gather"), _part(launcher, "_options")
-    return lambda tensor: gather(tensor, options)
+    size, group = _part(launcher, "_group_size"), _part(launcher, "_group_key")
+    options, device = _part(launcher, "_options"), _part(launcher, "_device")
+
+    def all_gather(tensor: tf.Tensor, instance_key: tf.Tensor) -> tf.Tensor:
+        with tf.device(device):
+            return collective_ops.all_gather_v2(
+                tensor,
+                size,
+                group,
+                instance_key,
+                communication_hint=options.implementation.value,
+                timeout=options.timeout_seconds or 0,
+                # Puts it in one order with all other collectives of this replica.
+                ordering_token=_part(launcher, "_get_ordering_token")(),
+            )
+
+    return all_gather
 
 
 def collective_all_reduce(
@@ -114,6 +133,43 @@ def _launcher(strategy: tf.distribute.Strategy) -> Any:
         return None
     replica = _part(tf.distribute.get_replica_context(), "_replica_id")
     return launchers[replica if isinstance(replica, int) else 0]
+
+
+def take_instance_keys_at_the_call(strategy: tf.distribute.Strategy) -> None:
+    """Makes the strategy's own collectives work in functions called from graph loops.
+
+    TensorFlow numbers a collective when the function that holds it is called, through
+    a placeholder of that function's graph. A function that is called inside a loop or
+    a branch of another's graph hands its placeholder on to the loop's body, where
+    nobody feeds it ("You must feed a value for placeholder"): Keras's fit with
+    `steps_per_execution` does that. Here the placeholder stands in the outermost
+    function's graph in such a case, and is captured from there. Seen in TensorFlow
+    2.21; every repetition of the loop uses the same number, as in TensorFlow's own
+    loops.
+    """
+    extended = strategy.extended
+    if not _part(extended, "_in_multi_worker_mode")():
+        return
+    for name in ("_cross_device_ops", "_host_cross_device_ops"):
+        for launcher in _part(_part(extended, name), "_launchers"):
+            original = _part(launcher, "_next_instance_key")
+            launcher._next_instance_key = functools.partial(
+                _next_instance_key, original
+            )
+
+
+def _next_instance_key(original: Callable) -> Any:
+    graph: Any = ops.get_default_graph()
+    in_control_flow = False
+    while not tf.executing_eagerly() and getattr(graph, "outer_graph", None):
+        in_control_flow |= getattr(graph, "is_control_flow_graph", False)
+        if not getattr(graph.outer_graph, "building_function", False):
+            break
+        graph = graph.outer_graph
+    if not in_control_flow:
+        return original()
+    with graph.as_default():
+        return original()
 
 
 def is_multi_worker(strategy: tf.distribute.Strategy) -> bool:

@@ -8,46 +8,25 @@ metrics are in units of a worker's own, undivided gradient.
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from tem_tf import metrics, wire
-from tem_tf.compressors import Compressor, Identity, Message, Observed
+from tem_tf.compressors import Compressor, Identity, Observed
 from tem_tf.cross_device_ops import SparsifiedCrossDeviceOps
 from tem_tf.local_gradient import clip, zero_unless_finite
 from tem_tf.memory import Memory
 from tem_tf.options import Options
 from tem_tf.packing import Segments, make_segments, pack, unpack
 from tem_tf.replica_state import ReplicaState
-from tem_tf.sparse_gradient import SparseGradient
+from tem_tf.transport import Received, send
 from tem_tf.variable_metrics import VariableMetrics
 
 # How the error of a gradient that is not finite begins.
 NOT_FINITE = "A gradient has NaN or Inf"
-
-
-class Received(NamedTuple):
-    """What all replicas sent together, equal on all of them.
-
-    Attributes:
-        total: float32 (n,). Sum of the decoded messages.
-        block: float32 (m,). Sum of the dense blocks.
-        nonfinite: int32 scalar. Number of replicas whose gradient was not finite.
-        entries: int64 scalar. Entries in the messages of all replicas, blocks apart.
-        words: int32 scalar. 32-bit words that this replica contributed.
-        padding: int32 scalar. Words of padding that it had to add.
-    """
-
-    total: tf.Tensor
-    block: tf.Tensor
-    nonfinite: tf.Tensor
-    entries: tf.Tensor
-    words: tf.Tensor
-    padding: tf.Tensor
 
 
 class Outcome(NamedTuple):
@@ -76,6 +55,7 @@ class Aggregator:
         self._memory = options.kept or Memory()
         self._memory_state = ReplicaState()
         self._compressor_state = ReplicaState()
+        self._demand = ReplicaState()
         self._metrics = ReplicaState()
         self._gather_metrics: Any = None
         self._variables = VariableMetrics()
@@ -91,6 +71,7 @@ class Aggregator:
         for key, vector in state.items():
             for segment in segments:
                 self._memory_state.add(f"{key}/{segment.name}", vector[segment.slice])
+        self._demand.add("demand", tf.constant(0, tf.int64))
         self._metrics.add("metrics", metrics.zeros())
         self._variables.build(names, sizes)
 
@@ -98,7 +79,12 @@ class Aggregator:
         """Forgets what replicas remember, metrics included; cross-replica context."""
 
         def reset() -> None:
-            for state in (self._memory_state, self._compressor_state, self._metrics):
+            for state in (
+                self._memory_state,
+                self._compressor_state,
+                self._demand,
+                self._metrics,
+            ):
                 state.reset()
             self._variables.reset()
 
@@ -199,8 +185,14 @@ class Aggregator:
         message = wire.rounded(message, self.options.value_dtype)
         sent = message.to_dense()
         memory_state = memory.update(memory_state, corrected, sent)
-        received = self._transport(compressor, message)(
-            exchange, message, block, nonfinite
+        received = send(
+            compressor.aggregation,
+            self.options.value_dtype,
+            exchange,
+            message,
+            block,
+            nonfinite,
+            self._read_demand(),
         )
         direction, memory_state = memory.apply(memory_state, received.total)
 
@@ -208,15 +200,6 @@ class Aggregator:
             segments, message, vector, corrected, sent, memory_state.get("residual")
         )
         return Outcome(direction, received, memory_state, compressor_state, table)
-
-    def _transport(self, compressor: Compressor, message: Message) -> Callable:
-        """All-reduce sums in float32, so entries of 16 bits are gathered always."""
-        value_dtype = self.options.value_dtype
-        shared = compressor.aggregation == "reduce"
-        small = value_dtype != "float32" and isinstance(message, SparseGradient)
-        if shared and not small:
-            return _reduce
-        return functools.partial(_gather, value_dtype=value_dtype, shared=shared)
 
     def _unit(self, replicas: int) -> float:
         """A worker's own gradient times this is what Keras hands over."""
@@ -261,6 +244,13 @@ class Aggregator:
         leaves = tf.nest.flatten(outcome.compressor_state)
         for name, leaf in zip(names, leaves, strict=True):
             self._compressor_state.assign(name, leaf)
+        self._demand.assign("demand", outcome.received.traffic.demand)
+
+    def _read_demand(self) -> tf.Tensor:
+        """How many words the exchange shall have room for; 0: lengths go first."""
+        if self.options.exact_payload:
+            return tf.constant(0, tf.int64)
+        return self._demand.read("demand")
 
     def _compressor_names(self, segments: Segments) -> tuple[list[str], Any]:
         """Names of the leaves of the compressor's state, made on first use.
@@ -301,7 +291,8 @@ class Aggregator:
                 self._metrics.read("metrics"),
                 entries=tf.reduce_sum(table[:, 0]),
                 payload_words=received.words,
-                padded_words=received.padding,
+                padded_words=received.traffic.padding,
+                overflows=received.traffic.overflows,
                 dense_words=tf.size(received.total) + tf.size(received.block),
                 nonfinite=received.nonfinite,
                 table=table,
@@ -315,7 +306,10 @@ class Aggregator:
             exchange = SparsifiedCrossDeviceOps.of(strategy)
 
             def gather() -> tf.Tensor:
-                return exchange.gather_payloads(self._metrics.read("metrics"))
+                vector = self._metrics.read("metrics")
+                words = tf.reshape(tf.bitcast(vector, tf.int32), [-1])
+                rows = exchange.gather_payloads(words).rows[:, : words.shape[0]]
+                return tf.bitcast(tf.reshape(rows, [-1, *vector.shape, 2]), tf.float64)
 
             self._gather_metrics = tf.function(lambda: strategy.run(gather))
         rows = strategy.experimental_local_results(self._gather_metrics())[0]
@@ -328,54 +322,6 @@ class Aggregator:
         steps = int(self.summary(strategy)["steps"])
         all_sent = self.options.leave_gradients_alone
         return self._variables.summary(strategy, steps, all_sent)
-
-
-def _gather(
-    exchange: SparsifiedCrossDeviceOps,
-    message: SparseGradient,
-    block: tf.Tensor,
-    nonfinite: tf.Tensor,
-    *,
-    value_dtype: str,
-    shared: bool,
-) -> Received:
-    """Every replica sends its own entries: encode, all-gather, decode and sum."""
-    payload = wire.encode(message, block, nonfinite, value_dtype, shared)
-    shared_indices = message.indices if shared else None
-    rows = exchange.gather_payloads(payload)
-    total, sum_of_blocks = tf.zeros([message.size]), tf.zeros_like(block)
-    nonfinite, entries = tf.constant(0), tf.constant(0, tf.int64)
-    # In replica order, and within a message no entry twice: the same floating-point
-    # sum on every replica and device.
-    for row in tf.unstack(rows):
-        received = wire.decode(
-            row, message.size, block.shape[0], value_dtype, shared_indices
-        )
-        total = received.message.add_to(total)
-        sum_of_blocks += received.block
-        nonfinite += received.nonfinite
-        entries += tf.cast(received.entries, tf.int64)
-    words = tf.size(payload)
-    padding = tf.shape(rows)[1] - words if exchange.pads() else tf.constant(0)
-    return Received(total, sum_of_blocks, nonfinite, entries, words, padding)
-
-
-def _reduce(
-    exchange: SparsifiedCrossDeviceOps,
-    message: Message,
-    block: tf.Tensor,
-    nonfinite: tf.Tensor,
-) -> Received:
-    """All replicas send the same coordinates: all-reduce of the values alone."""
-    flag = tf.cast(nonfinite, tf.float32)[tf.newaxis]
-    sent = tf.concat([message.values, block, flag], axis=0)
-    summed = exchange.reduce_values(sent)
-    count, words = tf.size(message.values), tf.size(sent)
-    total = message._replace(values=summed[:count]).to_dense()
-    sum_of_blocks = tf.reshape(summed[count:-1], block.shape)
-    nonfinite = tf.cast(summed[-1], tf.int32)
-    entries = exchange.replicas() * tf.cast(count, tf.int64)
-    return Received(total, sum_of_blocks, nonfinite, entries, words, tf.constant(0))
 
 
 def _size(gradient: tf.Tensor | tf.IndexedSlices) -> int:

@@ -3,11 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from tem_tf import _internals
+from tem_tf.capacity import LADDER, capacity_of, next_demand, rung_of
+
+# Instance keys of our gathers, from the end of int32 downwards, one to a size: those of
+# the first collective of a step, then those of the second. TensorFlow counts its own
+# up from 100. A key is used again at the next step, which costs nothing, whereas every
+# fresh key leaves some memory behind.
+_LAST_KEY = 2**31 - 1
+
+
+class Traffic(NamedTuple):
+    """What a gather put on the wire beside the payload, and what it taught.
+
+    Attributes:
+        padding: int32 scalar. Words that this replica sent beyond its payload.
+        overflows: int32 scalar. 1 if there was no room for the longest payload, so
+            that a second collective followed, else 0.
+        demand: int64 scalar, for the next call; the same on all replicas.
+    """
+
+    padding: tf.Tensor
+    overflows: tf.Tensor
+    demand: tf.Tensor
+
+    @classmethod
+    def none(cls, demand: tf.Tensor) -> Traffic:
+        """Nothing was sent by this way."""
+        return cls(tf.constant(0), tf.constant(0), demand)
+
+
+class Gathered(NamedTuple):
+    """What `gather_payloads` returns.
+
+    Attributes:
+        rows: int32 (replicas, words). The payloads in replica order, followed by
+            zeros, the same on all replicas.
+        traffic: As above.
+    """
+
+    rows: tf.Tensor
+    traffic: Traffic
 
 
 class SparsifiedCrossDeviceOps(_internals.DelegatingCrossDeviceOps):
@@ -31,26 +71,38 @@ class SparsifiedCrossDeviceOps(_internals.DelegatingCrossDeviceOps):
         installed = _internals.cross_device_ops(strategy)
         return installed if isinstance(installed, cls) else cls()
 
-    def gather_payloads(self, payload: tf.Tensor) -> tf.Tensor:
-        """Gathers one vector from every replica.
+    def gather_payloads(
+        self, payload: tf.Tensor, demand: tf.Tensor | int = 0
+    ) -> Gathered:
+        """Gathers one vector from every replica, whole, in one collective if it can.
+
+        Between processes the collective has room for `demand` words, padding included,
+        and each vector begins with its length. If one was longer, all replicas see it
+        and send what is left in a second collective. So the result is the same for
+        every demand, and the demand only decides the cost: with the one that the last
+        call returned a second collective is rare, with 0 it is the rule and padding is
+        least. Within one process nothing travels and nothing is padded.
 
         Args:
-            payload: (words,), at least one word; lengths may differ between replicas.
-
-        Returns:
-            (replicas, longest), rows in replica order, padded with zeros, the same on
-            all replicas.
+            payload: int32 (words,); lengths may differ between replicas.
+            demand: int64 scalar, equal on all replicas.
         """
         context = _replica_context()
+        demand = tf.cast(demand, tf.int64)
         if context.num_replicas_in_sync == 1:
-            return payload[tf.newaxis]
+            return Gathered(payload[tf.newaxis], Traffic.none(demand))
         all_gather = _internals.collective_all_gather(context.strategy)
-        if all_gather is None:
-            all_gather = _gather_in_process
-        longest = tf.reduce_max(all_gather(tf.shape(payload)))
-        padded = tf.pad(payload, [[0, longest - tf.size(payload)]])
-        rows = all_gather(padded)
-        return tf.reshape(rows, [context.num_replicas_in_sync, -1])
+        if all_gather is not None:
+            replicas = context.num_replicas_in_sync
+            return _gather_learnt(all_gather, replicas, payload, demand)
+        if not _internals.is_multi_worker(context.strategy):
+            rows = context.merge_call(_stack_rows, args=(payload,))
+            return Gathered(rows, Traffic.none(demand))
+        # Eagerly with several devices per worker: no collective of our own can run.
+        longest = tf.reduce_max(context.all_gather(tf.shape(payload), axis=0))
+        rows = context.all_gather(_pad(payload, longest)[tf.newaxis], axis=0)
+        padding = longest - tf.size(payload)
+        return Gathered(rows, Traffic(padding, tf.constant(1), demand))
 
     def reduce_values(self, values: tf.Tensor) -> tf.Tensor:
         """Sums vectors of one static shape over replicas."""
@@ -83,9 +135,56 @@ class SparsifiedCrossDeviceOps(_internals.DelegatingCrossDeviceOps):
         """Number of replicas that exchange."""
         return _replica_context().num_replicas_in_sync
 
-    def pads(self) -> bool:
-        """Whether padding of `gather_payloads` travels on a wire."""
-        return _internals.is_multi_worker(_replica_context().strategy)
+
+def _gather_learnt(
+    all_gather: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    replicas: int,
+    payload: tf.Tensor,
+    demand: tf.Tensor,
+) -> Gathered:
+    """One collective with room for `demand` words, and a second for what is left.
+
+    Args:
+        all_gather: From words (w,) and an instance key to (replicas · w,).
+        replicas: Their number.
+        payload: As in `gather_payloads`.
+        demand: As in `gather_payloads`.
+    """
+    length = tf.size(payload)
+    framed = tf.concat([length[tf.newaxis], payload], axis=0)
+
+    rung = rung_of(demand)
+    room = capacity_of(rung)
+    first = all_gather(_pad(framed[:room], room), _LAST_KEY - rung)
+    first = tf.reshape(first, [replicas, -1])
+    longest = tf.reduce_max(first[:, 0])
+
+    def rest() -> tuple[tf.Tensor, tf.Tensor]:
+        rung = rung_of(longest + 1 - room)
+        left = capacity_of(rung)
+        key = _LAST_KEY - len(LADDER) - rung
+        second = all_gather(_pad(framed[room:], left), key)
+        rows = tf.concat([first, tf.reshape(second, [replicas, -1])], axis=1)
+        return rows[:, 1:], room + left
+
+    overflows = longest + 1 > room
+    # The lengths, and so the predicate, are the same on all replicas.
+    rows, sent = tf.cond(overflows, rest, lambda: (first[:, 1:], room))
+    demand = next_demand(demand, tf.cast(longest + 1, tf.int64))
+    traffic = Traffic(sent - length, tf.cast(overflows, tf.int32), demand)
+    return Gathered(rows, traffic)
+
+
+def _pad(vector: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
+    """Appends zeros up to a length."""
+    return tf.pad(vector, [[0, length - tf.size(vector)]])
+
+
+def _stack_rows(strategy: tf.distribute.Strategy, payload: Any) -> tf.Tensor:
+    """Joins what the replicas of this process hold; in cross-replica context."""
+    rows = strategy.experimental_local_results(payload)
+    longest = tf.reduce_max(tf.stack([tf.size(row) for row in rows]))
+    return tf.stack([_pad(row, longest) for row in rows])
 
 
 def _replica_context() -> tf.distribute.ReplicaContext:
@@ -96,7 +195,3 @@ def _replica_context() -> tf.distribute.ReplicaContext:
             "`strategy.run`."
         )
     return context
-
-
-def _gather_in_process(tensor: tf.Tensor) -> tf.Tensor:
-    return _replica_context().all_gather(tensor, axis=0)

@@ -29,6 +29,7 @@ _TOTALS = (
     "dense_bytes",
     "total_error",
     "nonfinite_gradients",
+    "overflow_steps",
 )
 _LAST = (
     "error",
@@ -63,6 +64,7 @@ def add_step(
     dense_words: tf.Tensor,
     padded_words: tf.Tensor | int = 0,
     nonfinite: tf.Tensor | int = 0,
+    overflows: tf.Tensor | int = 0,
     table: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Returns the vector with one more step in it.
@@ -74,6 +76,7 @@ def add_step(
         dense_words: Words that the whole gradient would take.
         padded_words: Words of padding.
         nonfinite: Number of replicas whose gradient was not finite.
+        overflows: 1 if a payload did not fit into the step's collective, else 0.
         table: float64 (S, 6). The step's table; without it there is no error.
     """
     error = squared = largest = gradient = corrected = 0.0
@@ -89,6 +92,7 @@ def add_step(
         _WORD_BYTES * tf.cast(dense_words, tf.float64),
         error,
         nonfinite,
+        overflows,
         error,
         squared,
         largest,
@@ -206,7 +210,8 @@ def summarise(rows: np.ndarray) -> dict[str, float]:
         replicas of ‖e‖²; of the last step `compression_error` (mean ‖e‖²),
         `relative_error` (mean ‖e‖² by mean ‖p‖²), `residual_norm` (root of the mean
         squared norm), `residual_max` and `gradient_norm` (root of the mean squared
-        norm); and `nonfinite_gradients`.
+        norm); `nonfinite_gradients`; and `overflow_steps`, those that needed a second
+        collective.
     """
     column = dict(zip(_TOTALS + _LAST, rows.T, strict=True))
     dense_bytes = column["dense_bytes"].sum()
@@ -227,6 +232,7 @@ def summarise(rows: np.ndarray) -> dict[str, float]:
         "residual_max": float(column["residual_max"].max()),
         "gradient_norm": math.sqrt(column["gradient_squared"].mean()),
         "nonfinite_gradients": int(column["nonfinite_gradients"].max()),
+        "overflow_steps": int(column["overflow_steps"].max()),
     }
 
 

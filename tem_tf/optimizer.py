@@ -52,6 +52,11 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
         gradients_divided_by_replicas: Bool, default True. Set to False if the loss is
             not a mean-reduced Keras loss (reduction "sum", "none", or your own), so
             that Keras has not divided it.
+        exact_payload: Bool, default False. How the workers of several processes agree
+            on the size of a step's collective; what they receive is the same, bit for
+            bit. False: the size is learnt, so that a step has one collective, and a
+            second one only where a payload is longer than that. True: lengths go
+            first, in a collective of their own, for the least padding.
         name: String. Default: the inner optimizer's.
 
     Raises:
@@ -87,6 +92,7 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
         nonfinite: str = "raise",
         local_clipnorm: float | None = None,
         gradients_divided_by_replicas: bool = True,
+        exact_payload: bool = False,
         name: str | None = None,
     ):
         # The base class's __init__ is left out: it would make variables, and all of
@@ -101,6 +107,7 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
             nonfinite=nonfinite,
             local_clipnorm=local_clipnorm,
             gradients_divided_by_replicas=gradients_divided_by_replicas,
+            exact_payload=exact_payload,
         )
         _check_inner(inner_optimizer, options)
         self._aggregator = Aggregator(options)
@@ -179,6 +186,7 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
             "nonfinite": options.nonfinite,
             "local_clipnorm": options.local_clipnorm,
             "gradients_divided_by_replicas": options.gradients_divided_by_replicas,
+            "exact_payload": options.exact_payload,
         }
 
     @classmethod

@@ -28,6 +28,7 @@ class Options:
     nonfinite: str
     local_clipnorm: float | None
     gradients_divided_by_replicas: bool
+    exact_payload: bool
 
     def __post_init__(self):
         _check_compressor(self.compressor)
@@ -65,11 +66,12 @@ class Options:
                 "`local_clipnorm` must be a finite number > 0, or None. "
                 f"Received: local_clipnorm={self.local_clipnorm!r}"
             )
-        if not isinstance(self.gradients_divided_by_replicas, bool):
-            raise ValueError(
-                "`gradients_divided_by_replicas` must be True or False. Received: "
-                f"gradients_divided_by_replicas={self.gradients_divided_by_replicas!r}"
-            )
+        for name in ("gradients_divided_by_replicas", "exact_payload"):
+            value = getattr(self, name)
+            if not isinstance(value, bool):
+                raise ValueError(
+                    f"`{name}` must be True or False. Received: {name}={value!r}"
+                )
 
     @property
     def kept(self) -> Memory | None:

@@ -24,9 +24,9 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
 
     Under TensorFlow's own, `model.fit` fails with two or more workers
     (keras-team/keras#20585): Keras calls `reduce` in two ways that it does not accept.
-    This one accepts them; nothing in Keras is patched. It also carries
-    `SparsifiedCrossDeviceOps`, and checks the cluster's description before it waits
-    for anybody.
+    This one accepts them; nothing in Keras is patched. `steps_per_execution` > 1, which
+    fails there too, works. It also carries `SparsifiedCrossDeviceOps`, and checks the
+    cluster's description before it waits for anybody.
 
     Args:
         cluster_resolver: `tf.distribute.cluster_resolver.ClusterResolver`. Default:
@@ -58,6 +58,7 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
                     task["cluster"], START_TIMEOUT_SECONDS
                 )
         super().__init__(cluster_resolver, communication_options)
+        _internals.take_instance_keys_at_the_call(self)
         _internals.wrap_cross_device_ops(self, SparsifiedCrossDeviceOps)
 
     def reduce(self, reduce_op, value, axis=None):
@@ -180,7 +181,7 @@ def require_same_on_all_workers(
 
     @tf.function
     def gather():
-        return strategy.run(lambda: exchange.gather_payloads(mine))
+        return strategy.run(lambda: exchange.gather_payloads(mine).rows)
 
     rows = strategy.experimental_local_results(gather())[0].numpy()
     rows = rows[:: rows.shape[0] // _number_of_workers(strategy)]

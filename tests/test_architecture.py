@@ -18,11 +18,11 @@ ROOT = pathlib.Path(__file__).parents[1]
 # those of one row, as compressors, memory and wire, never import one another.
 LAYERS = [
     {
-        *("_internals", "index_codes", "local_gradient", "packing", "sparse_gradient"),
-        "value_types",
+        *("_internals", "capacity", "index_codes", "local_gradient", "packing"),
+        *("sparse_gradient", "value_types"),
     },
     {"compressors", "cross_device_ops", "memory", "metrics", "replica_state", "wire"},
-    {"options", "strategy", "variable_metrics"},
+    {"options", "strategy", "transport", "variable_metrics"},
     {"aggregation"},
     {"optimizer"},
     {"callbacks"},

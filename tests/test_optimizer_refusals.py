@@ -224,3 +224,8 @@ def test_a_wrapped_optimizer_used_by_itself():
 def test_gradients_divided_by_replicas_that_is_no_bool():
     with pytest.raises(ValueError, match="`gradients_divided_by_replicas` must be"):
         thresholded(gradients_divided_by_replicas="no")
+
+
+def test_exact_payload_that_is_no_bool():
+    with pytest.raises(ValueError, match="`exact_payload` must be True or False"):
+        thresholded(exact_payload=1)

@@ -135,6 +135,9 @@ def test_payloads_of_unequal_length_are_padded_and_kept_in_replica_order():
         rank = tf.distribute.get_replica_context().replica_id_in_sync_group
         return ops.gather_payloads(tf.range(1, 2 + rank))
 
-    results = mirrored.experimental_local_results(mirrored.run(gather))
-    for rows in results:
+    gathered = mirrored.run(gather)
+    for rows in mirrored.experimental_local_results(gathered.rows):
         np.testing.assert_array_equal(rows, [[1, 0, 0], [1, 2, 0], [1, 2, 3]])
+    # Within a process nothing travels, so nothing is padded and no size is needed.
+    for count in (gathered.traffic.padding, gathered.traffic.overflows):
+        assert set(map(int, mirrored.experimental_local_results(count))) == {0}

@@ -79,8 +79,9 @@ class Trainer:
     def steps_per_call(self) -> int:
         """Most steps that one call of `run` may take.
 
-        One between processes, where a payload's size may change from step to step and
-        TensorFlow fixes the sizes of collectives within one call.
+        One between processes: the collectives of a call are numbered by the call and
+        the step in it, so all workers must take equally many steps in it, and each
+        chooses their number by its own clock.
         """
         return 1 if spans_processes(self._strategy) else sys.maxsize
 

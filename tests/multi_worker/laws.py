@@ -28,7 +28,11 @@ def require_same(strategy, values):
 
 
 def collectives(strategy, compressor, size):
-    """(kind, shape) of the collectives in the graph of one step of `size` entries."""
+    """(kind, shape) of the collectives in the graph of one step of `size` entries.
+
+    Returns:
+        Those that run at every step, and those in a branch of it.
+    """
     with strategy.scope():
         weights = keras.Variable(tf.zeros([size]))
         optimizer = keras.optimizers.SGD(1.0)
@@ -40,18 +44,72 @@ def collectives(strategy, compressor, size):
     def step():
         strategy.run(lambda: optimizer.apply([tf.ones([size])], [weights]))
 
-    graph = step.get_concrete_function().graph
-    found = []
-    for operation in _all_operations(graph):
-        if operation.type.startswith("Collective"):
-            found.append((operation.type, operation.inputs[0].shape.as_list()))
-    return found
+    return collectives_of(step.get_concrete_function())
 
 
-def _all_operations(graph):
-    yield from graph.get_operations()
-    for name in graph._functions:
-        yield from graph._functions[name].graph.get_operations()
+def collectives_of(function):
+    """Those that run at every call of a concrete function, and those in a branch."""
+    always, in_branches = [], []
+
+    def walk(graph, found):
+        for operation in graph.get_operations():
+            if operation.type.startswith("Collective"):
+                found.append((operation.type, operation.inputs[0].shape.as_list()))
+            branches = ("If", "StatelessIf", "Case", "StatelessCase")
+            inside = in_branches if operation.type in branches else found
+            for name in _functions_called(operation):
+                walk(graph._get_function(name).graph, inside)
+
+    walk(function.graph, always)
+    return always, in_branches
+
+
+def _functions_called(operation):
+    for value in operation.node_def.attr.values():
+        yield from (f.name for f in value.list.func)
+        if value.HasField("func"):
+            yield value.func.name
+
+
+def gather(strategy, lengths, demand, graph):
+    """Gathers vectors of 7s; this worker's has `lengths[step, worker]` entries.
+
+    Args:
+        strategy: This worker's.
+        lengths: (steps, workers).
+        demand: That of the first step; None: 0 at every step.
+        graph: Whether all steps are one loop in a graph.
+
+    Returns:
+        For every step rows, and what it says of padding, overflows and demand.
+    """
+    exchange = tem_tf.SparsifiedCrossDeviceOps.of(strategy)
+    own = tf.constant(lengths, tf.int32)[:, strategy.cluster_resolver.task_id]
+    room = int(own.shape[0]) * 1000  # Enough for the rows of all tests.
+
+    def step(index, demand):
+        payload = tf.fill([own[index]], 7)
+        outcome = exchange.gather_payloads(payload, demand)
+        width = tf.shape(outcome.rows)[1]
+        rows = tf.pad(outcome.rows, [[0, 0], [0, room - width]])
+        return rows, *outcome.traffic
+
+    def loop():
+        count = own.shape[0]
+        arrays = [
+            tf.TensorArray(dtype, count)
+            for dtype in (tf.int32, tf.int32, tf.int32, tf.int64)
+        ]
+        last = tf.constant(demand or 0, tf.int64)
+        for index in tf.range(count) if graph else range(count):
+            outcome = step(index, last)
+            if demand is not None:
+                last = outcome[-1]
+            arrays = [a.write(index, x) for a, x in zip(arrays, outcome, strict=True)]
+        return [array.stack() for array in arrays]
+
+    results = strategy.run(tf.function(loop) if graph else loop)
+    return [np.array(result) for result in results]
 
 
 def _dataset(samples=64, batch=16):
@@ -65,7 +123,7 @@ def _dataset(samples=64, batch=16):
     return dataset.with_options(options), x
 
 
-def fit(strategy, inner, wrap, samples=64, callbacks=()):
+def fit(strategy, inner, wrap, samples=64, callbacks=(), steps_per_execution=1):
     """A whole `fit` with validation and metrics, then `evaluate` and `predict`.
 
     Args:
@@ -74,6 +132,7 @@ def fit(strategy, inner, wrap, samples=64, callbacks=()):
         wrap: None, or the arguments of SparsifiedOptimizer.
         samples: Number of examples.
         callbacks: Pairs of a Keras callback's class and its arguments.
+        steps_per_execution: As in Keras.
     """
     keras.utils.set_random_seed(0)
     with strategy.scope():
@@ -90,7 +149,12 @@ def fit(strategy, inner, wrap, samples=64, callbacks=()):
         if wrap is not None:
             optimizer = tem_tf.SparsifiedOptimizer(optimizer, **wrap)
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(optimizer, loss, metrics=["accuracy"])
+        model.compile(
+            optimizer,
+            loss,
+            metrics=["accuracy"],
+            steps_per_execution=steps_per_execution,
+        )
     dataset, x = _dataset(samples)
     history = model.fit(
         dataset,
@@ -142,3 +206,27 @@ def nan_in_fit(strategy, index):
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(optimizer, loss)
     model.fit(dataset, epochs=1, verbose=0)
+
+
+def twice(strategy, gradients, threshold):
+    """The summaries of two equal trainings of one optimizer with `forget` between."""
+    gradients = tf.constant(gradients, tf.float32)
+    own = gradients[:, strategy.cluster_resolver.task_id]
+    with strategy.scope():
+        weights = keras.Variable(tf.zeros([own.shape[1]]))
+        optimizer = tem_tf.SparsifiedOptimizer(
+            keras.optimizers.SGD(1.0), tem_tf.HardThreshold(threshold)
+        )
+        optimizer.build([weights])
+
+    @tf.function
+    def step(gradient):
+        strategy.run(lambda: optimizer.apply([gradient], [weights]))
+
+    summaries = []
+    for _ in range(2):
+        for gradient in own:
+            step(gradient)
+        summaries.append(optimizer.communication_summary())
+        optimizer.forget()
+    return summaries

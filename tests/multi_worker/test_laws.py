@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import tem_tf
+from tem_tf import wire
 from tests.compressor_cases import COMPRESSORS, ErrorFeedback21, EveryOther
 from tests.multi_worker import laws
 from tests.multi_worker.harness import WorkerError
@@ -43,9 +44,9 @@ def test_one_worker_may_send_nothing_or_everything(workers):
     for result in results:
         np.testing.assert_array_equal(result["weights"], expected)
         assert result["summary"]["entries_sent"] == 7
-        # Payloads are padded to the longest of the step: a bitmap and one value, then
-        # six values without indices.
-        assert result["summary"]["padded_bytes"] == 4 * (2 + 6) * (workers.size - 1)
+        # A bitmap and one value, then six values without indices.
+        words = 3 * workers.size * wire.HEADER_WORDS + 2 + 6
+        assert result["summary"]["payload_bytes"] == 4 * words
 
 
 @pytest.mark.parametrize(
@@ -132,21 +133,21 @@ def test_custom_training_loop(workers):
             np.testing.assert_array_equal(weights, expected)
 
 
-def test_a_sparsifiers_step_has_no_dense_gradient_collective(two_workers):
+def test_a_sparsifiers_step_has_one_collective_and_no_dense_one(two_workers):
+    """A second one stands in a branch, taken where a payload finds no room."""
     size = 1000
-    for compressor, kind in [
-        (tem_tf.HardThreshold(0.1), "Gather"),
-        (tem_tf.TopK(density=0.01), "Gather"),
-        (tem_tf.RandomK(0.01), "Reduce"),
+    for compressor, kind, branches in [
+        (tem_tf.HardThreshold(0.1), "CollectiveGatherV2", 1),
+        (tem_tf.TopK(density=0.01), "CollectiveGatherV2", 1),
+        (tem_tf.RandomK(0.01), "CollectiveReduceV2", 0),
     ]:
-        for found in two_workers.run(laws.collectives, compressor, size):
-            assert found
-            for operation, shape in found:
-                assert kind in operation
-                assert [size] not in (shape, shape[1:])
+        for always, in_branches in two_workers.run(laws.collectives, compressor, size):
+            assert [found for found, _ in always] == [kind]
+            assert [found for found, _ in in_branches] == [kind] * branches
+            for _, shape in always + in_branches:
                 assert size not in shape
-    for found in two_workers.run(laws.collectives, None, size):  # Plain Keras has it.
-        assert [size] in [shape for _, shape in found]
+    for always, _ in two_workers.run(laws.collectives, None, size):  # Plain Keras has.
+        assert [size] in [shape for _, shape in always]
 
 
 def test_nan_on_one_worker_ends_all_workers(workers):
