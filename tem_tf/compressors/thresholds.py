@@ -111,11 +111,12 @@ class AdaptiveThreshold(Compressor):
        k = density·n: were each entry noise around 0, it would reach λ every (λ/σ)²
        steps, so λ = G/√k would send k per step. λ starts at 0.7 G_0/√k. Step 0 itself
        is sent before G_0 is known, with each replica's own norm.
-    2. Counts go as (G_t/λ)², where gradients drift as G_t/λ; (G_t/λ)^1.5 is taken.
-       What the rest of the run asks for, the sum of the coming G^1.5, is a power law
-       through the past: I_T = I_t (T/t)^β, I_t the sum so far and β = (its recent
-       growth per step)·t/I_t, so that a fall in the past is expected to go on. The
-       factor between (G_t/λ)^1.5 and the counts is measured.
+    2. Counts go as G_t/λ where gradients drift (as (G_t/λ)² where they are noise; the
+       lesser is taken, else λ would move too little to meet the budget). What the rest
+       of the run asks for, the sum of the coming G, is a power law through the past:
+       I_T = I_t (T/t)^β, I_t the sum so far and β = (its recent growth per step)·t/I_t,
+       so that a fall in the past is expected to go on. The factor between G_t/λ and
+       the counts is measured.
     3. log λ moves by 1/h of its distance to the λ that would use up the rest of the
        budget, h = max(10, min(t, T-t)/4): slower where the run is long, faster at its
        end, so that the budget is met.
@@ -180,29 +181,27 @@ class AdaptiveThreshold(Compressor):
         is_first = tf.equal(state["threshold"], 0)
         threshold = tf.where(is_first, _START * scale, state["threshold"])
         safe = tf.maximum(threshold, _TINY)
-        asked = scale**_ELASTICITY
-        total = state["sum"] + asked
-        recent = tf.where(is_first, asked, state["recent"])
+        total = state["sum"] + scale
+        recent = tf.where(is_first, scale, state["recent"])
         horizon = tf.maximum(tf.minimum(time, _PRIOR), _RECENT * time)
-        recent += (asked - recent) / horizon
+        recent += (scale - recent) / horizon
         sent = state["sent"] + entries
         # Before the first step _PRIOR steps are imagined that went as λ promises.
-        fading = 1 - 1 / tf.maximum(time / 2, _PRIOR)
+        left = tf.maximum(self.steps - time, 1.0)
+        fading = 1 - 1 / tf.maximum(tf.minimum(time, left) / 2, _PRIOR)
         counted, expected = (
             fading * tf.where(is_first, tf.cast(_PRIOR * count, tf.float64), state[key])
             for key in ("counted", "expected")
         )
         counted += entries
-        expected += count * asked / safe**_ELASTICITY
+        expected += count * scale / safe
 
-        left = tf.maximum(self.steps - time, 1.0)
         power = tf.clip_by_value(recent * time / tf.maximum(total, _TINY), *_POWERS)
         coming = total * (((left + time) / time) ** power - 1)
         # Where too much was sent already, λ rises as if a hundredth were left.
         rest = tf.maximum(count * self.steps - sent, 0.01 * count * left)
         target = counted / tf.maximum(expected, _TINY) * count * coming / rest
-        distance = tf.math.log(tf.maximum(target, _TINY)) / _ELASTICITY
-        distance -= tf.math.log(safe)
+        distance = tf.math.log(tf.maximum(target, _TINY)) - tf.math.log(safe)
         slowness = tf.maximum(tf.minimum(time, left) / 4, _LEAST_SLOWNESS)
         change = tf.clip_by_value(distance / slowness, -_FASTEST, _FASTEST)
         goes_on = (time < self.steps) & (threshold > 0)
@@ -223,7 +222,6 @@ class AdaptiveThreshold(Compressor):
 # 4 workers, 500 and 2,000 steps, densities of 1 % and 10 %, labels clean or 30 % of
 # them random) and on made-up noise of falling size.
 _START = 0.7  # Against the first gradient being among the largest.
-_ELASTICITY = 1.5  # Between drift's 1 and noise's 2.
 _PRIOR = 20.0  # Steps: means over fewer are noise.
 _RECENT = 0.1  # Of the steps so far are recent.
 _POWERS = (0.05, 2.0)  # No faster fall or rise is expected.

@@ -73,8 +73,9 @@ class Cost(NamedTuple):
     gradients: tf.Tensor
 
 
-# corrected (n, d), compressor's states -> sent (n, d), states, entries (n,)
-Compress = Callable[[tf.Tensor, Any], tuple[tf.Tensor, Any, tf.Tensor]]
+# corrected (n, d), what is new in it (n, d), compressor's states
+# -> sent (n, d), states, entries (n,)
+Compress = Callable[[tf.Tensor, tf.Tensor, Any], tuple[tf.Tensor, Any, tf.Tensor]]
 
 
 def full_gradients(signed: tf.Tensor, l2: tf.Tensor, point: tf.Tensor) -> tf.Tensor:
@@ -159,8 +160,9 @@ class Method:
         quantised = tf.zeros_like(gradients)
         if self.diana:
             estimate, state, quantised = _shift(estimate, state, setting, step)
-        corrected = state["error"] + setting.step_size * estimate
-        sent, kept, entries = compress(corrected, state["compressor"])
+        new = setting.step_size * estimate
+        corrected = state["error"] + new
+        sent, kept, entries = compress(corrected, new, state["compressor"])
         state = {
             **state,
             "x": state["x"] - tf.reduce_mean(sent, axis=0),
@@ -207,7 +209,7 @@ class Method:
         gradient = example_gradients(setting.signed, setting.l2, x, draw.example)
         average = (1 - self.momentum) * state["average"] + self.momentum * gradient
         corrected = average - state["sent"]
-        sent, kept, entries = compress(corrected, state["compressor"])
+        sent, kept, entries = compress(corrected, corrected, state["compressor"])
         state = {
             "x": x,
             "average": average,

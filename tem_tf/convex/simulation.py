@@ -165,7 +165,7 @@ def _compiled(
     del shape
 
     def compress(
-        corrected: tf.Tensor, states: Any, step: tf.Tensor
+        corrected: tf.Tensor, new: tf.Tensor, states: Any, step: tf.Tensor
     ) -> tuple[tf.Tensor, Any, tf.Tensor]:
         def one(row: tuple[tf.Tensor, Any]) -> tuple[tf.Tensor, Any]:
             return compressor.approximate(row[1], row[0], step, segments)
@@ -180,21 +180,21 @@ def _compiled(
         is_sent = tf.cast(tf.not_equal(sent, 0), tf.float64)
         entries = tf.reduce_sum(is_sent, axis=1)
         if type(compressor).observe is not Compressor.observe:
-            states = observe(corrected, sent, entries, states, step)
+            states = observe(new, sent, entries, states, step)
         return sent, states, entries
 
     def observe(
-        corrected: tf.Tensor,
+        new: tf.Tensor,
         sent: tf.Tensor,
         entries: tf.Tensor,
         states: Any,
         step: tf.Tensor,
     ) -> Any:
-        shares = tf.vectorized_map(lambda p: compressor.share(p, segments), corrected)
+        shares = tf.vectorized_map(lambda g: compressor.share(g, segments), new)
         observed = Observed(
             tf.reduce_sum(sent, axis=0),
             tf.cast(tf.reduce_sum(entries), tf.int64),
-            corrected.shape[0],
+            new.shape[0],
             tf.reduce_sum(shares, axis=0),
         )
         return tf.vectorized_map(
@@ -227,7 +227,7 @@ def _compiled(
             step = first + tf.cast(i, tf.int64)
             draw = Draw(drawn.example[i], drawn.renews[i])
             state, cost = method.iterate(
-                state, setting, draw, step, lambda p, c: compress(p, c, step)
+                state, setting, draw, step, lambda p, g, c: compress(p, g, c, step)
             )
             entries = entries.write(i, cost.entries)
             measures = measures.write(i, measure(state["error"], cost))
