@@ -176,9 +176,9 @@ def test_bad_arguments_are_refused(arguments, says):
 
 
 @pytest.mark.slow
-def test_total_error_is_near_that_of_the_best_constant_threshold():
+@pytest.mark.parametrize(("density", "steps"), [(0.05, 400), (0.01, 1000)])
+def test_total_error_is_near_that_of_the_best_constant_threshold(density, steps):
     """A real training; the best λ is found in hindsight at the same volume."""
-    density, steps = 0.05, 400
     adaptive = Training(tem_tf.AdaptiveThreshold(density, steps), steps).run()
     assert adaptive.volume == pytest.approx(density * SIZE * steps, rel=0.02)
     held = adaptive.thresholds[1:]
