@@ -153,6 +153,26 @@ def test_after_the_last_step_the_threshold_stays():
     assert len(set(thresholds[19:])) <= 2 and thresholds[18] != thresholds[17]
 
 
+def test_a_dense_step_uses_up_budget_and_does_not_steer():
+    compressor = tem_tf.AdaptiveThreshold(0.1, steps=100)
+    segments = make_segments(["a"], [60])
+    row = tf.constant(gradients(1, 1)[0, 0])
+    norm = compressor.share(row, segments)
+    dense = tem_tf.compressors.Observed(
+        2 * row, tf.constant(120, tf.int64), 2, 2 * norm
+    )
+    state = compressor.init(segments)
+    for step in range(5):
+        state = compressor.observe(state, dense, tf.constant(step), segments)
+    start = 0.7 * np.linalg.norm(row) / np.sqrt(0.1 * 60)
+    assert float(state["threshold"]) == pytest.approx(start, rel=1e-6)
+    assert float(state["sent"]) == 5 * 60
+    few = dense._replace(entries=tf.constant(6, tf.int64))
+    after = compressor.observe(state, few, tf.constant(5), segments)
+    # 300 of the budget of 600 are gone, so λ rises.
+    assert float(after["threshold"]) > start
+
+
 def test_scaled_and_back_through_its_configuration():
     compressor = tem_tf.AdaptiveThreshold(0.1, 20)
     assert compressor.scaled(0.5).unit == 0.5

@@ -123,7 +123,7 @@ class AdaptiveThreshold(Compressor):
 
     Where gradients vanish long before the end no λ is known in time; then the budget
     is not used up, or is at the end, for entries that are worth little. After `steps`
-    steps λ stays.
+    steps λ stays. Steps of a dense warm-up (`warmup_steps`) are part of the budget.
 
     Args:
         density: Float in (0, 1]. Entries to send by entries of all gradients, of the
@@ -193,8 +193,11 @@ class AdaptiveThreshold(Compressor):
             fading * tf.where(is_first, tf.cast(_PRIOR * count, tf.float64), state[key])
             for key in ("counted", "expected")
         )
-        counted += entries
-        expected += count * scale / safe
+        # A step of a dense warm-up uses up budget and tells nothing of λ.
+        by_threshold = entries < total_size(segments)
+        weight = tf.cast(by_threshold, tf.float64)
+        counted += weight * entries
+        expected += weight * count * scale / safe
 
         power = tf.clip_by_value(recent * time / tf.maximum(total, _TINY), *_POWERS)
         coming = total * (((left + time) / time) ** power - 1)
@@ -204,7 +207,7 @@ class AdaptiveThreshold(Compressor):
         distance = tf.math.log(tf.maximum(target, _TINY)) - tf.math.log(safe)
         slowness = tf.maximum(tf.minimum(time, left) / 4, _LEAST_SLOWNESS)
         change = tf.clip_by_value(distance / slowness, -_FASTEST, _FASTEST)
-        goes_on = (time < self.steps) & (threshold > 0)
+        goes_on = (time < self.steps) & (threshold > 0) & by_threshold
         return {
             "threshold": tf.where(goes_on, threshold * tf.exp(change), threshold),
             "sent": sent,
