@@ -249,7 +249,7 @@ def _report(result: dict[str, Any], logdir: str) -> str:
     if result["test"]:
         _, *metrics = result["test"].items()  # The first is the loss.
         for name, value in metrics:
-            lines.append(f"{'test ' + name.replace('_', ' '):<16}{value:.4f}")
+            lines.append(f"{'test ' + name.replace('_', ' '):<15} {value:.4f}")
     communication = result["communication"]
     if communication:
         sent = communication["payload_bytes"] + communication["padded_bytes"]
