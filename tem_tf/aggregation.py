@@ -300,6 +300,10 @@ class Aggregator:
         )
         self._variables.add(table, names)
 
+    def running_totals(self) -> tf.Tensor:
+        """See `metrics.running_totals`. Replica context; no collective."""
+        return metrics.running_totals(self._metrics.read("metrics"))
+
     def summary(self, strategy: tf.distribute.Strategy) -> dict[str, float]:
         """Sums the metrics over replicas. Collective, in cross-replica context."""
         if self._gather_metrics is None:  # Traced once.

@@ -199,6 +199,19 @@ def _entries(message: Any, segments: Segments) -> tf.Tensor:
     return tf.cast(counts, tf.float64)
 
 
+# What `running_totals` returns, in its order.
+RUNNING = ("entries", "payload_bytes", "total_error")
+
+
+def running_totals(vector: tf.Tensor) -> tf.Tensor:
+    """Entries and bytes (without padding) sent, and ‖e‖² summed, over the steps so far.
+
+    Returns:
+        float64 (3,), of this replica, in the order of `RUNNING`.
+    """
+    return tf.stack([vector[_TOTALS.index(name)] for name in RUNNING])
+
+
 def summarise(rows: np.ndarray) -> dict[str, float]:
     """Joins the vectors of all replicas, (replicas, metrics), into one summary.
 

@@ -163,6 +163,17 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
         strategy = _internals.strategy_of(self.inner_optimizer)
         return self._aggregator.summary_by_variable(strategy)
 
+    def running_totals(self) -> tf.Tensor:
+        """What this replica sent and held back so far; replica context.
+
+        Cheap, not collective: call it after each `apply` and take differences to have
+        every step's own values.
+
+        Returns:
+            float64 (3,): entries sent, payload bytes without padding, sum of ‖e‖².
+        """
+        return self._aggregator.running_totals()
+
     def forget(self) -> None:
         """Empties what workers hold back, and sets the totals to zero.
 

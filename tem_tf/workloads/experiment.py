@@ -77,6 +77,7 @@ class Experiment:
         self._stopwatch = stopwatch
         self._progress = Progress(configuration.train_iterations, prints=is_chief())
         self._history: list[dict[str, Any]] = []
+        self._records: list[np.ndarray] = []
         self._communication: dict[str, float] | None = None
         self._warm_up: tuple[int, float] | None = None
 
@@ -121,6 +122,7 @@ class Experiment:
             with self._stopwatch("test"):
                 test = self._score(self._task.test)
             self._save_weights()
+        self.directory.save_steps(np.concatenate([np.zeros((0, 3)), *self._records]))
         result = {
             "status": status,
             "steps": self._trainer.steps,
@@ -222,8 +224,11 @@ class Experiment:
                 # is not known.
                 fitting = round(self._speed() * self._progress.seconds / 2)
                 fitting = max(1, fitting) if trainer.steps else _FIRST_STEPS
-                steps = min(stop - trainer.steps, fitting, trainer.steps_per_call)
+                left = min(stop - trainer.steps, trainer.records.room)
+                steps = min(left, fitting, trainer.steps_per_call)
                 trainer.run(self._task.take(steps))
+                if steps == left:
+                    self._records.append(trainer.records.read())
             if not self._warm_up:
                 self._warm_up = trainer.steps, self._stopwatch.seconds["train"]
             if trainer.steps < stop and self._progress.is_due():

@@ -22,7 +22,7 @@ import tensorflow as tf
 
 import tem_tf
 
-RESULT_NAME = "result.json"
+RESULT_NAME, STEPS_NAME = "result.json", "steps.npz"
 SCHEMA_PATH = Path(__file__).with_name("result.schema.json")
 PHASES = ("load", "build", "prune", "train", "validate", "test")
 _WRITERS = ("train", "validation", "communication")
@@ -60,7 +60,8 @@ class RunDirectory:
                 "`logdir` must be a directory that can be written to. "
                 f"Received: logdir={str(self.path)!r} ({error.strerror})."
             ) from error
-        earlier = [self.path / RESULT_NAME, *checkpoints.glob("step-*.weights.h5")]
+        earlier = [self.path / RESULT_NAME, self.path / STEPS_NAME]
+        earlier += [*checkpoints.glob("step-*.weights.h5")]
         for name in _WRITERS:
             earlier += (self.path / name).glob("events.out.tfevents.*")
         for file in earlier:
@@ -89,6 +90,20 @@ class RunDirectory:
         partial = final.with_name(f".partial-{final.name}")
         model.save_weights(partial, overwrite=True)
         os.replace(partial, final)
+
+    def save_steps(self, records: np.ndarray) -> None:
+        """Writes steps.npz: what every single step sent and held back.
+
+        Args:
+            records: float64 (steps, 3), as of `Trainer.read_records`.
+        """
+        if not self.writes:
+            return
+        names = ("entries", "payload_bytes", "error")
+        partial = self.path / f".partial-{STEPS_NAME}"
+        with partial.open("wb") as file:
+            np.savez_compressed(file, **dict(zip(names, records.T, strict=True)))
+        os.replace(partial, self.path / STEPS_NAME)
 
     def save_result(self, result: Mapping[str, Any]) -> None:
         """Writes result.json; numbers that are not finite become null."""

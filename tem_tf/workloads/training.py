@@ -18,6 +18,7 @@ import tensorflow as tf
 from tem_tf.workloads.examples import Examples, Share
 from tem_tf.workloads.replicas import spans_processes
 from tem_tf.workloads.running_mean import RunningMean
+from tem_tf.workloads.step_records import StepRecords
 
 
 class Trainer:
@@ -34,6 +35,7 @@ class Trainer:
 
     Attributes:
         steps: Number of steps taken.
+        records: What each of them sent.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Trainer:
                 synchronization=tf.VariableSynchronization.ON_READ,
                 aggregation=tf.VariableAggregation.SUM,
             )
+        self.records = StepRecords(strategy, optimizer)
         self._meters_since = tf.function(self._read_and_reset_meters)
         self._synchronised = tf.function(self._average_statistics)
         self._exchanged = tf.function(self._use_means)
@@ -125,6 +128,7 @@ class Trainer:
                     variable.assign(value)
         self.optimizer.forget()
         self._meters_since()
+        self.records.restart()
         self.steps = 0
 
     def compile(self) -> None:
@@ -147,6 +151,7 @@ class Trainer:
         """
         self._steps(tf.constant(rows))
         self.steps += len(rows)
+        self.records.taken(len(rows))
 
     def read_meters(self) -> Any:
         """Training's score since the last reading. Collective."""
@@ -213,6 +218,7 @@ class Trainer:
         if self._masks is not None:
             gradients = [g * m for g, m in zip(gradients, self._masks, strict=True)]
         self.optimizer.apply(gradients, variables)
+        self.records.note()
         if self._mean is not None:
             self._mean.update(step)
         self._meters.assign_add(tf.concat([[loss], sums, [1.0]], axis=0))

@@ -111,6 +111,13 @@ def test_run_leaves_what_it_promises(run):
     communication = written["communication"]
     assert communication["dense_bytes"] == 4 * 62_346 * 7 * 2
     assert 0 < communication["density"] < 0.5
+    steps = np.load(directory / "steps.npz")
+    assert sorted(steps) == ["entries", "error", "payload_bytes"]
+    assert [steps[name].shape for name in steps] == [(7,)] * 3
+    for name in ("entries_sent", "payload_bytes"):
+        total = steps[name.removesuffix("_sent")].sum()
+        assert 2 * total == pytest.approx(communication[name], rel=1e-12)
+    assert steps["error"].sum() == pytest.approx(communication["total_error"])
     assert events_of(directory / "train")["loss"] == [3, 6, 7]
     assert events_of(directory / "validation")["accuracy"] == [3, 6, 7]
     assert events_of(directory / "communication")["communication/density"] == [3, 6, 7]

@@ -130,6 +130,37 @@ def test_meters_start_again_after_a_reading():
         trainer.read_meters()
 
 
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_records_are_those_of_each_step(replicas, monkeypatch):
+    monkeypatch.setattr("tem_tf.workloads.step_records.RECORDS", 5)
+    compressor = tem_tf.HardThreshold(0.05)
+    whole, parts = (make_trainer(replicas, None, compressor) for _ in range(2))
+    before = {"entries_sent": 0, "payload_bytes": 0, "total_error": 0.0}
+    expected = []
+    for row in ROWS:  # One step at a time, by what a summary says before and after.
+        parts.run(row[np.newaxis])
+        after = parts.optimizer.communication_summary()
+        sums = [after[name] - before[name] for name in before]
+        expected.append(np.array(sums) / [replicas, replicas, 1])
+        before = {name: after[name] for name in before}
+    found = []
+    for start in range(0, 8, 5):
+        assert whole.records.room == 5
+        whole.run(ROWS[start : start + 5])
+        found.append(whole.records.read())
+    np.testing.assert_allclose(np.concatenate(found), expected, rtol=1e-12)
+    assert len(set(np.array(expected)[:, 0])) > 1  # k_t moves.
+    assert whole.records.read().shape == (0, 3)
+
+
+def test_records_must_be_read_in_time(monkeypatch):
+    monkeypatch.setattr("tem_tf.workloads.step_records.RECORDS", 5)
+    trainer = make_trainer()
+    trainer.run(ROWS[:6])
+    with pytest.raises(RuntimeError, match="must be read every 5 steps. There were"):
+        trainer.records.read()
+
+
 @pytest.mark.parametrize("replicas", [1, 2, 3])
 @pytest.mark.parametrize("count", [1, 95])
 def test_evaluation_covers_the_whole_split_once(replicas, count, monkeypatch):
