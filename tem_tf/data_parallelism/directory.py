@@ -6,17 +6,12 @@
     run-R/batch-science/metadata.json   steps to the result, as the DPS authors have it
     rerun-R-seed-S/...              the winner R again, with seed S
 
-Files appear whole or not at all. A trial belongs to the process that holds the lock
-on its file `.claim`; the operating system frees it when that process ends, however it
-ends, so that nothing has to be cleaned up. Several machines can share a directory on
-a file system whose locks they share (NFS 4 is one).
+Files appear whole or not at all, and a process claims a trial before it runs it: see
+`tem_tf.workloads.study_files`.
 """
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,10 +19,17 @@ from typing import Any
 
 from tem_tf.data_parallelism.configuration import Cell
 from tem_tf.data_parallelism.metaparameters import Point, metaparameters
-from tem_tf.workloads.results import finite_or_null, versions
+from tem_tf.workloads.results import RESULT_NAME, versions
+from tem_tf.workloads.study_files import (
+    claim,
+    make_directory,
+    read_json,
+    require_same,
+    write_json,
+)
 
 STUDY_NAME, POINTS_NAME = "study.json", "metaparameters.json"
-RESULT_NAME, METADATA_NAME = "result.json", "batch-science/metadata.json"
+METADATA_NAME = "batch-science/metadata.json"
 
 # What the authors' files hold in the place of the steps to the result.
 _CODES = {"incomplete": -1, "infeasible": -2}
@@ -74,16 +76,10 @@ class StudyDirectory:
             ValueError: the directory is another cell's, or damaged.
             OSError: it cannot be written to.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OSError(
-                "`study_dir` must be a directory that can be written to. "
-                f"Received: study_dir={str(self.path)!r} ({error.strerror})."
-            ) from error
+        make_directory(self.path)
         if not (self.path / STUDY_NAME).exists():
             content = {"configuration": cell.identity(), "versions": versions()}
-            _write_json(self.path / STUDY_NAME, content)
+            write_json(self.path / STUDY_NAME, content)
         self._compare(cell)
         points = metaparameters(cell.mparams_kind, nruns)
         known = self.points()
@@ -94,13 +90,13 @@ class StudyDirectory:
                 "draws. Pass another `study_dir`."
             )
         if len(known) < nruns:
-            _write_json(self.path / POINTS_NAME, points)
+            write_json(self.path / POINTS_NAME, points)
         return points
 
     def points(self) -> list[Point]:
         """The metaparameters of the trials so far."""
         path = self.path / POINTS_NAME
-        return _read_json(path, list) if path.exists() else []
+        return read_json(path, list) if path.exists() else []
 
     def configuration(self) -> dict[str, Any]:
         """What defines the trials.
@@ -113,7 +109,7 @@ class StudyDirectory:
             raise ValueError(
                 f"There is no study in {self.path}: it has no {STUDY_NAME}."
             )
-        content = _read_json(path, dict)
+        content = read_json(path, dict)
         if not isinstance(content.get("configuration"), dict):
             raise ValueError(f"{path} must hold a study's `configuration`.")
         return content["configuration"]
@@ -126,7 +122,7 @@ class StudyDirectory:
         """
         for path in self.path.glob(f"*run-*/{RESULT_NAME}"):
             if path.parent.name not in self._results:
-                self._results[path.parent.name] = _read_json(path, dict)
+                self._results[path.parent.name] = read_json(path, dict)
         return dict(sorted(self._results.items(), key=lambda item: _order(item[0])))
 
     def best(self) -> int | None:
@@ -141,21 +137,8 @@ class StudyDirectory:
     @contextmanager
     def claim(self, name: str) -> Iterator[bool]:
         """Claims a trial for a `with` block; False if it is finished or another's."""
-        folder = self.path / name
-        folder.mkdir(exist_ok=True)
-        with (folder / ".claim").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            # Another process may have finished it just before.
-            if (folder / RESULT_NAME).exists():
-                yield False
-                return
-            for left in folder.rglob(".partial-*"):  # of a process that was killed
-                left.unlink()
-            yield True
+        with claim(self.path / name) as is_ours:
+            yield is_ours
 
     def save(self, name: str, result: Mapping[str, Any]) -> None:
         """Writes a finished trial; its claim must be held."""
@@ -169,23 +152,11 @@ class StudyDirectory:
             "seed": result["seed"],
             "goal_error": result["configuration"]["goal_error"],
         }
-        _write_json(folder / METADATA_NAME, metadata)
-        _write_json(folder / RESULT_NAME, result)
+        write_json(folder / METADATA_NAME, metadata)
+        write_json(folder / RESULT_NAME, result)
 
     def _compare(self, cell: Cell) -> None:
-        theirs = self.configuration()
-        # As JSON has it: tuples are lists there.
-        ours = json.loads(json.dumps(cell.identity()))
-        differences = [
-            f"`{name}` ({theirs.get(name)!r} there, {ours.get(name)!r} here)"
-            for name in sorted(theirs.keys() | ours.keys())
-            if theirs.get(name) != ours.get(name)
-        ]
-        if differences:
-            raise ValueError(
-                f"`study_dir` {self.path} is the study of another configuration: "
-                f"{', '.join(differences)}. Pass another directory."
-            )
+        require_same(self.path, self.configuration(), cell.identity())
 
 
 def run_name(trial: int) -> str:
@@ -202,26 +173,3 @@ def _order(name: str) -> tuple:
     """Sorts run-10 after run-9."""
     kind, *numbers = name.replace("-seed", "").split("-")
     return kind != "run", [int(n) for n in numbers if n.isdecimal()]
-
-
-def _read_json(path: Path, kind: type) -> Any:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise ValueError(
-            f"{path} cannot be read as JSON ({error}): it is half-written or damaged. "
-            "Restore it, or remove it to have it made again; nothing was changed."
-        ) from error
-    if not isinstance(content, kind):
-        raise ValueError(f"{path} must hold a JSON {kind.__name__}; it does not.")
-    return content
-
-
-def _write_json(path: Path, content: Any) -> None:
-    text = json.dumps(finite_or_null(content), indent=1, allow_nan=False)
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())  # before its name: a machine may fail, too
-    os.replace(partial, path)

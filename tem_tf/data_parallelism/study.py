@@ -7,8 +7,6 @@ may be started on one directory, at any time.
 
 from __future__ import annotations
 
-import multiprocessing
-import multiprocessing.connection
 import os
 from collections.abc import Callable
 
@@ -25,6 +23,7 @@ from tem_tf.data_parallelism.trials import Splits, Workbench
 from tem_tf.workloads import data_sources
 from tem_tf.workloads.batches import EpochOrder
 from tem_tf.workloads.data_sources import Data
+from tem_tf.workloads.processes import run_in_processes
 from tem_tf.workloads.replicas import make_strategy
 
 
@@ -146,42 +145,4 @@ def _run_in_processes(study: Study) -> None:
     run = study.cells[0].run
     if not data_sources.locate(run.datasource, run.path_data).needs_tensorflow:
         load(study)
-    context = multiprocessing.get_context("spawn")
-    processes = [
-        context.Process(target=_work_as_child, args=(study, os.getpid()))
-        for _ in range(study.parallel_trials)
-    ]
-    for process in processes:
-        process.start()
-    waiting = list(processes)
-    try:
-        while waiting:
-            multiprocessing.connection.wait([p.sentinel for p in waiting])
-            waiting = [p for p in waiting if p.exitcode is None]
-            failed = [p for p in processes if p.exitcode not in (None, 0)]
-            if failed:
-                raise ValueError(
-                    "A process of --parallel_trials ended with exit code "
-                    f"{failed[0].exitcode}; see above. What is finished is kept."
-                )
-    finally:
-        for process in processes:
-            process.terminate()
-            process.join()
-
-
-def _work_as_child(study: Study, parent: int) -> None:
-    if not study.cells[0].run.threads:
-        share = max(1, (os.cpu_count() or 1) // study.parallel_trials)
-        tf.config.threading.set_intra_op_parallelism_threads(share)
-        tf.config.threading.set_inter_op_parallelism_threads(share)
-
-    def keep_on() -> None:
-        # A parent that was killed cannot end its children.
-        if os.getppid() != parent:
-            raise SystemExit(1)
-
-    try:
-        _work(study, keep_on)
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    run_in_processes(_work, study, study.parallel_trials, run.threads)

@@ -1,0 +1,105 @@
+"""Files of a study that several processes work on: whole or not at all, and claimed.
+
+A unit of work has a folder and is finished once its result file is there. It belongs to
+the process that holds the lock on the folder's `.claim`; the operating system frees it
+when that process ends, however it ends, so that nothing has to be cleaned up. Several
+machines can share a directory on a file system whose locks they share (NFS 4 is one).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tem_tf.workloads.results import RESULT_NAME, finite_or_null
+
+
+@contextmanager
+def claim(folder: Path) -> Iterator[bool]:
+    """Claims a folder for a `with` block; False if it is finished or another's."""
+    folder.mkdir(exist_ok=True)
+    with (folder / ".claim").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        # Another process may have finished it just before.
+        if (folder / RESULT_NAME).exists():
+            yield False
+            return
+        for left in folder.rglob(".partial-*"):  # of a process that was killed
+            left.unlink()
+        yield True
+
+
+def make_directory(path: Path) -> None:
+    """Makes the directory of a study.
+
+    Raises:
+        OSError: it cannot be made or written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            "`study_dir` must be a directory that can be written to. "
+            f"Received: study_dir={str(path)!r} ({error.strerror})."
+        ) from error
+
+
+def require_same(
+    path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]
+) -> None:
+    """Raises if a study directory was made with other settings, naming them.
+
+    Args:
+        path: The directory.
+        theirs: What it holds.
+        ours: What the command asks for.
+    """
+    ours = json.loads(json.dumps(ours))  # As JSON has it: tuples are lists there.
+    differences = [
+        f"`{name}` ({theirs.get(name)!r} there, {ours.get(name)!r} here)"
+        for name in sorted(theirs.keys() | ours.keys())
+        if theirs.get(name) != ours.get(name)
+    ]
+    if differences:
+        raise ValueError(
+            f"`study_dir` {path} is the study of another configuration: "
+            f"{', '.join(differences)}. Pass another directory."
+        )
+
+
+def read_json(path: Path, kind: type) -> Any:
+    """Reads a file.
+
+    Raises:
+        ValueError: it is damaged, or holds something else than a `kind`.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"{path} cannot be read as JSON ({error}): it is half-written or damaged. "
+            "Restore it, or remove it to have it made again; nothing was changed."
+        ) from error
+    if not isinstance(content, kind):
+        raise ValueError(f"{path} must hold a JSON {kind.__name__}; it does not.")
+    return content
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a file; numbers that are not finite become null."""
+    text = json.dumps(finite_or_null(content), indent=1, allow_nan=False)
+    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text + "\n")
+        file.flush()
+        os.fsync(file.fileno())  # before its name: a machine may fail, too
+    os.replace(partial, path)
