@@ -9,6 +9,8 @@ Examples:
   python main.py --nruns 20 --batch_size 8 32 128 --mparams_kind learning_rate \
       --goal_error 0.15
   python main.py --report studies/NAME
+  python main.py --datasource digits --workers 2 --budgets 0.01 \
+      --compare none,topk,hard_threshold
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+from comparison_flags import COMPARISON_FLAGS, SHARED_WITH_STUDY
 from flag_table import CONVEX_FLAGS as CONVEX_ROWS
 from flag_table import (
     MAKES_STUDY,
@@ -101,7 +104,7 @@ def _define(row: FlagRow) -> None:
         flags.DEFINE(parser, row.name, row.default, row.text)
 
 
-for _rows in (*RUN_FLAGS.values(), STUDY_FLAGS, CONVEX_ROWS):
+for _rows in (*RUN_FLAGS.values(), STUDY_FLAGS, COMPARISON_FLAGS, CONVEX_ROWS):
     for _row in _rows:
         _define(_row)
 
@@ -205,6 +208,32 @@ def run_study() -> int:
     return 0
 
 
+def run_comparison() -> int:
+    """Runs a comparison, or makes its report again; returns the exit code.
+
+    Raises:
+        UsageError: flags, data and directory do not fit together.
+    """
+    for row in STUDY_FLAGS:
+        if FLAGS[row.name].present and row.name not in SHARED_WITH_STUDY:
+            raise UsageError(
+                f"`{row.name}` has no effect in a comparison. Leave --{row.name} out."
+            )
+    run = settings_of_run()
+    names = [*_names(COMPARISON_FLAGS).split(), *SHARED_WITH_STUDY]
+    settings = {name: FLAGS[name].value for name in names}
+    given = {name for name in FLAGS if FLAGS[name].present}
+    try:
+        from tem_tf.comparison import command_line
+
+        comparison = command_line.configure(run, settings, given)
+        text = command_line.carry_out(*comparison)
+    except (ValueError, OSError, ImportError) as error:
+        raise UsageError(error) from error
+    print(text)
+    return 0
+
+
 def train(configuration: Configuration) -> int:
     """Runs one training; returns the exit code.
 
@@ -270,7 +299,11 @@ def _report(result: dict[str, Any], logdir: str) -> str:
 def _help() -> str:
     """What --help prints: the flags in groups, with unit and default."""
     lines = [str(__doc__)]
-    others = ("Studies", _names(STUDY_FLAGS)), (f"With --arch {CONVEX}", CONVEX_FLAGS)
+    others = (
+        ("Studies", _names(STUDY_FLAGS)),
+        ("Comparisons", _names(COMPARISON_FLAGS)),
+        (f"With --arch {CONVEX}", CONVEX_FLAGS),
+    )
     for group, names in [*GROUPS.items(), *others]:
         lines.append(f"{group}:")
         for name in names.split():
@@ -344,6 +377,14 @@ def main(argv: list[str]) -> int:
                 raise UsageError(
                     f"`{name}` has no effect with `arch` {FLAGS.arch}. Leave --{name} "
                     f"out or pass --arch {CONVEX}."
+                )
+        if FLAGS.compare is not None:
+            return run_comparison()
+        for row in COMPARISON_FLAGS:
+            if FLAGS[row.name].present:
+                raise UsageError(
+                    f"`{row.name}` has an effect in a comparison alone. Leave "
+                    f"--{row.name} out or pass --compare."
                 )
         return run_study() if is_study() else train(configure())
     except UsageError as error:

@@ -29,7 +29,7 @@ LAYERS = [
     {"__init__"},
 ]
 PLUGIN_NEEDS = {"keras", "numpy", "tensorflow"}  # The install_requires of setup.cfg.
-RESEARCH = {"convex", "data_parallelism", "workloads"}
+RESEARCH = {"comparison", "convex", "data_parallelism", "workloads"}
 PRIVATE_MODULES = re.compile(r"\b(tensorflow\.python|keras\.src)\b")
 MAXIMAL_LINES = 400
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from tem_tf.data_parallelism.report import Series
-
-_MARK = ".tem_tf-report"
+from tem_tf.workloads.study_files import empty_report
 
 
 def write(series: Sequence[Series], images: Sequence[Path], place: Path) -> None:
@@ -27,15 +25,7 @@ def write(series: Sequence[Series], images: Sequence[Path], place: Path) -> None
     """
     from tensorboard.plugins.hparams import api
 
-    if place.exists():
-        if not (place / _MARK).exists():
-            raise ValueError(
-                f"{place} was not made by a report and is not overwritten. Pass "
-                "another `logdir`."
-            )
-        shutil.rmtree(place)
-    place.mkdir(parents=True)
-    (place / _MARK).touch()
+    empty_report(place)
     for one in series:
         for study in one.studies:
             for name, result in study.results.items():

@@ -11,12 +11,15 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tem_tf.workloads.results import RESULT_NAME, finite_or_null
+
+_MARK = ".tem_tf-report"
 
 
 @contextmanager
@@ -51,6 +54,23 @@ def make_directory(path: Path) -> None:
             "`study_dir` must be a directory that can be written to. "
             f"Received: study_dir={str(path)!r} ({error.strerror})."
         ) from error
+
+
+def empty_report(place: Path) -> None:
+    """Makes an empty directory for a report, in the place of an earlier one.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    if place.exists():
+        if not (place / _MARK).exists():
+            raise ValueError(
+                f"{place} was not made by a report and is not overwritten. Pass "
+                "another `logdir`."
+            )
+        shutil.rmtree(place)
+    place.mkdir(parents=True)
+    (place / _MARK).touch()
 
 
 def require_same(

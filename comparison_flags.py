@@ -1,0 +1,58 @@
+"""The flags of a comparison as data; main.py defines them."""
+
+from flag_table import FlagRow
+
+COMPARISON_FLAGS = (
+    FlagRow(
+        "compare",
+        str,
+        None,
+        "Methods between commas, at least two: none, topk (layer by layer), topk_model "
+        "(entire model), topk_replay (the k_t of hard_threshold), topk_warmup (after a "
+        "dense start), random_k, hard_threshold, accordion, adaptive_threshold. Or a "
+        "JSON or TOML file with these flags by name, and those of a run under run. Or "
+        "a study directory, to make its report again. --learning_rate is the rate that "
+        "all share beside tuned ones; --seed the first reported seed; --study_dir, "
+        "--parallel_trials and --no_load_cache are as in a study.",
+    ),
+    FlagRow(
+        "budgets",
+        float,
+        None,
+        "Volumes of a whole run, as densities in (0, 1): the bytes of entire-model "
+        "Top-k at that density. Every method is made to send as much.",
+        takes_several=True,
+    ),
+    FlagRow(
+        "rates",
+        float,
+        None,
+        "Learning rates, rising on a log grid, from which each method at each budget "
+        "gets its own; a winner at an edge widens the grid. Without it: "
+        "--learning_rate for all.",
+        takes_several=True,
+    ),
+    FlagRow("nseeds", int, 5, "Reported seeds; fewer than five carry no claim."),
+    FlagRow(
+        "tuning_seeds",
+        int,
+        1,
+        "Seeds, none of them reported, on which thresholds and rates are chosen.",
+    ),
+    FlagRow(
+        "baseline",
+        str,
+        None,
+        "Method that differences are shown to. Without it: the first.",
+    ),
+    FlagRow(
+        "margin",
+        float,
+        None,
+        "Difference of quality that counts as none. Without it: 0.003 of accuracy, a "
+        "hundredth of perplexity.",
+    ),
+)
+
+# Flags of a study of trials that a comparison has, too.
+SHARED_WITH_STUDY = ("study_dir", "parallel_trials", "no_load_cache")

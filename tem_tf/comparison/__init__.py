@@ -1,0 +1,1 @@
+"""Several compressors on one workload, at equal volume, over seeds (see README)."""

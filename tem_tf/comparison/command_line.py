@@ -1,0 +1,135 @@
+"""From what a user gave to a comparison, and what is said at its end.
+
+`--compare` takes methods between commas, or a JSON or TOML file with the settings of a
+comparison by the names of their flags, and with those of all runs under "run":
+
+    {"compare": ["none", "topk", "hard_threshold"], "budgets": [0.01],
+     "rates": [0.03, 0.1, 0.3], "run": {"datasource": "digits", "workers": 2}}
+
+or a study directory, whose report is then made from what is finished. A flag that is
+given on the command line comes before the file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tem_tf.comparison.configuration import OWN_SETTINGS, Comparison
+from tem_tf.workloads.configuration import Configuration
+
+# Flag -> attribute, where they differ.
+_ATTRIBUTES = {"compare": "methods", "study_dir": "directory"}
+_LISTS = ("methods", "budgets", "rates")
+_FILES = (".json", ".toml")
+
+
+def configure(
+    run: Mapping[str, Any], settings: Mapping[str, Any], given: set[str]
+) -> tuple[Comparison, bool]:
+    """Makes one checked comparison.
+
+    Args:
+        run: Settings of a run by name.
+        settings: Those of a comparison by name.
+        given: Names of flags that the user gave; others have their defaults.
+
+    Returns:
+        The comparison, and whether only its report is wanted.
+
+    Raises:
+        ValueError: a setting is wrong.
+        OSError: the file cannot be read.
+    """
+    for name in OWN_SETTINGS:
+        if name in given and name not in ("learning_rate",):
+            raise ValueError(
+                f"`{name}` has no effect in a comparison: each method sets its own. "
+                f"Leave --{name} out."
+            )
+    named = settings["compare"]
+    place = Path(named)
+    if (place / "comparison.json").exists():
+        if given - {"compare", "parallel_trials", "path_data", "study_dir"}:
+            raise ValueError(
+                f"`compare` {named} is a study directory, which has its settings. "
+                "Leave the other flags out."
+            )
+        return _of_directory(place), True
+    run, settings = dict(run), dict(settings)
+    if place.suffix in _FILES:
+        content = _read(place)
+        theirs = content.pop("run", {})
+        unknown = [n for n in theirs if n not in run or n == "logdir"]
+        unknown += [n for n in content if n not in settings]
+        if unknown or not isinstance(theirs, dict) or "compare" not in content:
+            wrong = (
+                f"`{unknown[0]}`" if unknown else "no list `compare` and table `run`"
+            )
+            raise ValueError(
+                f"`compare` {named} must hold flags of a comparison by name, and those "
+                f"of a run under `run`. Received: {wrong}."
+            )
+        run |= {n: v for n, v in theirs.items() if n not in given}
+        settings["compare"] = content.pop("compare")
+        settings |= {n: v for n, v in content.items() if n not in given}
+    elif isinstance(named, str):
+        settings["compare"] = named.split(",")
+    run["goal_error"] = None
+    values = {_ATTRIBUTES.get(name, name): value for name, value in settings.items()}
+    values["resumes"] = not values.pop("no_load_cache")
+    for name in _LISTS:
+        value = values[name]
+        value = () if value is None else value
+        values[name] = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    return Comparison(run=Configuration(**run), **values), False
+
+
+def carry_out(comparison: Comparison, only_report: bool) -> str:
+    """Runs a comparison and makes its report; returns what to tell the user.
+
+    Raises:
+        ValueError, OSError, ImportError: naming what is wrong.
+    """
+    from tem_tf.comparison import report, study
+
+    if not only_report:
+        study.run(comparison)
+    place = comparison.path / "report"
+    table = report.make(comparison, place)
+    return "\n".join(
+        [
+            table,
+            f"report          {place}",
+            f"TensorBoard     tensorboard --logdir {place / 'tensorboard'}",
+        ]
+    )
+
+
+def _of_directory(place: Path) -> Comparison:
+    asked = json.loads((place / "comparison.json").read_text())["asked"]
+    asked["run"] = Configuration(**asked["run"])
+    for name in _LISTS:
+        asked[name] = tuple(asked[name])
+    return dataclasses.replace(Comparison(**asked), directory=str(place))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise OSError(
+            f"`compare` must name methods between commas, or a file that can be read. "
+            f"Received: compare={str(path)!r} ({error.strerror})."
+        ) from error
+    try:
+        content = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except ValueError as error:  # both kinds of decoding errors are
+        raise ValueError(f"`compare` {path} cannot be read: {error}.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"`compare` {path} must hold a table of settings.")
+    return content

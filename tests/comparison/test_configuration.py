@@ -1,0 +1,131 @@
+"""What a user can get wrong about a comparison, and files that describe one."""
+
+import json
+
+import pytest
+
+from tem_tf.comparison import command_line
+from tem_tf.comparison.configuration import Comparison
+from tem_tf.workloads.configuration import Configuration
+
+RUN = Configuration(datasource="digits", train_iterations=100)
+METHODS = ("none", "topk", "hard_threshold")
+
+
+def make(**settings):
+    values = {"run": RUN, "methods": METHODS, "budgets": (0.01,)} | settings
+    return Comparison(**values)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"methods": ("topk", "top_k")}, "must name methods among none, topk"),
+        ({"methods": ("topk",)}, "needs at least two methods, each once"),
+        ({"methods": ("topk", "topk")}, "needs at least two methods, each once"),
+        ({"methods": ("none", "topk_replay")}, "Name hard_threshold too"),
+        ({"budgets": ()}, "`budgets` must be given for topk: densities of the whole"),
+        ({"budgets": (1.5,)}, "`budgets` must be in \\(0, 1\\). Received: 1.5"),
+        ({"budgets": (0.1, 0.1)}, "`budgets` must have each value once"),
+        ({"rates": (0.1, -1)}, "`rates` must be numbers above 0"),
+        ({"rates": (0.3, 0.1)}, "`rates` must rise. Received: rates=0.3 0.1"),
+        ({"rates": (0.2, 0.3)}, "`learning_rate` is the common rate of a comparison"),
+        ({"nseeds": 0}, "`nseeds` must be an integer of at least 1"),
+        ({"nseeds": 2000}, "`nseeds` must be at most 1000: tuning seeds follow"),
+        ({"tuning_seeds": 0}, "`tuning_seeds` must be an integer"),
+        ({"margin": 0}, "`margin` must be a number above 0"),
+        ({"baseline": "topk_model"}, "`baseline` must be one of none, topk, hard"),
+    ],
+)
+def test_wrong_settings_are_refused(settings, words):
+    with pytest.raises(ValueError, match=words):
+        make(**settings)
+
+
+def test_reported_and_tuning_seeds_never_meet():
+    comparison = make(nseeds=1000, tuning_seeds=50)
+    assert not set(comparison.seeds) & set(comparison.seeds_for_tuning)
+
+
+def test_only_what_all_runs_share_identifies_a_directory():
+    one = make().identity()
+    assert make(nseeds=9, budgets=(0.1,), rates=(0.1, 0.3)).identity() == one
+    assert make(tuning_seeds=2).identity() != one
+    other = Configuration(datasource="digits", train_iterations=99)
+    assert make(run=other).identity() != one
+
+
+DEFAULTS = {
+    "compare": "none,topk",
+    "budgets": None,
+    "rates": None,
+    "nseeds": 5,
+    "tuning_seeds": 1,
+    "baseline": None,
+    "margin": None,
+    "study_dir": None,
+    "parallel_trials": 1,
+    "no_load_cache": False,
+}
+
+
+def configure(given=(), run=(), **settings):
+    return command_line.configure(
+        {"datasource": "mnist", "seed": 0, "logdir": "x"} | dict(run),
+        DEFAULTS | settings,
+        set(given),
+    )
+
+
+@pytest.mark.parametrize("ending", ["json", "toml"])
+def test_a_file_describes_a_comparison_and_flags_come_before_it(tmp_path, ending):
+    path = tmp_path / f"plan.{ending}"
+    content = {
+        "compare": ["none", "topk"],
+        "budgets": [0.05],
+        "nseeds": 7,
+        "run": {"datasource": "digits", "seed": 3},
+    }
+    if ending == "json":
+        path.write_text(json.dumps(content))
+    else:
+        path.write_text(
+            'compare = ["none", "topk"]\nbudgets = [0.05]\nnseeds = 7\n'
+            '[run]\ndatasource = "digits"\nseed = 3\n'
+        )
+    comparison, only_report = configure(
+        {"nseeds", "seed"}, {"seed": 8}, compare=str(path), nseeds=2
+    )
+    assert not only_report
+    assert comparison.methods == ("none", "topk")
+    assert comparison.budgets == (0.05,)
+    assert (comparison.nseeds, comparison.run.seed) == (2, 8)
+    assert comparison.run.datasource == "digits"
+    assert comparison.run.goal_error is None
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "plan.json cannot be read"),
+        ("[]", "must hold a table of settings"),
+        ('{"budgets": [1]}', "no list `compare` and table `run`"),
+        ('{"compare": ["a"], "sedes": 3}', "Received: `sedes`"),
+        ('{"compare": ["a"], "run": {"arc": 3}}', "Received: `arc`"),
+    ],
+)
+def test_damaged_files_are_refused(tmp_path, text, words):
+    path = tmp_path / "plan.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=words):
+        configure(compare=str(path))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(OSError, match="or a file that can be read. Received: compare="):
+        configure(compare=str(tmp_path / "none.json"))
+
+
+def test_settings_that_methods_have_of_their_own_are_refused():
+    with pytest.raises(ValueError, match="`density` has no effect in a comparison"):
+        configure({"density"}, {"density": 0.1}, budgets=0.1)

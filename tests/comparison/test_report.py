@@ -1,0 +1,146 @@
+"""Tables, figures and TensorBoard of a comparison whose results are known."""
+
+import csv
+import dataclasses
+
+import pytest
+
+from tem_tf.comparison import report
+from tem_tf.comparison.study import ComparisonDirectory
+from tests.comparison import made_up
+
+
+def rows_of(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A finished comparison, its report's place and text."""
+    comparison = made_up.comparison(tmp_path_factory.mktemp("study"))
+    made_up.write(comparison)
+    place = comparison.path / "report"
+    return comparison, place, report.make(comparison, place)
+
+
+@pytest.mark.slow  # It draws and writes events of a hundred runs.
+def test_table_has_a_line_per_method_budget_and_kind_of_rate(made):
+    _, place, _ = made
+    rows = rows_of(place / "comparison.csv")
+    assert len(rows) == 2 * (5 * 2 + 1)
+    by_name = {(r["kind"], r["budget"], r["method"]): r for r in rows}
+    row = by_name["tuned", "0.05", "hard_threshold"]
+    assert float(row["learning_rate"]) == 0.1
+    assert float(row["strength"]) == pytest.approx(0.05, rel=0.01)
+    assert float(row["test_accuracy"]) == pytest.approx(0.92, abs=0.02)
+    assert float(row["total_error"]) == pytest.approx(40)
+    assert (row["seeds"], row["diverged"]) == ("5", "0")
+    marked = {r["method"] for r in rows if r["other_volume"]}
+    assert marked == {"topk"}  # It sends 4 % too much.
+
+
+@pytest.mark.slow  # It draws and writes events of a hundred runs.
+def test_every_method_is_compared_with_every_other_on_paired_seeds(made):
+    _, place, text = made
+    rows = rows_of(place / "differences.csv")
+    assert len(rows) == 2 * 2 * 6 * 5
+    chosen = [
+        r
+        for r in rows
+        if (r["kind"], r["budget"]) == ("tuned", "0.05")
+        and (r["method"], r["minus"]) == ("topk_model", "hard_threshold")
+    ]
+    (row,) = chosen
+    # What the seeds share, up to 0.02, is not in the interval.
+    assert float(row["mean"]) == pytest.approx(-0.02, abs=0.005)
+    assert float(row["high"]) - float(row["low"]) < 0.008
+    assert row["verdict"] == "worse"
+    assert "budget 5 %, tuned rate:" in text
+    assert "(not equal)" in text
+
+
+@pytest.mark.slow  # It draws and writes events of a hundred runs.
+def test_total_error_is_set_against_quality(made):
+    _, place, text = made
+    rows = {(r["kind"], r["budget"]): r for r in rows_of(place / "correlations.csv")}
+    assert rows["tuned", "all"]["runs"] == "50"
+    assert float(rows["tuned", "all"]["value"]) < -0.8
+    assert "Spearman" in text
+
+
+@pytest.mark.slow  # It draws and writes events of a hundred runs.
+def test_curves_keep_the_sums_of_all_steps(made):
+    _, place, _ = made
+    rows = [
+        r
+        for r in rows_of(place / "curves.csv")
+        if (r["kind"], r["budget"], r["method"]) == ("tuned", "0.05", "topk_model")
+    ]
+    assert len(rows) == made_up.STEPS
+    assert sum(float(r["error"]) for r in rows) == pytest.approx(60)
+
+
+@pytest.mark.slow  # It draws and writes events of a hundred runs.
+def test_figures_and_events_are_there(made):
+    _, place, _ = made
+    names = "quality trajectories entries error total_error differences prediction"
+    for name in [*names.split(), "tuning"]:
+        for ending in ("png", "svg"):
+            assert (place / f"{name}.{ending}").stat().st_size > 5000, name
+    assert list(place.glob("tensorboard/tuned-0.05-topk/seed-0/events*"))
+    assert list(place.glob("tensorboard/figures/events*"))
+
+
+def test_report_can_be_made_before_all_is_finished(tmp_path):
+    comparison = made_up.comparison(tmp_path, rates=(), budgets=(0.05,), nseeds=2)
+    whole = made_up.write(
+        dataclasses.replace(comparison, directory=str(tmp_path / "a"))
+    )
+    some = dataclasses.replace(comparison, directory=str(tmp_path / "b"))
+    made_up.write(some, most=whole - 3)
+    lines = report.read(some).lines
+    assert 0 < sum(len(line.runs) for line in lines) <= 2 * 6 - 3
+    with pytest.raises(ValueError, match="has no finished run to report yet"):
+        report.read(dataclasses.replace(comparison, directory=str(tmp_path / "c")))
+
+
+def test_runs_that_diverged_are_counted_and_left_out(tmp_path):
+    def change(task, result):
+        if task.name.startswith("topk_model") and result["seed"] == 1:
+            result.update(status="diverged", test=None, history=[])
+
+    comparison = made_up.comparison(tmp_path, rates=(), budgets=(0.05,))
+    made_up.write(comparison, change=change)
+    found = report.read(comparison)
+    (line,) = [x for x in found.lines if x.row.method == "topk_model" and x.finished][
+        :1
+    ]
+    assert [run.seed for run in line.finished] == [0, 2, 3, 4]
+    other = next(x for x in found.lines if x.row.method == "hard_threshold")
+    assert found.difference(line, other).seeds == 4
+
+
+def test_directory_of_another_configuration_is_refused_by_name(tmp_path):
+    comparison = made_up.comparison(tmp_path)
+    ComparisonDirectory(tmp_path).open(comparison)
+    run = dataclasses.replace(comparison.run, batch_size=40)
+    other = dataclasses.replace(comparison, run=run)
+    words = r"another configuration: `batch_size` \(20 there, 40 here\)"
+    with pytest.raises(ValueError, match=words):
+        ComparisonDirectory(tmp_path).check(other)
+    # More seeds, methods or budgets go on from what is there.
+    ComparisonDirectory(tmp_path).check(dataclasses.replace(comparison, nseeds=9))
+
+
+def test_finished_runs_may_be_forbidden_and_damaged_ones_are_named(tmp_path):
+    comparison = made_up.comparison(tmp_path)
+    made_up.write(comparison, most=3)
+    with pytest.raises(ValueError, match="has 3 finished runs, and --no_load_cache"):
+        ComparisonDirectory(tmp_path).check(
+            dataclasses.replace(comparison, resumes=False)
+        )
+    path = next(tmp_path.glob("runs/*/result.json"))
+    path.write_text(path.read_text()[:50])
+    with pytest.raises(ValueError, match="half-written or damaged"):
+        ComparisonDirectory(tmp_path).results()
