@@ -1,6 +1,8 @@
 """The flags of a comparison as data; main.py defines them."""
 
-from flag_table import FlagRow
+from __future__ import annotations
+
+from flag_table import STUDY_FLAGS, FlagRow
 
 COMPARISON_FLAGS = (
     FlagRow(
@@ -19,8 +21,8 @@ COMPARISON_FLAGS = (
         "budgets",
         float,
         None,
-        "Volumes of a whole run, as densities in (0, 1): the bytes of entire-model "
-        "Top-k at that density. Every method is made to send as much.",
+        "Volumes of a whole run, as densities in (0, 1): the bytes of so many entries "
+        "at random places in every step. Every method is made to send as much.",
         takes_several=True,
     ),
     FlagRow(
@@ -56,3 +58,26 @@ COMPARISON_FLAGS = (
 
 # Flags of a study of trials that a comparison has, too.
 SHARED_WITH_STUDY = ("study_dir", "parallel_trials", "no_load_cache")
+
+
+def misplaced(given: set[str]) -> str | None:
+    """What is wrong with flags that belong to comparisons alone, or not to them.
+
+    Args:
+        given: Names of the flags on the command line.
+    """
+    if "compare" in given:
+        for row in STUDY_FLAGS:
+            if row.name in given and row.name not in SHARED_WITH_STUDY:
+                return (
+                    f"`{row.name}` has no effect in a comparison. Leave --{row.name} "
+                    "out."
+                )
+        return None
+    for row in COMPARISON_FLAGS:
+        if row.name in given:
+            return (
+                f"`{row.name}` has an effect in a comparison alone. Leave --{row.name} "
+                "out or pass --compare."
+            )
+    return None

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from comparison_flags import COMPARISON_FLAGS, SHARED_WITH_STUDY
+from comparison_flags import COMPARISON_FLAGS, SHARED_WITH_STUDY, misplaced
 from flag_table import CONVEX_FLAGS as CONVEX_ROWS
 from flag_table import (
     MAKES_STUDY,
@@ -214,11 +214,6 @@ def run_comparison() -> int:
     Raises:
         UsageError: flags, data and directory do not fit together.
     """
-    for row in STUDY_FLAGS:
-        if FLAGS[row.name].present and row.name not in SHARED_WITH_STUDY:
-            raise UsageError(
-                f"`{row.name}` has no effect in a comparison. Leave --{row.name} out."
-            )
     run = settings_of_run()
     names = [*_names(COMPARISON_FLAGS).split(), *SHARED_WITH_STUDY]
     settings = {name: FLAGS[name].value for name in names}
@@ -378,14 +373,10 @@ def main(argv: list[str]) -> int:
                     f"`{name}` has no effect with `arch` {FLAGS.arch}. Leave --{name} "
                     f"out or pass --arch {CONVEX}."
                 )
+        if words := misplaced({name for name in FLAGS if FLAGS[name].present}):
+            raise UsageError(words)
         if FLAGS.compare is not None:
             return run_comparison()
-        for row in COMPARISON_FLAGS:
-            if FLAGS[row.name].present:
-                raise UsageError(
-                    f"`{row.name}` has an effect in a comparison alone. Leave "
-                    f"--{row.name} out or pass --compare."
-                )
         return run_study() if is_study() else train(configure())
     except UsageError as error:
         print(f"main.py: error: {error}", file=sys.stderr)

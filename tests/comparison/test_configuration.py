@@ -1,11 +1,14 @@
 """What a user can get wrong about a comparison, and files that describe one."""
 
+import dataclasses
 import json
+import pathlib
 
 import pytest
 
 from tem_tf.comparison import command_line
 from tem_tf.comparison.configuration import Comparison
+from tem_tf.comparison.study import ComparisonDirectory
 from tem_tf.workloads.configuration import Configuration
 
 RUN = Configuration(datasource="digits", train_iterations=100)
@@ -129,3 +132,25 @@ def test_a_missing_file_is_named(tmp_path):
 def test_settings_that_methods_have_of_their_own_are_refused():
     with pytest.raises(ValueError, match="`density` has no effect in a comparison"):
         configure({"density"}, {"density": 0.1}, budgets=0.1)
+
+
+def test_a_study_directory_gives_its_own_comparison_back(tmp_path):
+    comparison = make(directory=str(tmp_path), nseeds=3, rates=(0.05, 0.1, 0.2))
+    ComparisonDirectory(tmp_path).open(comparison)
+    found, only_report = configure({"compare"}, compare=str(tmp_path))
+    assert only_report
+    assert found == comparison
+    with pytest.raises(ValueError, match="is a study directory, which has its set"):
+        configure({"compare", "nseeds"}, compare=str(tmp_path))
+
+
+def test_the_plan_of_our_study_is_a_comparison():
+    root = pathlib.Path(command_line.__file__).parents[2]
+    plan = root / "docs" / "studies" / "compressors" / "plan.toml"
+    names = [field.name for field in dataclasses.fields(Configuration)]
+    comparison, _ = configure(
+        run=dict.fromkeys(names) | RUN.as_dict(), compare=str(plan)
+    )
+    assert len(comparison.methods) == 8
+    assert comparison.run.workers == 8
+    assert comparison.run.decay_steps == comparison.run.train_iterations
