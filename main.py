@@ -24,15 +24,11 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from comparison_flags import COMPARISON_FLAGS, SHARED_WITH_STUDY, misplaced
-from flag_table import CONVEX_FLAGS as CONVEX_ROWS
-from flag_table import (
-    MAKES_STUDY,
-    RUN_FLAGS,
-    SEVERAL_MAKE_STUDY,
-    STUDY_FLAGS,
-    FlagRow,
-)
+from flag_tables.comparison import COMPARISON_FLAGS, SHARED_WITH_STUDY, misplaced
+from flag_tables.convex import CONVEX_FLAGS as CONVEX_ROWS
+from flag_tables.row import FlagRow
+from flag_tables.run import RUN_FLAGS
+from flag_tables.study import MAKES_STUDY, SEVERAL_MAKE_STUDY, STUDY_FLAGS
 
 if TYPE_CHECKING:
     from tem_tf.workloads.configuration import Configuration

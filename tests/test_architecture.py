@@ -46,6 +46,7 @@ PROGRAMS = sorted(
     path
     for path in [
         *ROOT.glob("*.py"),
+        *(ROOT / "flag_tables").glob("*.py"),
         *(ROOT / "tem_tf").rglob("*.py"),
         *(ROOT / "launch").rglob("*.py"),
         *(ROOT / "benchmarks").rglob("*.py"),

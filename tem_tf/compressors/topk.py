@@ -21,7 +21,6 @@ from tem_tf.compressors.schedules import (
     check_density,
     is_integer,
     is_number,
-    strength_at,
 )
 from tem_tf.packing import Segments
 
@@ -248,10 +247,12 @@ def kept(
 
     An integer, or an int32 scalar if `density` is a schedule.
     """
-    if not isinstance(density, Schedule) or not size:
-        return max(1, int(float(density) * size + 1e-9)) if size else 0
-    share = strength_at(density, step)
-    return tf.maximum(1, tf.cast(tf.floor(share * size + 1e-9), tf.int32))
+    if not size:
+        return 0
+    if isinstance(density, Schedule):
+        share = density(step)
+        return tf.maximum(1, tf.cast(tf.floor(share * size + 1e-9), tf.int32))
+    return max(1, int(density * size + 1e-9))
 
 
 def mask_of(indices: tf.Tensor, size: int, values: Any = True) -> tf.Tensor:

@@ -1,8 +1,9 @@
-"""The flags of a comparison as data; main.py defines them."""
+"""The flags of a comparison of compressors."""
 
 from __future__ import annotations
 
-from flag_table import STUDY_FLAGS, FlagRow
+from flag_tables.row import FlagRow
+from flag_tables.study import STUDY_FLAGS
 
 COMPARISON_FLAGS = (
     FlagRow(

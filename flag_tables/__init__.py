@@ -1,0 +1,1 @@
+"""The flags of main.py as data, with their help; main.py defines them."""
