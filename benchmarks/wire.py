@@ -216,7 +216,6 @@ def speed(density: float, value_dtype: str, rounds: int, native: Any) -> dict[st
     count = int(density * SIZE)
     threshold = tf.math.top_k(tf.abs(vector), count).values[-1]
     block, none = tf.zeros([0]), tf.constant(0)
-    attributes = {"size": SIZE, "value_type": VALUE_DTYPES.index(value_dtype)}
 
     @tf.function
     def select() -> tuple[tf.Tensor, tf.Tensor]:
@@ -225,27 +224,25 @@ def speed(density: float, value_dtype: str, rounds: int, native: Any) -> dict[st
 
     values, indices = select()
 
-    @tf.function
-    def encode() -> tf.Tensor:
-        message = SparseGradient(values, indices, SIZE)
-        return wire.encode(message, block, none, value_dtype)
+    message = SparseGradient(values, indices, SIZE)
+    payload = wire.encode(message, block, none, value_dtype)
 
-    payload = encode()
+    def encoder(library: Any) -> Callable[[], tf.Tensor]:
+        return tf.function(
+            lambda: wire.encode(message, block, none, value_dtype, library=library)
+        )
 
-    @tf.function
-    def decode() -> tf.Tensor:
-        return wire.decode(payload, SIZE, 0, value_dtype).message.values
+    def decoder(library: Any) -> Callable[[], tf.Tensor]:
+        def decode() -> tf.Tensor:
+            got = wire.decode(payload, SIZE, 0, value_dtype, library=library)
+            return got.message.values
 
-    functions = {"select": select, "encode": encode, "decode": decode}
+        return tf.function(decode)
+
+    functions = {"select": select, "encode": encoder(None), "decode": decoder(None)}
     if native is not None:
-        functions["encode_native"] = tf.function(
-            lambda: native.tem_tf_encode(
-                values, indices, block, none, shared=False, **attributes
-            )
-        )
-        functions["decode_native"] = tf.function(
-            lambda: native.tem_tf_decode(payload, -1, block_size=0, **attributes).values
-        )
+        functions["encode_native"] = encoder(native)
+        functions["decode_native"] = decoder(native)
     taken = {name: [] for name in functions}
     for round_ in range(rounds + 2):
         for name, function in functions.items():

@@ -17,6 +17,8 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 # Numbers on the wire. ALL: values for all n entries. SHARED: the receiver knows the
@@ -44,6 +46,30 @@ def gap_bits_at_most(
     given = _first_low_bits(count, size) if low_bits is None else low_bits
     shift = tf.cast(given, tf.int64)
     return count * (shift + 1) + _shifted(size - count, shift)
+
+
+def choose_code(
+    count: tf.Tensor,
+    size: int,
+    words_of_values: Callable[[tf.Tensor | int], tf.Tensor | int],
+) -> tf.Tensor:
+    """The code of a message, from k and n alone: int32 scalar.
+
+    ALL if values for all entries take no more words than k values and their indices
+    can, else BITMAP if that takes no more words than gaps can, else GAPS.
+
+    Args:
+        count: int32 scalar, k.
+        size: n.
+        words_of_values: From a number of values to that of words they take.
+    """
+    count = tf.cast(count, tf.int64)
+    gaps = words_of_bits(gap_bits_at_most(count, size))
+    gaps = tf.where(count > 0, gaps, tf.zeros_like(gaps))
+    bitmap = words_of_bits(size)
+    sparse = words_of_values(count) + tf.minimum(gaps, bitmap)
+    dense = words_of_values(size)
+    return tf.where(dense <= sparse, ALL, tf.where(bitmap <= gaps, BITMAP, GAPS))
 
 
 def encode_gaps(indices: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]:

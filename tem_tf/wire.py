@@ -16,6 +16,7 @@ docs/wire-format.md has it byte by byte. Indices are exact; values are, too, onc
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -69,6 +70,7 @@ def encode(
     nonfinite: tf.Tensor,
     value_dtype: str = "float32",
     shared: bool = False,
+    library: ModuleType | None = None,
 ) -> tf.Tensor:
     """Writes a message into one buffer.
 
@@ -80,6 +82,7 @@ def encode(
             The block stays float32: nothing keeps what rounding would take from it.
         shared: Whether every receiver knows the indices, so that none travel; then
             they may be in any order.
+        library: The native ops, which give the same words sooner; None: TensorFlow's.
 
     Returns:
         int32 (words,).
@@ -90,6 +93,14 @@ def encode(
     """
     size, count = message.size, tf.size(message.values)
     indices, values = message.indices, message.values
+    value_type = VALUE_DTYPES.index(value_dtype)
+    if library is not None:
+        return library.tem_tf_encode(
+            *(values, indices, block, nonfinite),
+            size=size,
+            value_type=value_type,
+            shared=shared,
+        )
 
     def gaps() -> tuple[tf.Tensor, ...]:
         words, low_bits = index_codes.encode_gaps(indices, size)
@@ -113,7 +124,9 @@ def encode(
     else:
         steps = tf.concat([[-1], indices, [size]], axis=0)
         ascending = tf.reduce_all(steps[1:] > steps[:-1])
-        code = _choose_code(count, size, value_dtype)
+        code = index_codes.choose_code(
+            count, size, lambda x: value_types.words_of_values(x, value_dtype)
+        )
         code = _checked(code, ascending, _NOT_ASCENDING, _WRITE)
         index_words, low_bits, values = tf.switch_case(
             code,
@@ -128,7 +141,7 @@ def encode(
     words = HEADER_WORDS + sum(tf.size(part, tf.int64) for part in body)
     codes = (
         code
-        + (VALUE_DTYPES.index(value_dtype) << 4)
+        + (value_type << 4)
         + tf.bitwise.left_shift(low_bits, 8)
         + tf.bitwise.left_shift(nonfinite * NONFINITE, 16)
         + tf.bitwise.left_shift(scale, 24)
@@ -144,6 +157,7 @@ def decode(
     block_size: int,
     value_dtype: str = "float32",
     shared_indices: tf.Tensor | None = None,
+    library: ModuleType | None = None,
 ) -> Payload:
     """Reads what `encode` wrote.
 
@@ -153,6 +167,7 @@ def decode(
         block_size: m that the reader expects.
         value_dtype: The type of values that the reader expects.
         shared_indices: int32 (k,) where the sender's `shared` was true, else None.
+        library: As in `encode`.
 
     Returns:
         The message adds up to the encoder's; its indices are ascending unless they are
@@ -163,6 +178,17 @@ def decode(
             and version, does not have these sizes, is cut short, or its indices are
             not ascending numbers within the vector.
     """
+    expected = VALUE_DTYPES.index(value_dtype)
+    shared = shared_indices is not None
+    if library is not None:
+        values, indices, *rest = library.tem_tf_decode(
+            *(payload, tf.size(shared_indices) if shared else -1),
+            size=size,
+            block_size=block_size,
+            value_type=expected,
+        )
+        indices = shared_indices if shared else indices
+        return Payload(SparseGradient(values, indices, size), *rest)
     payload = _checked(payload, tf.size(payload) >= HEADER_WORDS, _TOO_SHORT)
     payload = _checked(payload, payload[0] == MAGIC, _NOT_OURS)
     _, words, n, count, m, codes = tf.unstack(payload[:HEADER_WORDS], HEADER_WORDS)
@@ -171,12 +197,10 @@ def decode(
     value_type = tf.bitwise.right_shift(codes, 4) & 15
     flags = tf.bitwise.right_shift(codes, 16) & 255
     scale = tf.bitwise.right_shift(codes, 24)  # With its sign.
-    expected = VALUE_DTYPES.index(value_dtype)
     payload = _checked(payload, value_type == expected, _OTHER_VALUES)
 
     half = value_dtype == "float16"
     least, greatest = value_types.LEAST_SCALE, value_types.GREATEST_SCALE
-    shared = shared_indices is not None
     payload = _checked(
         payload,
         (code <= SHARED)
@@ -235,21 +259,6 @@ def decode(
         words,
         flags & NONFINITE,
     )
-
-
-def _choose_code(count: tf.Tensor, size: int, value_dtype: str) -> tf.Tensor:
-    """The code of a message, from k and n alone: int32 scalar.
-
-    ALL if values for all entries take no more words than k values and their indices
-    can, else BITMAP if that takes no more words than gaps can, else GAPS.
-    """
-    count = tf.cast(count, tf.int64)
-    gaps = index_codes.words_of_bits(index_codes.gap_bits_at_most(count, size))
-    gaps = tf.where(count > 0, gaps, tf.zeros_like(gaps))
-    bitmap = index_codes.words_of_bits(size)
-    sparse = value_types.words_of_values(count, value_dtype) + tf.minimum(gaps, bitmap)
-    dense = value_types.words_of_values(size, value_dtype)
-    return tf.where(dense <= sparse, ALL, tf.where(bitmap <= gaps, BITMAP, GAPS))
 
 
 _READ, _WRITE = "tem_tf cannot read the wire", "tem_tf cannot write the wire"

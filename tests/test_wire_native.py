@@ -17,7 +17,6 @@ from tests.wire_messages import bits, index_sets, message, normal_floats
 
 SOURCES = pathlib.Path(wire.__file__).parent / "native" / "src"
 FUZZER = pathlib.Path(__file__).with_name("wire_fuzz.cc")
-OWN_INDICES = -1  # In the place of the number of shared ones.
 NONE = tf.constant(0)
 
 
@@ -73,24 +72,6 @@ def ops(tmp_path_factory):
     return tf.load_op_library(str(library))
 
 
-def native_encode(ops, sent, block, flag, value_dtype, shared=False):
-    return ops.tem_tf_encode(
-        *(sent.values, sent.indices, block, flag),
-        size=sent.size,
-        value_type=VALUE_DTYPES.index(value_dtype),
-        shared=shared,
-    )
-
-
-def native_decode(ops, payload, size, block_size, value_dtype, shared=OWN_INDICES):
-    return ops.tem_tf_decode(
-        *(payload, shared),
-        size=size,
-        block_size=block_size,
-        value_type=VALUE_DTYPES.index(value_dtype),
-    )
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("value_dtype", VALUE_DTYPES)
 @settings(max_examples=100, deadline=None)
@@ -102,20 +83,20 @@ def test_native_and_pure_words_and_messages_are_equal(
     sent = message(size, indices, data.draw(normal_floats(len(indices))))
     block = tf.constant(data.draw(normal_floats(2)))
     for shared in (False, True):
-        payload = wire.encode(sent, block, tf.constant(flag), value_dtype, shared)
-        native = native_encode(ops, sent, block, flag, value_dtype, shared)
+        arguments = sent, block, tf.constant(flag), value_dtype, shared
+        payload = wire.encode(*arguments)
+        native = wire.encode(*arguments, library=ops)
         np.testing.assert_array_equal(native, payload)
         padded = tf.concat([payload, [5, 6]], axis=0)
-        pure = wire.decode(padded, size, 2, value_dtype, indices if shared else None)
-        count = len(indices) if shared else OWN_INDICES
-        got = native_decode(ops, padded, size, 2, value_dtype, count)
+        arguments = padded, size, 2, value_dtype, indices if shared else None
+        pure = wire.decode(*arguments)
+        got = wire.decode(*arguments, library=ops)
         for ours, theirs in (
-            (got.values, pure.message.values),
+            (got.message.values, pure.message.values),
             (got.block, pure.block),
         ):
             np.testing.assert_array_equal(bits(ours), bits(theirs))
-        expected = [] if shared else pure.message.indices
-        np.testing.assert_array_equal(got.indices, expected)
+        np.testing.assert_array_equal(got.message.indices, pure.message.indices)
         assert got.entries == pure.entries == len(indices)
         assert (got.words, got.nonfinite) == (pure.words, pure.nonfinite)
 
@@ -136,7 +117,7 @@ def test_native_rounding_is_the_pure_one_for_every_kind_of_float(ops):
         sent = message(10**9, np.arange(normal.sum()), values[normal])
         for value_dtype in VALUE_DTYPES:
             payload = wire.encode(sent, tf.zeros([0]), NONE, value_dtype)
-            native = native_encode(ops, sent, tf.zeros([0]), 0, value_dtype)
+            native = wire.encode(sent, tf.zeros([0]), NONE, value_dtype, library=ops)
             np.testing.assert_array_equal(native, payload)
 
 
@@ -166,15 +147,14 @@ def test_native_and_pure_refuse_the_same_payloads_for_the_same_reasons(
     size, block_size = 400, 2
     shape = [tf.TensorSpec([None], tf.int32)]
 
-    @tf.function(input_signature=shape)
-    def pure(payload):
-        got = wire.decode(payload, size, block_size, value_dtype)
-        return got.message.values, got.message.indices, got.block
+    def decoder(library):
+        def decode(payload):
+            got = wire.decode(payload, size, block_size, value_dtype, library=library)
+            return got.message.values, got.message.indices, got.block
 
-    @tf.function(input_signature=shape)
-    def native(payload):
-        got = native_decode(ops, payload, size, block_size, value_dtype)
-        return got.values, got.indices, got.block
+        return tf.function(decode, input_signature=shape)
+
+    native, pure = decoder(ops), decoder(None)
 
     def outcome(decode, payload):
         try:
@@ -188,8 +168,8 @@ def test_native_and_pure_refuse_the_same_payloads_for_the_same_reasons(
         indices = np.sort(rng.choice(size, count, replace=False))
         sent = message(size, indices, rng.normal(size=count))
         block = tf.constant(rng.normal(size=block_size), tf.float32)
-        payload = native_encode(ops, sent, block, 0, value_dtype).numpy()
-        payload = mutate(payload, rng)
+        payload = wire.encode(sent, block, NONE, value_dtype, library=ops)
+        payload = mutate(payload.numpy(), rng)
         ours, theirs = outcome(native, payload), outcome(pure, payload)
         if isinstance(theirs, str):
             refused += 1
@@ -205,4 +185,4 @@ def test_native_encode_refuses_indices_that_do_not_ascend(ops):
     for indices in ([2, 1], [-1, 3], [3, 100]):
         with pytest.raises(tf.errors.InvalidArgumentError, match="cannot write"):
             sent = message(100, indices, [1.0, 2.0])
-            native_encode(ops, sent, tf.zeros([0]), 0, "float32")
+            wire.encode(sent, tf.zeros([0]), NONE, library=ops)
