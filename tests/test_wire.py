@@ -34,7 +34,7 @@ def refused(payload, says, *expected):
 # --------------------------------------------------------------------------- exactness
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(data=st.data(), chosen=index_sets(), block_size=st.integers(0, 5))
 def test_decode_undoes_encode_to_the_bit(data, chosen, block_size):
     size, indices = chosen
@@ -64,7 +64,7 @@ def test_decode_undoes_encode_to_the_bit(data, chosen, block_size):
 
 
 @pytest.mark.parametrize("value_dtype", VALUE_DTYPES)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(data=st.data(), chosen=index_sets(), block_size=st.integers(0, 3))
 def test_what_is_rounded_first_is_decoded_to_the_bit(
     value_dtype, data, chosen, block_size
@@ -85,7 +85,7 @@ def test_what_is_rounded_first_is_decoded_to_the_bit(
 
 
 @pytest.mark.parametrize("value_dtype", VALUE_DTYPES)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(data=st.data(), count=st.integers(0, 9))
 def test_shared_indices_do_not_travel(value_dtype, data, count):
     size = 50
@@ -121,7 +121,7 @@ def test_the_same_words_in_a_graph_for_every_index_code(value_dtype):
         return payload, got.message.to_dense(), got.block
 
     codes = set()
-    for count in (0, 1, 10, 120, 299, 300):
+    for count in (0, 10, 120, 299):
         indices = np.sort(rng.choice(size, count, replace=False))
         sent = message(size, indices, rng.normal(size=count))
         payload, dense, block = there_and_back(sent.values, sent.indices)
@@ -199,7 +199,7 @@ def test_the_bytes_of_everything_are_those_of_the_documentation():
 # -------------------------------------------------------------------------- the length
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(chosen=index_sets(), value_dtype=st.sampled_from(VALUE_DTYPES))
 def test_no_payload_is_longer_than_a_simpler_one(chosen, value_dtype):
     """Never more than 32 bits to an index, a bitmap, or values for everything."""
