@@ -310,10 +310,7 @@ class Aggregator:
             exchange = SparsifiedCrossDeviceOps.of(strategy)
 
             def gather() -> tf.Tensor:
-                vector = self._metrics.read("metrics")
-                words = tf.reshape(tf.bitcast(vector, tf.int32), [-1])
-                rows = exchange.gather_payloads(words).rows[:, : words.shape[0]]
-                return tf.bitcast(tf.reshape(rows, [-1, *vector.shape, 2]), tf.float64)
+                return exchange.gather_numbers(self._metrics.read("metrics"))
 
             self._gather_metrics = tf.function(lambda: strategy.run(gather))
         rows = strategy.experimental_local_results(self._gather_metrics())[0]

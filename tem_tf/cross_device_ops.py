@@ -104,6 +104,12 @@ class SparsifiedCrossDeviceOps(_internals.DelegatingCrossDeviceOps):
         padding = longest - tf.size(payload)
         return Gathered(rows, Traffic(padding, tf.constant(1), demand))
 
+    def gather_numbers(self, numbers: tf.Tensor) -> tf.Tensor:
+        """Gathers float64 (n,), n equal on all replicas: float64 (replicas, n)."""
+        words = tf.reshape(tf.bitcast(numbers, tf.int32), [-1])
+        rows = self.gather_payloads(words).rows[:, : tf.size(words)]
+        return tf.bitcast(tf.reshape(rows, [self.replicas(), -1, 2]), tf.float64)
+
     def reduce_values(self, values: tf.Tensor) -> tf.Tensor:
         """Sums vectors of one static shape over replicas."""
         context = _replica_context()

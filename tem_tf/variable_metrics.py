@@ -61,7 +61,7 @@ class VariableMetrics:
 
             def gather() -> tf.Tensor:
                 mine = tf.reshape(self._state.read("tables"), [-1])
-                return exchange.gather_payloads(mine)
+                return exchange.gather_numbers(mine)
 
             self._gather = tf.function(lambda: strategy.run(gather))
         rows = strategy.experimental_local_results(self._gather())[0].numpy()
