@@ -100,15 +100,17 @@ class Plan:
         rows: What is to be reported; complete once `todo` is empty.
         tuning: (method, budget, rate, mean gain or None, bytes over budget) of every
             rate that was tried on all tuning seeds.
+        unmet: What is wrong with budgets that a method cannot meet; all others go on.
 
     Raises:
-        ValueError: a budget cannot be met.
+        ValueError: a budget cannot be met by any run.
     """
 
     def __init__(self, comparison: Comparison, outcomes: Mapping[str, Outcome]) -> None:
         self._comparison, self._outcomes = comparison, outcomes
         self.todo: dict[str, Task] = {}
         self.rows: list[Row] = []
+        self.unmet: list[str] = []
         self.tuning: list[tuple[str, float | None, float, float | None, float]] = []
         self._chosen: dict[tuple[str, float | None], float] = {}
         probe = Task("probe", {"compressor": "none", "train_iterations": 1})
@@ -188,13 +190,14 @@ class Plan:
             gains[rate] = self._gain(method, budget, rate)
         best = max(gains, key=gains.__getitem__)
         if gains[best] == -math.inf:
-            raise ValueError(
+            self.unmet.append(
                 f"`budgets` {budget and f'{budget:g}'} cannot be met by {method}: at "
                 f"none of the rates {' '.join(f'{r:g}' for r in sorted(gains))} did a "
                 f"pilot run end with that volume within {100 * TOLERANCE:g} %. See "
                 f"{comparison.path}. Pass another budget, more --train_iterations or "
                 "other --rates."
             )
+            raise _WaitsError
         return best
 
     def _gain(self, method: str, budget: float | None, rate: float) -> float:

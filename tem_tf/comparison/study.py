@@ -147,7 +147,7 @@ def _work(comparison: Comparison, keep_on: Callable[[], None] = lambda: None) ->
     strategy = make_strategy(comparison.run)
     data = load(comparison)
     directory = ComparisonDirectory(comparison.path)
-    while todo := Plan(comparison, directory.outcomes()).todo:
+    while todo := (plan := Plan(comparison, directory.outcomes())).todo:
         keep_on()
         for task in todo.values():
             with claim(directory.path / RUNS_NAME / task.name) as is_ours:
@@ -156,6 +156,8 @@ def _work(comparison: Comparison, keep_on: Callable[[], None] = lambda: None) ->
                     break
         else:
             time.sleep(_WAIT_SECONDS)
+    if plan.unmet:  # After all that can be run. `--compare DIRECTORY` reports that.
+        raise ValueError(" ".join(plan.unmet))
 
 
 def _run(
