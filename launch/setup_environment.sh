@@ -1,4 +1,5 @@
-# Sourced by the other scripts: finds a Python, makes .venv, installs the project.
+# Sourced by the other scripts: finds a Python, makes .venv, installs the project, and
+# builds the native kernels if there is a C++ compiler.
 #
 #     source setup_environment.sh && setup_environment EXTRA...
 #
@@ -96,6 +97,17 @@ install_project() { # EXTRA...
   done
 }
 
+build_native() { # A warning where it fails: tem_tf works without, more slowly.
+  local state stamp
+  state=$(cat setup.cfg tem_tf/native/*.py tem_tf/native/src/* | cksum)
+  stamp=$(python -c 'import sys; print(sys.prefix)')/.tem_tf-native
+  [[ $(cat "$stamp" 2>/dev/null) == "$state" ]] && return 0
+  echo "Building the native kernels (once, about a minute) ..."
+  if python -m tem_tf.native build; then
+    echo "$state" >"$stamp"
+  fi
+}
+
 setup_environment() { # EXTRA...
   cd "$(dirname "${BASH_SOURCE[0]}")/.."
   read_python_range
@@ -115,4 +127,5 @@ setup_environment() { # EXTRA...
   fi
   export PATH="$directory/bin:$PATH"
   install_project "$@"
+  build_native
 }

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tem_tf import metrics, wire
+from tem_tf import fast_path, metrics, wire
 from tem_tf.compressors import Compressor, Identity, Observed
 from tem_tf.cross_device_ops import SparsifiedCrossDeviceOps
 from tem_tf.local_gradient import clip, zero_unless_finite
@@ -33,14 +33,14 @@ class Outcome(NamedTuple):
     """What one step yields on a replica.
 
     Attributes:
-        direction: float32 (n,).
+        direction: As `Received.total`.
         received: As above.
         memory_state, compressor_state: The new states.
         table: float64 (S, 6). What this replica sent and held back of each variable;
             see `metrics.step_table`.
     """
 
-    direction: tf.Tensor
+    direction: Any
     received: Received
     memory_state: dict[str, tf.Tensor]
     compressor_state: Any
@@ -130,7 +130,13 @@ class Aggregator:
                 compressor, exchange, segments, vector, riding, nonfinite, step
             )
 
-        if self.options.warmup_steps:
+        if fast_path.applies(self.options, segments, self._memory_state):
+            # In a graph, what was packed above is not used and never computed.
+            wide, narrow = [gradients[i] for i in large], [gradients[i] for i in small]
+            outcome, block = self._fast_path(
+                compressor, exchange, segments, wide, narrow, step
+            )
+        elif self.options.warmup_steps:
             outcome = exchange.cond(
                 step < self.options.warmup_steps,
                 lambda: path(Identity()),
@@ -160,8 +166,9 @@ class Aggregator:
                 (rest, received.block, small),
             ):
                 like = [gradients[i] for i in chosen]
-                for i, result in zip(chosen, unpack(flat, table, like), strict=True):
-                    results[i] = result
+                parts = flat if isinstance(flat, list) else unpack(flat, table, like)
+                for i, result in zip(chosen, parts, strict=True):
+                    results[i] = tf.cast(result, gradients[i].dtype)
         return results
 
     def _path(
@@ -200,6 +207,33 @@ class Aggregator:
             segments, message, vector, corrected, sent, memory_state.get("residual")
         )
         return Outcome(direction, received, memory_state, compressor_state, table)
+
+    def _fast_path(
+        self,
+        compressor: Compressor,
+        exchange: SparsifiedCrossDeviceOps,
+        segments: Segments,
+        wide: list[Any],
+        narrow: list[Any],
+        step: tf.Tensor,
+    ) -> tuple[Outcome, tf.Tensor]:
+        """What `_path` does, by native kernels; also returns this replica's block."""
+        zero = self.options.nonfinite == "zero"
+        selected = fast_path.select(
+            compressor, segments, wide, narrow, self._memory_state, step, zero
+        )
+        received = send(
+            compressor.aggregation,
+            self.options.value_dtype,
+            exchange,
+            selected.message,
+            selected.block,
+            selected.nonfinite,
+            self._read_demand(),
+            selected.add_up,
+        )
+        outcome = Outcome(received.total, received, {}, (), selected.table)
+        return outcome, selected.block
 
     def _unit(self, replicas: int) -> float:
         """A worker's own gradient times this is what Keras hands over."""
@@ -293,7 +327,7 @@ class Aggregator:
                 payload_words=received.words,
                 padded_words=received.traffic.padding,
                 overflows=received.traffic.overflows,
-                dense_words=tf.size(received.total) + tf.size(received.block),
+                dense_words=sum(map(tf.size, tf.nest.flatten(received[:2]))),
                 nonfinite=received.nonfinite,
                 table=table,
             ),

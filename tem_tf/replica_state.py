@@ -38,6 +38,15 @@ class ReplicaState:
         """This replica's value."""
         return self._variables[name].read_value()
 
+    def handle(self, name: str) -> tf.Tensor:
+        """The handle of this replica's variable, for ops that update it in place."""
+        return self._variables[name].handle
+
+    def is_on_cpu(self, name: str) -> bool:
+        """Whether this replica's variable is in a CPU's memory."""
+        device = tf.DeviceSpec.from_string(self._variables[name].device)
+        return device.device_type in (None, "CPU")
+
     def assign(self, name: str, value: tf.Tensor) -> None:
         """Sets this replica's value."""
         self._variables[name].assign(value)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -56,3 +57,14 @@ class DenseGradient(NamedTuple):
     def to_dense(self) -> tf.Tensor:
         """Returns the float32 vector (n,)."""
         return self.values
+
+
+def sum_in_order(messages: Sequence[Any]) -> tf.Tensor:
+    """Sums messages into one vector (n,), each without an entry twice.
+
+    In the order given: the same floating-point sum on every replica and device.
+    """
+    total = messages[0].to_dense()
+    for message in messages[1:]:
+        total = message.add_to(total)
+    return total

@@ -7,21 +7,23 @@ values are added on the way.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from tem_tf import wire
 from tem_tf.compressors import Message
 from tem_tf.cross_device_ops import SparsifiedCrossDeviceOps, Traffic
-from tem_tf.sparse_gradient import SparseGradient
+from tem_tf.sparse_gradient import SparseGradient, sum_in_order
 
 
 class Received(NamedTuple):
     """What all replicas sent together, equal on all of them.
 
     Attributes:
-        total: float32 (n,). Sum of the decoded messages.
+        total: float32 (n,). Sum of the decoded messages; on the fast path a list of
+            tensors, one for each variable.
         block: float32 (m,). Sum of the dense blocks.
         nonfinite: int32 scalar. Number of replicas whose gradient was not finite.
         entries: int64 scalar. Entries in the messages of all replicas, blocks apart.
@@ -29,7 +31,7 @@ class Received(NamedTuple):
         traffic: What the exchange added to that, and learnt.
     """
 
-    total: tf.Tensor
+    total: Any
     block: tf.Tensor
     nonfinite: tf.Tensor
     entries: tf.Tensor
@@ -45,6 +47,7 @@ def send(
     block: tf.Tensor,
     nonfinite: tf.Tensor,
     demand: tf.Tensor,
+    add_up: Callable[[list[Any]], Any] = sum_in_order,
 ) -> Received:
     """Sends a message and the dense block beside it; replica context, on all replicas.
 
@@ -58,11 +61,14 @@ def send(
         block: float32 (m,). Variables that are sent whole.
         nonfinite: int32 scalar, 1 if this replica's gradient was not finite, else 0.
         demand: int64 scalar. See `SparsifiedCrossDeviceOps.gather_payloads`.
+        add_up: Sums decoded messages in the order of replicas.
     """
     shared = aggregation == "reduce"
     if not isinstance(message, SparseGradient) or (shared and value_dtype == "float32"):
-        return _reduce(exchange, message, block, nonfinite, demand)
-    return _gather(exchange, message, block, nonfinite, demand, value_dtype, shared)
+        return _reduce(exchange, message, block, nonfinite, demand, add_up)
+    return _gather(
+        exchange, message, block, nonfinite, demand, add_up, value_dtype, shared
+    )
 
 
 def _gather(
@@ -71,6 +77,7 @@ def _gather(
     block: tf.Tensor,
     nonfinite: tf.Tensor,
     demand: tf.Tensor,
+    add_up: Callable[[list[Any]], Any],
     value_dtype: str,
     shared: bool,
 ) -> Received:
@@ -78,18 +85,17 @@ def _gather(
     payload = wire.encode(message, block, nonfinite, value_dtype, shared)
     shared_indices = message.indices if shared else None
     gathered = exchange.gather_payloads(payload, demand)
-    total, sum_of_blocks = tf.zeros([message.size]), tf.zeros_like(block)
+    messages, sum_of_blocks = [], tf.zeros_like(block)
     nonfinite, entries = tf.constant(0), tf.constant(0, tf.int64)
-    # In replica order, and within a message no entry twice: the same floating-point
-    # sum on every replica and device.
     for row in tf.unstack(gathered.rows):
         received = wire.decode(
             row, message.size, block.shape[0], value_dtype, shared_indices
         )
-        total = received.message.add_to(total)
+        messages.append(received.message)
         sum_of_blocks += received.block
         nonfinite += received.nonfinite
         entries += tf.cast(received.entries, tf.int64)
+    total = add_up(messages)
     words, traffic = tf.size(payload), gathered.traffic
     return Received(total, sum_of_blocks, nonfinite, entries, words, traffic)
 
@@ -100,13 +106,14 @@ def _reduce(
     block: tf.Tensor,
     nonfinite: tf.Tensor,
     demand: tf.Tensor,
+    add_up: Callable[[list[Any]], Any],
 ) -> Received:
     """All replicas send the same coordinates: all-reduce of the values alone."""
     flag = tf.cast(nonfinite, tf.float32)[tf.newaxis]
     sent = tf.concat([message.values, block, flag], axis=0)
     summed = exchange.reduce_values(sent)
     count, words = tf.size(message.values), tf.size(sent)
-    total = message._replace(values=summed[:count]).to_dense()
+    total = add_up([message._replace(values=summed[:count])])
     sum_of_blocks = tf.reshape(summed[count:-1], block.shape)
     nonfinite = tf.cast(summed[-1], tf.int32)
     entries = exchange.replicas() * tf.cast(count, tf.int64)

@@ -9,11 +9,26 @@ import pytest
 import tensorflow as tf
 
 import tem_tf
+from tem_tf import native
 from tests.compressor_cases import COMPRESSORS, ErrorFeedback21, EveryOther
 from tests.steps import apply_gradients, dyadic, residuals
 from tests.training import make_strategy
 
 REPLICAS = [1, 2]
+
+
+@pytest.fixture(
+    autouse=True,
+    params=["operations", pytest.param("native", marks=pytest.mark.slow)],
+)
+def path(request, monkeypatch):
+    """Every law, by TensorFlow's operations and by our kernels.
+
+    That both give the same bits is in test_native_path.py, in the quick part too.
+    """
+    monkeypatch.setenv("TEM_TF_NATIVE", "0" if request.param == "operations" else "1")
+    if request.param == "native" and native.library() is None:
+        pytest.skip(f"native kernels: {native.status().reason}")
 
 
 def train(replicas, *arguments, **options):

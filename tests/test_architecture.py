@@ -19,10 +19,11 @@ ROOT = pathlib.Path(__file__).parents[1]
 LAYERS = [
     {
         *("_internals", "capacity", "index_codes", "local_gradient", "packing"),
-        *("sparse_gradient", "value_types"),
+        *("native", "sparse_gradient", "value_types"),
     },
     {"compressors", "cross_device_ops", "memory", "metrics", "replica_state", "wire"},
     {"options", "strategy", "transport", "variable_metrics"},
+    {"fast_path"},
     {"aggregation"},
     {"optimizer"},
     {"callbacks"},
@@ -34,7 +35,7 @@ PRIVATE_MODULES = re.compile(r"\b(tensorflow\.python|keras\.src)\b")
 MAXIMAL_LINES = 400
 
 # Folders of the plugin, each with the place of one module.
-FOLDERS = ("compressors",)
+FOLDERS = ("compressors", "native")
 
 PLUGIN = sorted(
     [

@@ -45,15 +45,15 @@ class RandomK(Compressor):
 
     def select(self, vector, segments, step, state):
         size = vector.shape[0]
-        return mask_of(self._draw(size, step), size), state
+        return mask_of(self.draw(size, step), size), state
 
     def compress(self, state, corrected, step, segments):
-        indices = self._draw(corrected.shape[0], step)
+        indices = self.draw(corrected.shape[0], step)
         values = tf.gather(corrected, indices)
         return SparseGradient(values, indices, corrected.shape[0]), state
 
-    def _draw(self, size: int, step: tf.Tensor) -> tf.Tensor:
-        """k distinct positions in [0, size): int32 (k,)."""
+    def draw(self, size: int, step: tf.Tensor) -> tf.Tensor:
+        """Returns k distinct positions in [0, size): int32 (k,)."""
         if size == 0:
             return tf.zeros([0], tf.int32)
         # A pseudo-random permutation of [0, size), evaluated at 0..k-1.

@@ -69,13 +69,14 @@ class TopK(Compressor):
 
     def select(self, vector, segments, step, state):
         def largest(part: tf.Tensor) -> tf.Tensor:
-            return mask_of_largest(part, self._count(part.shape[0], step))
+            return mask_of_largest(part, self.count(part.shape[0], step))
 
         if self.scope == "model":
             return largest(vector), state
         return _of_each(vector, segments, largest), state
 
-    def _count(self, size: int, step: tf.Tensor) -> int | tf.Tensor:
+    def count(self, size: int, step: tf.Tensor) -> int | tf.Tensor:
+        """k for a variable, or a whole gradient, of `size` entries."""
         if self.density is None:
             return min(self.k or 0, size)
         return kept(self.density, size, step)

@@ -3,6 +3,8 @@
 Every function runs on all workers at once; results go back to the test by pickle.
 """
 
+import os
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -20,6 +22,20 @@ def exchange(strategy, gradients, compressor, options):
         "residual": residuals(strategy, optimizer)[0],
         "summary": optimizer.communication_summary(),
     }
+
+
+def exchange_by_operations(strategy, gradients, compressor, options, workers):
+    """As `exchange`, without the native kernels on some workers."""
+    if strategy.cluster_resolver.task_id not in workers:
+        return exchange(strategy, gradients, compressor, options)
+    before = os.environ.get("TEM_TF_NATIVE")
+    os.environ["TEM_TF_NATIVE"] = "0"
+    try:
+        return exchange(strategy, gradients, compressor, options)
+    finally:
+        del os.environ["TEM_TF_NATIVE"]
+        if before is not None:
+            os.environ["TEM_TF_NATIVE"] = before
 
 
 def require_same(strategy, values):

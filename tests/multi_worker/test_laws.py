@@ -8,6 +8,7 @@ from tem_tf import wire
 from tests.compressor_cases import COMPRESSORS, ErrorFeedback21, EveryOther
 from tests.multi_worker import laws
 from tests.multi_worker.harness import WorkerError
+from tests.native_cases import bits, needs_native
 from tests.steps import dyadic
 
 SGD = {"class_name": "SGD", "config": {"learning_rate": 0.1, "momentum": 0.9}}
@@ -78,6 +79,32 @@ def test_several_processes_do_what_several_devices_do(two_workers, compressor, o
         np.testing.assert_array_equal(result["weights"], expected[:, 0])
         for key in ("entries_sent", "payload_bytes", "dense_bytes", "total_error"):
             assert result["summary"][key] == wanted[key]
+
+
+@needs_native
+@pytest.mark.parametrize("without", [[1], [0, 1]], ids=["one", "both"])
+@pytest.mark.parametrize(
+    ("compressor", "options"),
+    [
+        (COMPRESSORS["hard_threshold"], {"dense_below": 5}),
+        (COMPRESSORS["topk_layer"], {}),
+        (COMPRESSORS["topk_model"], {}),
+        (COMPRESSORS["random_k"], {}),
+    ],
+    ids=lambda value: None if isinstance(value, dict) else type(value).__name__,
+)
+def test_workers_without_native_kernels_do_the_same(
+    two_workers, compressor, options, without
+):
+    gradients = np.random.default_rng(0).normal(size=(4, 2, 60))
+    arguments = gradients, compressor, options
+    wanted = two_workers.run(laws.exchange, *arguments)
+    found = two_workers.run(laws.exchange_by_operations, *arguments, without)
+    for ours, theirs in zip(found, wanted, strict=True):
+        for key in ("weights", "residual"):
+            np.testing.assert_array_equal(bits(ours[key]), bits(theirs[key]))
+        for key in ("entries_sent", "payload_bytes", "dense_bytes"):
+            assert ours["summary"][key] == theirs["summary"][key]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,69 @@
+"""What a native selection must give, by TensorFlow's operations, and both as bits."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tem_tf
+from tem_tf import native
+from tem_tf.native import ops
+from tem_tf.packing import make_segments, pack
+
+needs_native = pytest.mark.skipif(
+    native.library() is None, reason=f"native kernels: {native.status().reason}"
+)
+
+
+def bits(array):
+    """Floats as integers, so that -0 is not 0."""
+    return np.asarray(array, np.float32).reshape(-1).view(np.uint32)
+
+
+def by_operations(compressor, gradients, residuals, step=0):
+    """(values, indices, residual) of the packed vector, all by TensorFlow."""
+    sizes = [np.size(gradient) for gradient in gradients]
+    segments = make_segments([str(i) for i in range(len(sizes))], sizes)
+    memory = tem_tf.ErrorFeedback()
+    state = {"residual": pack([tf.constant(r, tf.float32) for r in residuals])}
+    vector = pack([tf.constant(g, tf.float32) for g in gradients])
+    corrected = memory.compensate(state, vector)
+    message, _ = compressor.compress((), corrected, tf.constant(step), segments)
+    state = memory.update(state, corrected, message.to_dense())
+    return message.values.numpy(), message.indices.numpy(), state["residual"].numpy()
+
+
+def by_kernels(
+    compressor, gradients, residuals, step=0, *, small=(), threads=0, zero=False
+):
+    """`ops.Selected`, as arrays, and the residuals as one vector."""
+    variables = [tf.Variable(tf.constant(r, tf.float32)) for r in residuals]
+    common = {
+        "library": native.library(),
+        "gradients": [tf.constant(g, tf.float32) for g in gradients],
+        "small": [tf.constant(s, tf.float32) for s in small],
+        "residuals": [variable.handle for variable in variables],
+        "zero_nonfinite": zero,
+        "threads": threads,
+    }
+    sizes = [np.size(gradient) for gradient in gradients]
+    if isinstance(compressor, tem_tf.HardThreshold):
+        found = ops.select_threshold(threshold=compressor.threshold, **common)
+    elif isinstance(compressor, tem_tf.TopK):
+        scopes = sizes if compressor.scope == "layer" else [sum(sizes)]
+        counts = [compressor.count(size, tf.constant(step)) for size in scopes]
+        found = ops.select_topk(counts=counts, **common)
+    else:
+        given = compressor.draw(sum(sizes), tf.constant(step))
+        found = ops.select_given(given=given, **common)
+    left = [np.reshape(variable.numpy(), -1) for variable in variables]
+    return ops.Selected(*(np.array(x) for x in found)), np.concatenate(left)
+
+
+def assert_same(compressor, gradients, residuals, step=0, **options):
+    """Values, indices and residuals are equal, bit for bit; returns `ops.Selected`."""
+    values, indices, residual = by_operations(compressor, gradients, residuals, step)
+    found, left = by_kernels(compressor, gradients, residuals, step, **options)
+    np.testing.assert_array_equal(found.indices, indices)
+    np.testing.assert_array_equal(bits(found.values), bits(values))
+    np.testing.assert_array_equal(bits(left), bits(residual))
+    return found
