@@ -10,7 +10,7 @@ on Fashion-MNIST (`--data` names the directory of its idx files, gzipped or not)
 without it, on the digits that scikit-learn ships.
 
 Speed: milliseconds of encoding and decoding, in TensorFlow's ops and in native ones
-where g++ is there to make them, beside selecting (`tf.where(|x| >= λ)` and gathering)
+where they are built, beside selecting (`tf.where(|x| >= λ)` and gathering)
 in the same run, one thread. What is compared alternates; medians of the ratios of a
 round.
 """
@@ -24,10 +24,7 @@ import math
 import os
 import pathlib
 import platform
-import shutil
 import statistics
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -39,7 +36,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tem_tf import wire
+from tem_tf import native, wire
 from tem_tf.sparse_gradient import SparseGradient
 from tem_tf.value_types import VALUE_DTYPES
 
@@ -47,7 +44,6 @@ SIZE = 11_173_962  # Entries of ResNet-18's gradient.
 DENSITIES = (0.001, 0.01)
 BATCH = 100
 STEPS_BETWEEN = 10  # From one measured gradient to the next.
-SOURCES = pathlib.Path(wire.__file__).parent / "native" / "src"
 
 
 # ------------------------------------------------------------------------------- size
@@ -190,19 +186,6 @@ def top_indices(
 # ------------------------------------------------------------------------------ speed
 
 
-def native_ops() -> Any:
-    """The native ops, compiled for this run, or None without a compiler."""
-    if shutil.which("g++") is None:
-        return None
-    with tempfile.TemporaryDirectory() as scratch:
-        library = f"{scratch}/wire_ops.so"
-        command = ["g++", "-std=c++17", "-O3", "-shared", "-fPIC", "-w"]
-        command += [str(SOURCES / "wire_ops.cc"), "-o", library]
-        command += tf.sysconfig.get_compile_flags() + tf.sysconfig.get_link_flags()
-        subprocess.run(command, check=True)
-        return tf.load_op_library(library)
-
-
 def milliseconds(function: Callable[[], Any]) -> float:
     """Of one call."""
     began = time.perf_counter()
@@ -312,10 +295,12 @@ def main() -> None:
             sizes[title] = summary_of(found)
     show("Size, in bits", sizes)
 
-    native = native_ops()
+    library = native.library()
     dtypes = ("float16",) if arguments.short else VALUE_DTYPES
     speeds = {
-        f"density {density}, {value_dtype}": speed(density, value_dtype, rounds, native)
+        f"density {density}, {value_dtype}": speed(
+            density, value_dtype, rounds, library
+        )
         for density in DENSITIES
         for value_dtype in dtypes
     }

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tem_tf import wire
+from tem_tf import native, wire
 from tem_tf.compressors import Message
 from tem_tf.cross_device_ops import SparsifiedCrossDeviceOps, Traffic
 from tem_tf.sparse_gradient import SparseGradient, sum_in_order
@@ -82,14 +82,15 @@ def _gather(
     shared: bool,
 ) -> Received:
     """Every replica sends its own entries: encode, all-gather, decode and sum."""
-    payload = wire.encode(message, block, nonfinite, value_dtype, shared)
+    library = native.library()
+    payload = wire.encode(message, block, nonfinite, value_dtype, shared, library)
     shared_indices = message.indices if shared else None
     gathered = exchange.gather_payloads(payload, demand)
     messages, sum_of_blocks = [], tf.zeros_like(block)
     nonfinite, entries = tf.constant(0), tf.constant(0, tf.int64)
     for row in tf.unstack(gathered.rows):
         received = wire.decode(
-            row, message.size, block.shape[0], value_dtype, shared_indices
+            row, message.size, block.shape[0], value_dtype, shared_indices, library
         )
         messages.append(received.message)
         sum_of_blocks += received.block

@@ -14,12 +14,19 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 def sanitizer() -> str | None:
-    """Path of the sanitizer's library, if the compiler has one."""
+    """Paths of the libraries to load first, if the compiler has a sanitizer.
+
+    That of C++ as well: the sanitizer looks for what throws exceptions at its start,
+    and packages that throw come later.
+    """
     if shutil.which("g++") is None:
         return None
-    command = ["g++", "-print-file-name=libasan.so"]
-    path = subprocess.run(command, capture_output=True, text=True).stdout.strip()
-    return path if os.path.isabs(path) else None
+    paths = []
+    for name in ("libasan.so", "libstdc++.so"):
+        command = ["g++", f"-print-file-name={name}"]
+        result = subprocess.run(command, capture_output=True, text=True)
+        paths.append(result.stdout.strip())
+    return " ".join(paths) if all(map(os.path.isabs, paths)) else None
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tem_tf import wire
+from tem_tf import native, wire
 from tem_tf.value_types import VALUE_DTYPES
 from tests.wire_messages import bits, index_sets, message, normal_floats
 
@@ -60,16 +60,11 @@ def test_no_broken_payload_is_read_beyond_its_end_or_to_wrong_sizes(fuzzer, payl
 
 
 @pytest.fixture(scope="module")
-def ops(tmp_path_factory):
-    library = tmp_path_factory.mktemp("ops") / "wire_ops.so"
-    compile_cpp(
-        SOURCES / "wire_ops.cc",
-        library,
-        *("-O2", "-shared", "-fPIC", "-w"),  # TensorFlow's headers have warnings.
-        *tf.sysconfig.get_compile_flags(),
-        *tf.sysconfig.get_link_flags(),
-    )
-    return tf.load_op_library(str(library))
+def ops():
+    library = native.library()
+    if library is None:
+        pytest.skip(f"native kernels: {native.status().reason}")
+    return library
 
 
 @pytest.mark.slow
