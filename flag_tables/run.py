@@ -305,7 +305,7 @@ RUN_FLAGS: dict[str, tuple[FlagRow, ...]] = {
             "threads",
             int,
             0,
-            "Processor threads for one operation; 0: TensorFlow's choice.",
+            "Processor threads of this process; 0: TensorFlow's choice, all cores.",
         ),
     ),
 }

@@ -304,17 +304,19 @@ class Aggregator:
         return self._compressor_leaves[segments]
 
     def count_dense(self, sizes: Sequence[int]) -> None:
-        """Counts a step whose gradients somebody else summed, dense."""
-        entries = tf.constant(sum(sizes))
-        self._metrics.assign(
-            "metrics",
-            metrics.add_step(
-                self._metrics.read("metrics"),
-                entries=entries,
-                payload_words=entries,
-                dense_words=entries,
-            ),
+        """Counts a step whose gradients somebody else summed, dense.
+
+        For an aggregator that sees no other steps: there is nothing of a last step to
+        be replaced, so that one addition of a constant will do.
+        """
+        entries = sum(sizes)
+        step = metrics.add_step(
+            metrics.zeros(),
+            entries=entries,
+            payload_words=entries,
+            dense_words=entries,
         )
+        self._metrics.add_to("metrics", step)
 
     def _count(
         self, received: Received, table: tf.Tensor, names: Sequence[str]

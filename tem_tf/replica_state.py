@@ -51,6 +51,10 @@ class ReplicaState:
         """Sets this replica's value."""
         self._variables[name].assign(value)
 
+    def add_to(self, name: str, value: tf.Tensor) -> None:
+        """Adds to this replica's value."""
+        self._variables[name].assign_add(value)
+
     def reset(self) -> None:
         """Gives every variable its initial value; replica context."""
         for name, variable in self._variables.items():

@@ -17,7 +17,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tem_tf.workloads.batches import EVALUATION_BATCH, DeviceSplit, cross_entropy
+from tem_tf.workloads.batches import DeviceSplit, cross_entropy
+from tem_tf.workloads.chunks import CHUNK, sum_over_chunks
 
 GAMMAS = tuple(i / 10 for i in range(1, 10))
 
@@ -78,10 +79,7 @@ class SplitGradient:
         shapes = [variable.shape for variable in model.trainable_variables]
 
         def summed(*weights: tf.Tensor) -> list[tf.Tensor]:
-            # float64: the quotient is one of small differences.
-            sums = [tf.zeros(shape, tf.float64) for shape in shapes]
-            for start in tf.range(0, self.examples, EVALUATION_BATCH):
-                stop = tf.minimum(start + EVALUATION_BATCH, self.examples)
+            def of_chunk(start: tf.Tensor, stop: tf.Tensor) -> list[tf.Tensor]:
                 images, labels = split.take(tf.range(start, stop))
                 with tf.GradientTape() as tape:
                     tape.watch(weights)
@@ -89,11 +87,12 @@ class SplitGradient:
                         list(weights), model.non_trainable_variables, images
                     )
                     loss = tf.reduce_sum(cross_entropy(labels, logits))
-                parts = tape.gradient(loss, weights)
-                sums = [
-                    total + tf.cast(part, tf.float64)
-                    for total, part in zip(sums, parts, strict=True)
-                ]
+                return tape.gradient(loss, weights)
+
+            # float64: the quotient is one of small differences.
+            sums = sum_over_chunks(
+                of_chunk, shapes, 0, self.examples, CHUNK, tf.float64
+            )
             return [total / self.examples for total in sums]
 
         signature = [tf.TensorSpec(shape, tf.float32) for shape in shapes]

@@ -68,6 +68,11 @@ class Examples:
     def prepare(self, batch_size: int, replicas: int) -> None:
         """Makes variables that training needs; in the strategy's scope."""
 
+    @property
+    def is_additive(self) -> bool:
+        """Whether `learn` may be given a part of a replica's rows at a time."""
+        return False
+
     def learn(
         self, model: keras.Model, rows: tf.Tensor, share: Share
     ) -> tuple[tf.Tensor, tf.Tensor]:

@@ -6,7 +6,8 @@ With a mask c of ones that multiplies the weights w, the sensitivity of one weig
 
 where L_b is the mean loss of batch b and the sum runs over one shuffled epoch *with its
 sign*. The κ largest of all weights and biases together are kept, κ = round(N(1 - s)).
-As w does not change during the epoch, one pass of ordinary gradients is enough.
+As w does not change during the epoch, one pass of ordinary gradients is enough, and it
+need not go batch by batch: an example of batch b weighs 1/|b|.
 
 References:
     Lee et al., ICLR 2019, arXiv 1810.02340 (SNIP); the summation over an epoch and the
@@ -20,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from tem_tf.workloads.batches import DeviceSplit, cross_entropy
+from tem_tf.workloads.chunks import CHUNK, sum_over_chunks
 
 PRUNING_BATCH = 100  # the DPS authors' (edps/prune.py)
 
@@ -53,22 +55,24 @@ def sensitivities(
         |w · Σ_b ∂L_b/∂w| per trainable variable, float32, of the variables' shapes.
     """
     weights = [variable.value for variable in model.trainable_variables]
-    batches = -(-len(order) // PRUNING_BATCH)  # the last one may be incomplete
+    shares = np.full(len(order), 1 / PRUNING_BATCH, np.float32)
+    incomplete = len(order) % PRUNING_BATCH
+    if incomplete:  # the last batch
+        shares[-incomplete:] = 1 / incomplete
 
     @tf.function
-    def summed_gradients(order: tf.Tensor) -> list[tf.Tensor]:
-        sums = [tf.zeros_like(weight) for weight in weights]
-        for i in tf.range(batches):
-            rows = order[i * PRUNING_BATCH : (i + 1) * PRUNING_BATCH]
-            images, labels = train.take(rows)
+    def summed_gradients(order: tf.Tensor, shares: tf.Tensor) -> list[tf.Tensor]:
+        def of_chunk(start: tf.Tensor, stop: tf.Tensor) -> list[tf.Tensor]:
+            images, labels = train.take(order[start:stop])
             with tf.GradientTape() as tape:
-                logits = model(images, training=False)
-                loss = tf.reduce_mean(cross_entropy(labels, logits))
-            gradients = tape.gradient(loss, weights)
-            sums = [s + g for s, g in zip(sums, gradients, strict=True)]
-        return sums
+                losses = cross_entropy(labels, model(images, training=False))
+                loss = tf.reduce_sum(losses * shares[start:stop])
+            return tape.gradient(loss, weights)
 
-    sums = summed_gradients(tf.constant(order, tf.int32))
+        shapes = [weight.shape for weight in weights]
+        return sum_over_chunks(of_chunk, shapes, 0, tf.size(order), CHUNK)
+
+    sums = summed_gradients(tf.constant(order, tf.int32), tf.constant(shares))
     return [
         np.abs(weight.numpy() * total.numpy())
         for weight, total in zip(weights, sums, strict=True)

@@ -14,7 +14,11 @@ import tensorflow as tf
 
 import tem_tf
 from tem_tf.strategy import read_tf_config, require_same_on_all_workers
+from tem_tf.workloads.chunks import use_one_thread_per_operation
 from tem_tf.workloads.configuration import Configuration, check_divisible
+
+# Networks whose batches are computed in chunks side by side (chunks.py).
+_CUT_NETWORKS = ("simple-cnn", "resnet-8")
 
 
 def make_strategy(configuration: Configuration) -> tf.distribute.Strategy:
@@ -29,7 +33,9 @@ def make_strategy(configuration: Configuration) -> tf.distribute.Strategy:
             share; workers with different settings.
     """
     check_environment(configuration)
-    if configuration.threads:
+    if configuration.arch in _CUT_NETWORKS:
+        use_one_thread_per_operation(configuration.threads)
+    elif configuration.threads:
         tf.config.threading.set_intra_op_parallelism_threads(configuration.threads)
     if read_tf_config() is not None:
         strategy = tem_tf.MultiWorkerMirroredStrategy()

@@ -3,7 +3,8 @@
 Every step takes one full global batch; each replica computes on its slice. The loss of
 a replica is the mean over its slice divided by the number of replicas, so gradients
 reach the optimizer as under Keras's `fit`. Masked entries get no gradient and stay 0.
-What loss, metric and evaluation are is the examples' own (examples.py).
+What loss, metric and evaluation are is the examples' own (examples.py). Where they are
+sums over examples a slice is computed in chunks (chunks.py): rounding alone changes.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tem_tf.workloads.chunks import chunk_size, sum_over_chunks
 from tem_tf.workloads.examples import Examples, Share
 from tem_tf.workloads.replicas import spans_processes
 from tem_tf.workloads.running_mean import RunningMean
@@ -211,17 +213,42 @@ class Trainer:
         """One replica's part in one step. rows: int32 (batch_size,)."""
         step = tf.convert_to_tensor(self.optimizer.iterations)
         variables = self.model.trainable_variables
-        with tf.GradientTape() as tape:
-            mean, sums = self._train.learn(self.model, rows, self._share(step))
-            loss = mean / self._replicas
-        gradients = tape.gradient(loss, [variable.value for variable in variables])
+        *gradients, score = self._gradients(rows, self._share(step))
         if self._masks is not None:
             gradients = [g * m for g, m in zip(gradients, self._masks, strict=True)]
         self.optimizer.apply(gradients, variables)
         self.records.note()
         if self._mean is not None:
             self._mean.update(step)
-        self._meters.assign_add(tf.concat([[loss], sums, [1.0]], axis=0))
+        self._meters.assign_add(tf.concat([score, [1.0]], axis=0))
+
+    def _gradients(self, rows: tf.Tensor, share: Share) -> list[tf.Tensor]:
+        """Gradients of a replica's loss; behind them the loss and the measures."""
+        variables = self.model.trainable_variables
+
+        def of(rows: tf.Tensor, share: Share, weight: float) -> list[tf.Tensor]:
+            with tf.GradientTape() as tape:
+                mean, sums = self._train.learn(self.model, rows, share)
+                loss = mean * weight
+            gradients = tape.gradient(loss, [variable.value for variable in variables])
+            return [*gradients, tf.concat([[loss], sums], axis=0)]
+
+        # Batch norm and dropout, which keep variables for themselves, need it whole.
+        whole = bool(self.model.non_trainable_variables) or not self._train.is_additive
+        size = self._slice if whole else chunk_size(self._slice)
+        if size == self._slice or self._slice % size:
+            return of(rows, share, 1 / self._replicas)
+
+        def of_chunk(start: tf.Tensor, stop: tf.Tensor) -> list[tf.Tensor]:
+            del stop  # All chunks are of one size.
+            first = share.replica * self._slice + start
+            chunk = tf.ensure_shape(rows[first : first + size], (size,))
+            weight = size / (self._slice * self._replicas)
+            return of(chunk, Share(0, 1, share.step), weight)
+
+        measures = (self._train.measures + 1,)
+        shapes = [*(variable.shape for variable in variables), measures]
+        return sum_over_chunks(of_chunk, shapes, 0, self._slice, size)
 
     def _share(self, step: tf.Tensor | int = 0) -> Share:
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group

@@ -14,7 +14,7 @@ MEAN, DEVIATION = np.float32([120.0]), np.float32([70.0])
 
 
 def test_gradient_is_that_of_the_mean_loss_in_the_kept_weights(monkeypatch):
-    monkeypatch.setattr("tem_tf.data_parallelism.lipschitz.EVALUATION_BATCH", 30)
+    monkeypatch.setattr("tem_tf.data_parallelism.lipschitz.CHUNK", 30)
     split = DeviceSplit(Split(IMAGES, LABELS), MEAN, DEVIATION)
     model = architectures.build("simple-cnn", (16, 16, 1), seed=0)
     other = architectures.build("simple-cnn", (16, 16, 1), seed=1)

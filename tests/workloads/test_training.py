@@ -31,15 +31,15 @@ def strategy_of(replicas):
     return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(replicas)])
 
 
-def make_trainer(replicas=1, masks=None, compressor=None, trains=True):
-    """A trainer of Simple-CNN at batch 12."""
+def make_trainer(replicas=1, masks=None, compressor=None, trains=True, batch_size=12):
+    """A trainer of Simple-CNN."""
     strategy = strategy_of(replicas)
     with strategy.scope():
         model = architectures.build("simple-cnn", SHAPE, seed=0)
         optimizer = tem_tf.SparsifiedOptimizer(
             keras.optimizers.SGD(0.05), compressor or tem_tf.Identity()
         )
-    trainer = Trainer(strategy, model, optimizer, split(), batch_size=12)
+    trainer = Trainer(strategy, model, optimizer, split(), batch_size)
     trainer.prune(masks or [np.ones(w.shape, np.float32) for w in model.get_weights()])
     if trains:
         trainer.compile()
@@ -53,14 +53,14 @@ def random_masks():
     return [(generator.random(shape) < 0.3).astype(np.float32) for shape in shapes]
 
 
-def eager_training(masks):
-    """The same training written out: weights, mean loss and accuracy of 8 steps."""
+def eager_training(masks, batches=ROWS):
+    """The same training written out: weights, mean loss and accuracy."""
     model = architectures.build("simple-cnn", SHAPE, seed=0)
     weights = model.trainable_variables
     for variable, mask in zip(weights, masks, strict=True):
         variable.assign(variable * mask)
     losses, correct = [], 0
-    for rows in ROWS:
+    for rows in batches:
         with tf.GradientTape() as tape:
             logits = model(STANDARDISED[rows])
             loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(
@@ -71,7 +71,7 @@ def eager_training(masks):
             variable.assign(variable - 0.05 * gradient * mask)
         losses.append(float(loss))
         correct += np.sum(np.argmax(logits, axis=1) == LABELS[rows])
-    return model.get_weights(), np.mean(losses), correct / ROWS.size
+    return model.get_weights(), np.mean(losses), correct / batches.size
 
 
 # float32 sums over a batch in another order, through eight steps.
@@ -90,6 +90,20 @@ def test_training_is_masked_sgd_on_global_batches(replicas):
     assert score.loss == pytest.approx(loss, rel=1e-4)
     assert score.accuracy == pytest.approx(accuracy, abs=1e-6)
     assert trainer.steps == 8
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_batch_computed_in_chunks_is_the_same_training(replicas, monkeypatch):
+    monkeypatch.setattr("tem_tf.workloads.training.chunk_size", lambda examples: 8)
+    batches, masks = ROWS.reshape(2, 48), random_masks()
+    trainer = make_trainer(replicas, masks, batch_size=48)
+    trainer.run(batches)
+    weights, loss, accuracy = eager_training(masks, batches)
+    for got, want in zip(trainer.model.get_weights(), weights, strict=True):
+        np.testing.assert_allclose(got, want, **CLOSE)
+    score = trainer.read_meters()
+    assert score.loss == pytest.approx(loss, rel=1e-4)
+    assert score.accuracy == pytest.approx(accuracy, abs=1e-6)
 
 
 @pytest.mark.parametrize(
