@@ -13,6 +13,7 @@ as a whole (batch norm) or draw random numbers (dropout) cannot be cut so.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 
@@ -33,8 +34,13 @@ def use_one_thread_per_operation(threads: int) -> None:
     Args:
         threads: Of this process; 0 leaves their number to TensorFlow, which takes that
             of the cores.
+
+    Raises:
+        RuntimeError: TensorFlow has started with another number than `threads`.
     """
-    tf.config.threading.set_intra_op_parallelism_threads(1)
+    # Where it has started already only speed is lost.
+    with contextlib.suppress(RuntimeError):
+        tf.config.threading.set_intra_op_parallelism_threads(1)
     if threads:
         tf.config.threading.set_inter_op_parallelism_threads(threads)
 
