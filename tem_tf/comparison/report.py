@@ -27,6 +27,7 @@ from tem_tf.comparison.quality import Quality, quality_of
 from tem_tf.comparison.statistics import Difference, paired
 from tem_tf.comparison.study import RUNS_NAME, ComparisonDirectory
 from tem_tf.workloads.results import STEPS_NAME
+from tem_tf.workloads.study_files import alone_in
 
 CURVE_POINTS = 200  # of a curve in figures and tables; each is a mean over its steps
 
@@ -165,11 +166,11 @@ def make(comparison: Comparison, place: Path) -> str:
     from tem_tf.comparison import figures, tables, tensorboard
 
     report = read(comparison)
-    place.mkdir(parents=True, exist_ok=True)
-    for name, rows in tables.TABLES.items():
-        _write(place / f"{name}.csv", rows(report))
-    images = figures.draw(report, place)
-    tensorboard.write(report, images, place / "tensorboard")
+    with alone_in(place):
+        for name, rows in tables.TABLES.items():
+            _write(place / f"{name}.csv", rows(report))
+        images = figures.draw(report, place)
+        tensorboard.write(report, images, place / "tensorboard")
     return tables.text(report)
 
 

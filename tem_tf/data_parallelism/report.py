@@ -17,6 +17,7 @@ from typing import Any
 from tem_tf.data_parallelism.directory import STUDY_NAME, StudyDirectory
 from tem_tf.data_parallelism.fit import STATUSES, CellResult, Fit, fit_trend
 from tem_tf.workloads.results import finite_or_null
+from tem_tf.workloads.study_files import alone_in
 
 TABLE_NAME, FITS_NAME = "steps_to_result.csv", "fits.json"
 
@@ -126,17 +127,17 @@ def make(paths: Sequence[Path], place: Path) -> str:
     from tem_tf.data_parallelism import figures, tensorboard
 
     series = read(paths)
-    place.mkdir(parents=True, exist_ok=True)
     rows = table(series)
-    with (place / TABLE_NAME).open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    fits = {s.label: s.fit and dataclasses.asdict(s.fit) for s in series}
-    text = json.dumps(finite_or_null(fits), indent=1, allow_nan=False)
-    (place / FITS_NAME).write_text(text + "\n")
-    images = figures.draw(series, place)
-    tensorboard.write(series, images, place / "tensorboard")
+    with alone_in(place):
+        with (place / TABLE_NAME).open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        fits = {s.label: s.fit and dataclasses.asdict(s.fit) for s in series}
+        text = json.dumps(finite_or_null(fits), indent=1, allow_nan=False)
+        (place / FITS_NAME).write_text(text + "\n")
+        images = figures.draw(series, place)
+        tensorboard.write(series, images, place / "tensorboard")
     return _text(rows, series)
 
 

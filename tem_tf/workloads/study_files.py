@@ -56,6 +56,21 @@ def make_directory(path: Path) -> None:
         ) from error
 
 
+@contextmanager
+def alone_in(place: Path) -> Iterator[None]:
+    """Makes a directory, and waits until no other process is in such a block for it.
+
+    Commands that finish a study together would else write one report at once.
+
+    Raises:
+        OSError: it cannot be made or written to.
+    """
+    place.mkdir(parents=True, exist_ok=True)
+    with (place / ".claim").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def empty_report(place: Path) -> None:
     """Makes an empty directory for a report, in the place of an earlier one.
 
