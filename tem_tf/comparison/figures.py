@@ -20,6 +20,7 @@ import matplotlib
 import numpy as np
 
 from tem_tf.comparison.statistics import rank_correlation
+from tem_tf.workloads.figure_files import save_figures
 
 matplotlib.use("Agg")  # Files alone: there may be no screen.
 # The names inside an SVG file, else drawn at random.
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from tem_tf.comparison.report import Line, Report
 
-_WIDTH, _HEIGHT, _DPI = 6.0, 4.4, 120  # inches of a panel, pixels per inch
+_WIDTH, _HEIGHT = 6.0, 4.4  # inches of a panel
 _MARKERS = "osD^vP*XhdH"
 _LINES = ("-", "--", "-.", ":")
 _ASIDE = 1.05  # by so much from method to method
@@ -56,20 +57,7 @@ def draw(report: Report, place: Path) -> list[Path]:
         "prediction": _prediction,
         "tuning": _tuning,
     }
-    paths = []
-    for name, make in makers.items():
-        for kind in ("png", "svg"):
-            (place / f"{name}.{kind}").unlink(missing_ok=True)
-        figure = make(report)
-        if figure is None:
-            continue
-        for kind in ("png", "svg"):
-            # Without its date the same data gives the same file.
-            metadata = {"Date": None} if kind == "svg" else None
-            figure.savefig(place / f"{name}.{kind}", dpi=_DPI, metadata=metadata)
-        pyplot.close(figure)
-        paths.append(place / f"{name}.png")
-    return paths
+    return save_figures(makers, report, place)
 
 
 def _quality(report: Report) -> Figure:

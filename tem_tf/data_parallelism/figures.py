@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import matplotlib
 import numpy as np
 
+from tem_tf.workloads.figure_files import save_figures
+
 matplotlib.use("Agg")  # Files alone: there may be no screen.
 # The names inside an SVG file, else drawn at random.
 matplotlib.rcParams["svg.hashsalt"] = "tem_tf"
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
 MARKERS = {"complete": "o", "incomplete": "^", "infeasible": "x"}
 _COLOURS = [f"C{i}" for i in range(10)]
-_WIDTH, _HEIGHT, _DPI = 6.4, 4.8, 120  # inches, inches, pixels per inch
+_WIDTH, _HEIGHT = 6.4, 4.8  # inches
 
 
 def draw(series: Sequence[Series], place: Path) -> list[Path]:
@@ -39,21 +41,7 @@ def draw(series: Sequence[Series], place: Path) -> list[Path]:
         "learning_curves": _learning_curves,
         "lipschitz": _lipschitz,
     }
-    paths = []
-    for name, make in makers.items():
-        for kind in ("png", "svg"):
-            (place / f"{name}.{kind}").unlink(missing_ok=True)
-        figure = make(series)
-        if figure is None:
-            continue
-        for kind in ("png", "svg"):
-            # Without its date the same data gives the same file.
-            metadata = {"Date": None} if kind == "svg" else None
-            path = place / f"{name}.{kind}"
-            figure.savefig(path, dpi=_DPI, metadata=metadata, bbox_inches="tight")
-        pyplot.close(figure)
-        paths.append(place / f"{name}.png")
-    return paths
+    return save_figures(makers, series, place, bbox_inches="tight")
 
 
 def _steps_to_result(series: Sequence[Series]) -> Figure | None:

@@ -95,7 +95,7 @@ class RunDirectory:
         """Writes steps.npz: what every single step sent and held back.
 
         Args:
-            records: float64 (steps, 3), as of `Trainer.read_records`.
+            records: float64 (steps, 3), as of `StepRecords.read`.
         """
         if not self.writes:
             return
