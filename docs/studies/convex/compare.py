@@ -20,6 +20,7 @@ DRAWS = 10_000  # Bootstrap samples.
 QUALITY = "suboptimality_last_tenth"
 MARGIN = 0.1  # Within 10 % is no impact. Our choice, see README.md.
 SPLITS = ("shuffled", "dirichlet-1", "dirichlet-0.1", "sorted")
+SOURCES = ("cancer", "cancer-gd", "fashion", "made-up")
 
 
 def read(study: str) -> dict[tuple[str, str], list[dict]]:
@@ -80,11 +81,11 @@ def comparisons() -> list[dict]:
     """Every cell against the hard threshold of its method (of ec-sgd for ef21-sgdm)."""
     names = [
         f"{source}-{split}"
-        for source in ("cancer", "cancer-gd", "fashion")
+        for source in SOURCES
         for split in SPLITS
     ]
     names += ["fashion-shuffled-ef21", "fashion-sorted-ef21"]
-    names += ["cancer-methods", "cancer-star", "made-up-shuffled"]
+    names += ["cancer-methods", "cancer-star"]
     rows = []
     for name in names:
         cells = read(name)
@@ -109,7 +110,7 @@ def heterogeneity() -> list[dict]:
     x*, so there the ratio itself is the compressor's.
     """
     rows = []
-    for source in ("cancer", "cancer-gd", "fashion"):
+    for source in SOURCES:
         shuffled = read(f"{source}-shuffled")
         for split in SPLITS[1:]:
             found = read(f"{source}-{split}")
