@@ -79,11 +79,7 @@ def equivalence(logarithms: np.ndarray) -> dict[str, str]:
 
 def comparisons() -> list[dict]:
     """Every cell against the hard threshold of its method (of ec-sgd for ef21-sgdm)."""
-    names = [
-        f"{source}-{split}"
-        for source in SOURCES
-        for split in SPLITS
-    ]
+    names = [f"{source}-{split}" for source in SOURCES for split in SPLITS]
     names += ["fashion-shuffled-ef21", "fashion-sorted-ef21"]
     names += ["cancer-methods", "cancer-star"]
     rows = []
