@@ -66,11 +66,13 @@ class Aggregator:
         """Makes the memory of the variables that have none yet, by their paths."""
         large = [i for i, size in enumerate(sizes) if size >= self.options.dense_below]
         segments = make_segments([names[i] for i in large], [sizes[i] for i in large])
-        state = self._memory.init(segments)
-        self._memory_keys = tuple(state)
-        for key, vector in state.items():
-            for segment in segments:
-                self._memory_state.add(f"{key}/{segment.name}", vector[segment.slice])
+        self._memory_keys = tuple(self._memory.init(make_segments([], [])))
+        # One by one: slices of one vector would be views of it, which would stay as a
+        # whole beside what the first step makes each variable's own.
+        for segment in segments:
+            state = self._memory.init(make_segments([segment.name], [segment.size]))
+            for key, vector in state.items():
+                self._memory_state.add(f"{key}/{segment.name}", vector)
         self._demand.add("demand", tf.constant(0, tf.int64))
         self._metrics.add("metrics", metrics.zeros())
         self._variables.build(names, sizes)
@@ -116,34 +118,18 @@ class Aggregator:
         segments = make_segments([names[i] for i in large], [sizes[i] for i in large])
         rest = make_segments([names[i] for i in small], [sizes[i] for i in small])
 
-        vector = pack([gradients[i] for i in large])
-        block = pack([gradients[i] for i in small])
-        vector, block, nonfinite = zero_unless_finite(vector, block)
-        vector, block, clipped = clip(vector, block, self._largest_norm(unit))
+        wide, narrow = [gradients[i] for i in large], [gradients[i] for i in small]
 
         compressor = self.options.compressor.scaled(unit)
-        shared = compressor.share(vector, segments)
-        riding = tf.concat([block, shared], axis=0)
-
-        def path(compressor: Compressor) -> Outcome:
-            return self._path(
-                compressor, exchange, segments, vector, riding, nonfinite, step
-            )
-
         if fast_path.applies(self.options, segments, self._memory_state):
-            # In a graph, what was packed above is not used and never computed.
-            wide, narrow = [gradients[i] for i in large], [gradients[i] for i in small]
             outcome, block = self._fast_path(
                 compressor, exchange, segments, wide, narrow, step
             )
-        elif self.options.warmup_steps:
-            outcome = exchange.cond(
-                step < self.options.warmup_steps,
-                lambda: path(Identity()),
-                lambda: path(compressor),
-            )
+            clipped = tf.ones([])
         else:
-            outcome = path(compressor)
+            outcome, block, clipped = self._packed_path(
+                compressor, exchange, segments, wide, narrow, step, unit
+            )
 
         block_and_shared = outcome.received.block
         received = outcome.received._replace(block=block_and_shared[: block.shape[0]])
@@ -170,6 +156,40 @@ class Aggregator:
                 for i, result in zip(chosen, parts, strict=True):
                     results[i] = tf.cast(result, gradients[i].dtype)
         return results
+
+    def _packed_path(
+        self,
+        compressor: Compressor,
+        exchange: SparsifiedCrossDeviceOps,
+        segments: Segments,
+        wide: list[Any],
+        narrow: list[Any],
+        step: tf.Tensor,
+        unit: float,
+    ) -> tuple[Outcome, tf.Tensor, tf.Tensor]:
+        """From gradients to what is received by TensorFlow's operations.
+
+        Also returns this replica's block, and the factor of its clipping.
+        """
+        vector, block = pack(wide), pack(narrow)
+        vector, block, nonfinite = zero_unless_finite(vector, block)
+        vector, block, clipped = clip(vector, block, self._largest_norm(unit))
+        shared = compressor.share(vector, segments)
+        riding = tf.concat([block, shared], axis=0)
+
+        def path(compressor: Compressor) -> Outcome:
+            return self._path(
+                compressor, exchange, segments, vector, riding, nonfinite, step
+            )
+
+        if not self.options.warmup_steps:
+            return path(compressor), block, clipped
+        outcome = exchange.cond(
+            step < self.options.warmup_steps,
+            lambda: path(Identity()),
+            lambda: path(compressor),
+        )
+        return outcome, block, clipped
 
     def _path(
         self,

@@ -24,7 +24,8 @@ class ReplicaState:
         """Makes a variable, if there is none of that name yet."""
         if name in self._variables:
             return
-        starts_at_zero = not bool(tf.math.count_nonzero(initial_value))
+        # No wider than a byte each: a count would take eight.
+        starts_at_zero = not bool(tf.reduce_any(tf.cast(initial_value, tf.bool)))
         self._starts[name] = None if starts_at_zero else initial_value
         self._variables[name] = tf.Variable(
             initial_value,

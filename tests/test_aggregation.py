@@ -4,6 +4,7 @@ The same laws run on real processes in tests/multi_worker: TensorFlow takes othe
 branches there.
 """
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -351,3 +352,18 @@ def test_metrics_of_a_variable_that_is_not_trained_stand_still():
     assert rows["a"]["entries_sent"] == 1
     assert rows["b"]["entries_sent"] == 3
     assert rows["a"]["last_density"] == 0
+
+
+def test_memory_is_made_one_variable_at_a_time():
+    sizes = []
+
+    class Recording(tem_tf.ErrorFeedback):
+        def init(self, segments):
+            sizes.append(sum(segment.size for segment in segments))
+            return super().init(segments)
+
+    optimizer = tem_tf.SparsifiedOptimizer(
+        keras.optimizers.SGD(1.0), tem_tf.HardThreshold(0.5), memory=Recording()
+    )
+    optimizer.build([keras.Variable(tf.zeros([n]), name=f"v{n}") for n in (3, 4)])
+    assert [size for size in sizes if size] == [3, 4]

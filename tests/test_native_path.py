@@ -155,3 +155,19 @@ def test_a_gradient_that_is_not_finite_leaves_the_residual():
     held = residuals(tf.distribute.get_strategy(), optimizer)
     np.testing.assert_array_equal(held[0], np.full(8, 0.75))
     np.testing.assert_array_equal(weights.numpy(), np.zeros(8))
+
+
+def test_gradients_are_not_packed_eagerly(monkeypatch):
+    def refuse(gradients):
+        raise AssertionError(f"{len(gradients)} gradients were packed")
+
+    monkeypatch.setattr(tem_tf.aggregation, "pack", refuse)
+    weights = keras.Variable(tf.zeros([8]))
+    optimizer = tem_tf.SparsifiedOptimizer(
+        keras.optimizers.SGD(1.0), tem_tf.HardThreshold(0.5)
+    )
+    optimizer.apply([tf.ones([8])], [weights])
+    np.testing.assert_array_equal(weights, -np.ones(8))
+    monkeypatch.setenv("TEM_TF_NATIVE", "0")
+    with pytest.raises(AssertionError, match="1 gradients were packed"):
+        optimizer.apply([tf.ones([8])], [weights])
