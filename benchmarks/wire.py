@@ -10,15 +10,16 @@ on Fashion-MNIST (`--data` names the directory of its idx files, gzipped or not)
 without it, on the digits that scikit-learn ships.
 
 Speed: milliseconds of encoding and decoding, in TensorFlow's ops and in native ones
-where they are built, beside selecting (`tf.where(|x| >= λ)` and gathering)
-in the same run, one thread. What is compared alternates; medians of the ratios of a
-round.
+where they are built, beside selecting (`tf.where(|x| >= λ)` and gathering) and, where
+it is built, native selection, which updates the residual too, in the same run, one
+thread. What is compared alternates; medians of the ratios of a round.
 """
 
 from __future__ import annotations
 
 import argparse
 import gzip
+import itertools
 import json
 import math
 import os
@@ -37,6 +38,7 @@ import numpy as np
 import tensorflow as tf
 
 from tem_tf import native, wire
+from tem_tf.native import ops
 from tem_tf.sparse_gradient import SparseGradient
 from tem_tf.value_types import VALUE_DTYPES
 
@@ -226,6 +228,7 @@ def speed(density: float, value_dtype: str, rounds: int, native: Any) -> dict[st
     if native is not None:
         functions["encode_native"] = encoder(native)
         functions["decode_native"] = decoder(native)
+        functions["select_native"] = native_selection(native, vector, threshold)
     taken = {name: [] for name in functions}
     for round_ in range(rounds + 2):
         for name, function in functions.items():
@@ -233,10 +236,31 @@ def speed(density: float, value_dtype: str, rounds: int, native: Any) -> dict[st
         if round_ == 1:  # The first two trace and warm up.
             taken = {name: [] for name in functions}
     result = {f"{x}_milliseconds": statistics.median(t) for x, t in taken.items()}
-    for name in set(functions) - {"select"}:
-        pairs = zip(taken[name], taken["select"], strict=True)
-        result[f"{name}_by_select"] = statistics.median(a / b for a, b in pairs)
+    for selection in {"select", "select_native"} & set(functions):
+        for name in set(functions) - {"select", "select_native"}:
+            pairs = zip(taken[name], taken[selection], strict=True)
+            ratio = statistics.median(a / b for a, b in pairs)
+            result[f"{name}_by_{selection}"] = ratio
     return {"entries": int(tf.size(values)), **dict(sorted(result.items()))}
+
+
+def native_selection(
+    library: Any, vector: tf.Tensor, threshold: tf.Tensor
+) -> Callable[[], tf.Tensor]:
+    """Selects as many entries at every call: the gradient's sign alternates.
+
+    What is held back then goes up and down between 0 and the gradient.
+    """
+    residual, sign = tf.Variable(tf.zeros([SIZE])), itertools.cycle([1, -1])
+    gradients = {1: vector, -1: -vector}
+
+    @tf.function(autograph=False)
+    def select(gradient: tf.Tensor) -> tf.Tensor:
+        return ops.select_threshold(
+            library, [gradient], [], [residual.handle], threshold, zero_nonfinite=False
+        ).values
+
+    return lambda: select(gradients[next(sign)])
 
 
 # ------------------------------------------------------------------------------- main

@@ -101,3 +101,69 @@ def test_the_short_aggregation_benchmark(tmp_path):
     assert 20e3 < per_step < 95e3
     assert ours["overflow_steps"] == 1  # The first, when nothing is known yet.
     assert column["ratios"]["best TensorFlow dense"] > 0
+
+
+def run_short(name, path, option):
+    """Runs a benchmark's short mode and returns what it writes."""
+    command = [sys.executable, BENCHMARKS / name, "--short", option, path]
+    subprocess.run(command, check=True, timeout=200, capture_output=True)
+    return json.loads(path.read_text())
+
+
+@pytest.mark.slow
+def test_the_short_overhead_benchmark(tmp_path):
+    rows = run_short("overhead.py", tmp_path / "result.json", "--output")["rows"]
+    sizes = {row["model"]: row["parameters"] for row in rows}
+    assert sizes == {"simple-cnn": 62_346, "neumf": 1_976_577}
+    for row in rows:
+        assert row["ratio"] > 0
+        if row["compressor"] == "HardThreshold":
+            assert 1e-4 < row["density"] < 1e-2  # About 0.1 %.
+        else:
+            assert row["density"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.multi_worker
+def test_the_short_memory_benchmark(tmp_path):
+    rows = run_short("memory.py", tmp_path / "result.json", "--json")["rows"]
+    assert [row["workers"] for row in rows] == [1, 1, 1, 2, 2, 2]
+    assert {row["parameters"] for row in rows} == {1_198_210}
+    for row in rows:
+        settled, peak = (row["bytes"][x][0] for x in ("settled_bytes", "peak_bytes"))
+        assert 12 < settled <= peak  # Weights, velocity, gradient.
+        if row["case"] != "inner optimizer":
+            assert 1e-4 < row["density"] < 1e-2
+
+
+@pytest.fixture
+def overhead(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import overhead
+
+    return overhead
+
+
+def test_the_networks_of_the_overhead_benchmark_have_their_sizes(overhead):
+    sizes = {
+        name: overhead.Training(workload, workload.optimizer()).parameters
+        for name, workload in overhead.WORKLOADS.items()
+    }
+    assert sizes == {
+        "simple-cnn": 62_346,
+        "resnet-18": 11_173_962,
+        "neumf": 1_976_577,
+        "lstm": 16_657_800,
+    }
+
+
+def test_the_mean_gradient_is_that_of_all_batches(overhead):
+    workload = overhead.WORKLOADS["simple-cnn"]
+    training = overhead.Training(workload, overhead.keras.optimizers.SGD(0.25))
+    before = [v.numpy() for v in training.model.trainable_variables]
+    gradient = training.mean_gradient()
+    after = [v.numpy() for v in training.model.trainable_variables]
+    assert all((a == b).all() for a, b in zip(before, after, strict=True))
+    assert gradient.shape == (62_346,)
+    # Each batch has random images: its logits' gradients sum to zero over classes.
+    assert abs(gradient[-10:].sum()) < 1e-5 < abs(gradient[-10:]).max()
