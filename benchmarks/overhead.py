@@ -1,7 +1,7 @@
 """What SparsifiedOptimizer costs on one worker, in whole steps of Keras's `fit`.
 
-    python benchmarks/overhead.py                    # all four: six minutes
-    python benchmarks/overhead.py --models lstm      # one of them: at most 150 s
+    python benchmarks/overhead.py                    # all four: minutes
+    python benchmarks/overhead.py --models lstm      # one of them
     python benchmarks/overhead.py --short            # small ones, few steps, for CI
 
 On one worker nothing is sent: a step's extra time is local work alone (selection,
@@ -146,7 +146,7 @@ WORKLOADS: dict[str, Workload] = {
     # 11,173,962.
     "resnet-18": Workload(
         lambda: architectures.build("resnet-18", (32, 32, 3), seed=0),
-        *(momentum, of_classes, images(32, 32, 3), 4),
+        *(momentum, of_classes, images(32, 32, 3), 3),
     ),
     # 1,976,577.
     "neumf": Workload(
