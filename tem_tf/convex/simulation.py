@@ -3,13 +3,15 @@
 The workers are the rows of one matrix: their gradients are one gather or one matrix
 product, the compressor runs under `tf.vectorized_map`, and many iterations run in one
 graph loop. Points are kept every few iterations, and f at all of them is one matrix
-product afterwards, which costs a twentieth of as many products with a vector.
+product afterwards, which costs a twentieth of as many products with a vector; a second
+thread computes it while the next iterations run.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -22,8 +24,8 @@ from tem_tf.convex.schedules import ScheduledTopK
 from tem_tf.convex.trace import Recorder, Trace
 from tem_tf.packing import Segments, make_segments
 
-# Iterations in one call of the graph; after each a run that diverges is noticed.
-_CHUNK = 1000
+# Iterations in one call of the graph. A run that diverges is noticed one call later.
+_CHUNK = 500
 _SCHEDULED_CHUNK = 100  # Short, so that a large k at the start is over soon.
 
 
@@ -125,23 +127,26 @@ def run(
     recorder = Recorder(problem, method, compressor, schedule is not None, start)
     chunk = _SCHEDULED_CHUNK if schedule is not None else _CHUNK
     chunk = max(chunk // interval, 1) * interval
-    for first in range(0, iterations, chunk):
-        part = slice(first, min(first + chunk, iterations))
-        chosen = compressor
-        if schedule is not None:
-            chosen = _rung(schedule[part], dimension)
-        advance = _compiled(method, chosen, interval, segments, shape)
-        state, points, entries, measures = advance(
-            state,
-            setting,
-            Draw(*(tf.constant(array[part]) for array in drawn)),
-            tf.constant(first, tf.int64),
-        )
-        if not recorder.add(
-            points.numpy(), entries.numpy(), measures.numpy(), interval
-        ):
-            break
-        progress(part.stop)
+    with ThreadPoolExecutor(1) as beside:
+        recorded = beside.submit(lambda: True)
+        for first in range(0, iterations, chunk):
+            part = slice(first, min(first + chunk, iterations))
+            chosen = compressor
+            if schedule is not None:
+                chosen = _rung(schedule[part], dimension)
+            advance = _compiled(method, chosen, interval, segments, shape)
+            state, *measured = advance(
+                state,
+                setting,
+                Draw(*(tf.constant(array[part]) for array in drawn)),
+                tf.constant(first, tf.int64),
+            )
+            if not recorded.result():
+                break
+            arrays = [tensor.numpy() for tensor in measured]
+            recorded = beside.submit(recorder.add, *arrays, interval)
+            progress(part.stop)
+        recorded.result()
     return recorder.trace()
 
 
