@@ -35,16 +35,18 @@ def test_a_shaped_link_carries_its_rate_and_no_more(shaped_links):
         "import socket, time\n"
         "server = socket.create_server(('0.0.0.0', 5000))\n"
         "print('ready', flush=True)\n"
-        "connection, _ = server.accept()\n"
-        "received, began = 0, time.perf_counter()\n"
-        "while piece := connection.recv(1 << 16): received += len(piece)\n"
-        "print(8e-6 * received / (time.perf_counter() - began))\n"
+        "for _ in range(3):\n"
+        "    connection, _ = server.accept()\n"
+        "    received, began = 0, time.perf_counter()\n"
+        "    while piece := connection.recv(1 << 16): received += len(piece)\n"
+        "    print(8e-6 * received / (time.perf_counter() - began))\n"
     )
     with shaped_links.ShapedLinks(2, "100mbit") as links:
         send = (
             "import socket\n"
-            f"c = socket.create_connection(({links.address(0)!r}, 5000))\n"
-            "c.sendall(bytes(4_000_000))\n"
+            "for _ in range(3):\n"
+            f"    with socket.create_connection(({links.address(0)!r}, 5000)) as c:\n"
+            "        c.sendall(bytes(4_000_000))\n"
         )
         server = subprocess.Popen(
             [*links.inside(0), sys.executable, "-c", receive],
@@ -54,8 +56,9 @@ def test_a_shaped_link_carries_its_rate_and_no_more(shaped_links):
         assert server.stdout.readline() == "ready\n"
         command = [*links.inside(1), sys.executable, "-c", send]
         subprocess.run(command, check=True, timeout=20)
-        megabits, _ = server.communicate(timeout=20)
-        assert 60 < float(megabits) < 102  # Raw TCP on an idle machine: 95.
+        out, _ = server.communicate(timeout=20)
+        # Raw TCP on an idle machine: 95. What else runs there can only slow it down.
+        assert 60 < max(map(float, out.split())) < 102
         mine = [name for name in namespaces() if f"-{os.getpid()}-" in name]
         assert len(mine) == 3
     assert not [name for name in namespaces() if f"-{os.getpid()}-" in name]

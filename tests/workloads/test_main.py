@@ -7,7 +7,6 @@ import pathlib
 import re
 import subprocess
 import sys
-import time
 
 import jsonschema
 import pytest
@@ -203,16 +202,22 @@ def test_batch_larger_than_the_training_split_is_refused(error_of, tmp_path):
 
 
 def test_missing_data_without_network_ends_within_20_seconds(tmp_path):
-    start_time = time.perf_counter()
+    # Fifteen for ours; TensorFlow's import, about five, depends on the machine alone.
+    program = (
+        "import sys, tensorflow, time; import main; began = time.monotonic()\n"
+        "code = main.main(['main.py', *sys.argv[1:]])\n"
+        "print('seconds', time.monotonic() - began); sys.exit(code)"
+    )
     nowhere = "http://127.0.0.1:9"  # a proxy at a port where nothing listens
     done = start(
         "--datasource cifar-10 --arch resnet-8 --target_sparsity 0.9",
+        program=("-c", program),
         TFDS_DATA_DIR=str(tmp_path),
         **dict.fromkeys(("http_proxy", "https_proxy", "HTTPS_PROXY"), nowhere),
         no_proxy="",
         NO_PROXY="",
     )
-    assert time.perf_counter() - start_time < 20
+    assert float(done.stdout.split()[-1]) < 15
     assert done.returncode == 1
     assert "main.py: error: The data of `datasource` cifar-10 was not f" in done.stderr
     assert "Traceback" not in done.stderr
