@@ -39,6 +39,61 @@ class _FreshKeys:
 tf.distribute.MirroredStrategy._collective_key_base = _FreshKeys()
 
 
+# Files with tests that start workers, or that hold processes to seconds.
+WITH_PROCESSES = (
+    "tests/launch/",
+    "tests/multi_worker/",
+    "tests/test_benchmarks.py",
+    "tests/workloads/test_main.py",
+)
+
+
+def _group(nodeid: str) -> str:
+    """What stays in one process where xdist shares the tests out to several.
+
+    A file does, because its tests share fixtures; and all of WITH_PROCESSES, so that
+    one cluster runs at a time.
+    """
+    path = nodeid.partition("::")[0]
+    return "processes" if path.startswith(WITH_PROCESSES) else path
+
+
+@pytest.hookimpl(tryfirst=True)  # Before pytest deselects by marker.
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    """Puts the long groups first in xdist's processes, so that they end together."""
+    slow = {_group(i.nodeid) for i in items if i.get_closest_marker("slow")}
+    for item in items:
+        marked = item.get_closest_marker("multi_worker") is not None
+        if marked and _group(item.nodeid) != "processes":
+            raise pytest.UsageError(
+                f"{item.nodeid} is marked multi_worker: its file must be among "
+                "WITH_PROCESSES of tests/conftest.py."
+            )
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda i: _group(i.nodeid) not in slow)
+        items.sort(key=lambda i: _group(i.nodeid) != "processes")
+
+
+@pytest.hookimpl(optionalhook=True)  # xdist's.
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object | None:
+    """Shares out by `_group` under `--dist loadfile`.
+
+    Not by `--dist loadgroup`: with pytest 9.2, xdist 3.8 does not see groups, and with
+    others it adds them to the names of the tests.
+    """
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class LoadGroups(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group(nodeid)
+
+    return LoadGroups(config, log)
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> pathlib.Path:
     """The directory of real data that TEM_TF_DATA names; skips where it is not set."""
