@@ -8,15 +8,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Errors only.
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import pytest
-import tensorflow as tf
 
-# Tests of MirroredStrategy take two to four of them. They must exist before
-# TensorFlow first runs anything, and for that any test may be the first.
+# Tests of MirroredStrategy take two to four of them.
 LOGICAL_CPUS = 4
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0],
-    [tf.config.LogicalDeviceConfiguration()] * LOGICAL_CPUS,
-)
 
 
 class _FreshKeys:
@@ -36,7 +30,21 @@ class _FreshKeys:
         return self._next
 
 
-tf.distribute.MirroredStrategy._collective_key_base = _FreshKeys()
+def pytest_configure(config: pytest.Config) -> None:
+    """Sets TensorFlow up, but for a process in which xdist only shares tests out.
+
+    The logical CPUs must exist before TensorFlow first runs anything, and for that any
+    test may be the first.
+    """
+    if config.getoption("numprocesses", None):
+        return
+    import tensorflow as tf
+
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0],
+        [tf.config.LogicalDeviceConfiguration()] * LOGICAL_CPUS,
+    )
+    tf.distribute.MirroredStrategy._collective_key_base = _FreshKeys()
 
 
 # Files with tests that start workers, or that hold processes to seconds.

@@ -4,6 +4,8 @@ The same laws run on real processes in tests/multi_worker: TensorFlow takes othe
 branches there.
 """
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -16,6 +18,12 @@ from tests.steps import apply_gradients, dyadic, residuals
 from tests.training import make_strategy
 
 REPLICAS = [1, 2]
+# A graph of several replicas takes seconds to trace: each decodes all payloads.
+eager_and_graph = pytest.mark.parametrize(
+    "graph",
+    [False, pytest.param(True, marks=pytest.mark.slow)],
+    ids=["eager", "graph"],
+)
 
 
 @pytest.fixture(
@@ -54,33 +62,37 @@ def test_replicas_stay_bit_equal_and_nothing_is_lost(replicas, compressor, graph
     np.testing.assert_array_equal(total, held.sum(axis=0) - weights[-1][0])
 
 
+@eager_and_graph
 @pytest.mark.parametrize("replicas", REPLICAS)
-def test_threshold_is_in_units_of_a_workers_own_gradient(replicas):
+def test_threshold_is_in_units_of_a_workers_own_gradient(replicas, graph):
     """Keras hands over gradients divided by N; λ is meant for the undivided one."""
     own = np.float32([0.4, 0.5, 0.6, -0.5, -0.4, 0.0])
     divided = np.tile(own / np.float32(replicas), (1, replicas, 1))
-    weights, _ = train(replicas, divided, tem_tf.HardThreshold(0.5))
+    weights, _ = train(replicas, divided, tem_tf.HardThreshold(0.5), graph)
     assert np.flatnonzero(weights[0][0]).tolist() == [1, 2, 3]
     undivided = np.tile(own, (1, replicas, 1))
     weights, _ = train(
         replicas,
         undivided,
         tem_tf.HardThreshold(0.5),
+        graph,
         gradients_divided_by_replicas=False,
     )
     assert np.flatnonzero(weights[0][0]).tolist() == [1, 2, 3]
 
 
-def test_one_replica_may_send_nothing_while_others_send():
+@eager_and_graph
+def test_one_replica_may_send_nothing_while_others_send(graph):
     gradients = np.zeros((1, 3, 6))
     gradients[0, 1, 2] = 1.0
-    weights, optimizer = train(3, gradients, tem_tf.HardThreshold(1.5))
+    weights, optimizer = train(3, gradients, tem_tf.HardThreshold(1.5), graph)
     np.testing.assert_array_equal(weights[0][0], [0, 0, -1, 0, 0, 0])
     summary = optimizer.communication_summary()
     assert summary["entries_sent"] == 1
     assert summary["payload_bytes"] == 4 * (3 * 6 + 2)  # A bitmap and a value.
 
 
+@eager_and_graph
 @pytest.mark.parametrize(
     ("compressor", "value_dtype"),
     [
@@ -91,19 +103,19 @@ def test_one_replica_may_send_nothing_while_others_send():
         pytest.param("topk_layer", "float16", marks=pytest.mark.slow),
     ],
 )
-def test_what_rounding_takes_away_stays_in_the_residual(compressor, value_dtype):
+def test_what_rounding_takes_away_stays_in_the_residual(compressor, value_dtype, graph):
     """As above, with 17 significant bits of which 8 or 11 are sent."""
     replicas = 2
     rng = np.random.default_rng(0)
     gradients = rng.integers(-(2**16), 2**16, size=(4, replicas, 12)) / 2**12
     weights, optimizer = train(
-        replicas, gradients, COMPRESSORS[compressor], value_dtype=value_dtype
+        replicas, gradients, COMPRESSORS[compressor], graph, value_dtype=value_dtype
     )
     np.testing.assert_array_equal(weights[:, 0], weights[:, 1])
     held = residuals(make_strategy(replicas), optimizer)
     total = gradients.sum(axis=(0, 1))
     np.testing.assert_array_equal(total, held.sum(axis=0) - weights[-1][0])
-    exact, _ = train(replicas, gradients, COMPRESSORS[compressor])
+    exact, _ = train(replicas, gradients, COMPRESSORS[compressor], graph)
     assert not np.array_equal(weights[0], exact[0])  # It was rounded indeed,
     np.testing.assert_allclose(weights[0], exact[0], atol=16 * 2**-8)  # and not more.
     if compressor == "random_k":  # 3 values in 2 words, and no indices.
@@ -139,6 +151,13 @@ def test_a_memory_with_a_word_of_its_own_after_aggregation(replicas):
     np.testing.assert_array_equal(weights[:, 0], expected)
 
 
+@functools.cache
+def weights_by_error_feedback(compressor, graph):
+    """What `dyadic(4, 2)` gives with the memory that stands where none is named."""
+    return train(2, dyadic(4, 2), COMPRESSORS[compressor], graph)[0]
+
+
+@eager_and_graph
 @pytest.mark.parametrize("compressor", ["topk_model", "hard_threshold", "random_k"])
 @pytest.mark.parametrize(
     "memory",
@@ -150,12 +169,11 @@ def test_a_memory_with_a_word_of_its_own_after_aggregation(replicas):
     ],
     ids=lambda memory: type(memory).__name__,
 )
-def test_replicas_stay_bit_equal_with_every_memory(memory, compressor):
+def test_replicas_stay_bit_equal_with_every_memory(memory, compressor, graph):
     gradients = dyadic(4, 2)
-    compressor = COMPRESSORS[compressor]
-    weights, _ = train(2, gradients, compressor, memory=memory)
+    weights, _ = train(2, gradients, COMPRESSORS[compressor], graph, memory=memory)
     np.testing.assert_array_equal(weights[:, 0], weights[:, 1])
-    without, _ = train(2, gradients, compressor)
+    without = weights_by_error_feedback(compressor, graph)
     assert weights[-1].any() and not np.array_equal(weights, without)
 
 
@@ -172,10 +190,11 @@ def test_small_variables_ride_whole(replicas, compressor):
     assert per_step == 4 + (2 if compressor.aggregation == "reduce" else 0)
 
 
+@eager_and_graph
 @pytest.mark.parametrize("compressor", COMPRESSORS.values(), ids=COMPRESSORS)
-def test_all_variables_may_be_small(compressor):
+def test_all_variables_may_be_small(compressor, graph):
     gradients = dyadic(2, 1)
-    weights, _ = train(1, gradients, compressor, dense_below=100)
+    weights, _ = train(1, gradients, compressor, graph, dense_below=100)
     np.testing.assert_array_equal(weights[:, 0], -np.cumsum(gradients[:, 0], axis=0))
 
 
@@ -206,6 +225,7 @@ def test_local_clip_is_in_units_of_a_workers_own_gradient(replicas):
     )
 
 
+@eager_and_graph
 @pytest.mark.parametrize(
     ("compressor", "bad", "replicas"),
     [
@@ -215,23 +235,24 @@ def test_local_clip_is_in_units_of_a_workers_own_gradient(replicas):
         ("random_k", np.nan, 3),
     ],
 )
-def test_a_gradient_that_is_not_finite_raises(compressor, bad, replicas):
+def test_a_gradient_that_is_not_finite_raises(compressor, bad, replicas, graph):
     gradients = dyadic(1, replicas)
     gradients[0, -1, 3] = bad
     with pytest.raises(tf.errors.InvalidArgumentError, match="has NaN or Inf"):
-        train(replicas, gradients, COMPRESSORS[compressor])
+        train(replicas, gradients, COMPRESSORS[compressor], graph)
 
 
+@eager_and_graph
 @pytest.mark.parametrize("compressor", ["hard_threshold", "random_k"])
 @pytest.mark.parametrize("replicas", REPLICAS)
-def test_a_gradient_that_is_not_finite_may_count_as_zero(replicas, compressor):
+def test_a_gradient_that_is_not_finite_may_count_as_zero(replicas, compressor, graph):
     gradients = dyadic(3, replicas)
     clean = gradients.copy()
     gradients[1, -1, 3] = np.nan
     clean[1, -1] = 0
     compressor = COMPRESSORS[compressor]
-    weights, optimizer = train(replicas, gradients, compressor, nonfinite="zero")
-    expected, _ = train(replicas, clean, compressor)
+    weights, optimizer = train(replicas, gradients, compressor, graph, nonfinite="zero")
+    expected, _ = train(replicas, clean, compressor, graph)
     np.testing.assert_array_equal(weights, expected)
     assert optimizer.communication_summary()["nonfinite_gradients"] == 1
 

@@ -43,7 +43,7 @@ SMALL = (
 def data(tmp_path_factory):
     path = tmp_path_factory.mktemp("data")
     write_mnist(path / "MNIST")
-    write_cifar10(path / "cifar-10-batches-py")
+    write_cifar10(path / "cifar-10-batches-py", per_batch=20)
     return path
 
 
