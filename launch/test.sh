@@ -2,7 +2,7 @@
 # Installs what the tests need, then runs the linters and the whole suite.
 #
 #     ./launch/test.sh                                      # everything
-#     ./launch/test.sh -m "not slow and not multi_worker"   # under two minutes
+#     ./launch/test.sh -m "not slow and not multi_worker"   # tests: three minutes
 #
 # Arguments go to pytest. TEM_TF_DATA may name a directory of real data for the tests
 # that want it (see README.md); they are skipped without.
