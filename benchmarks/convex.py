@@ -18,9 +18,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import pathlib
 import resource
 import statistics
+import sys
 import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 import numpy as np
 import tensorflow as tf
