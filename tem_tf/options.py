@@ -41,7 +41,9 @@ class Options:
                     f"`{name}` must be an integer >= 0. Received: {name}={value!r}"
                 )
             object.__setattr__(self, name, int(value))  # It is frozen.
-        if self.value_dtype not in VALUE_DTYPES:
+        # A name: tf.float16 is equal to "float16", and another key.
+        named = isinstance(self.value_dtype, str)
+        if not named or self.value_dtype not in VALUE_DTYPES:
             raise ValueError(
                 '`value_dtype` must be "float32", "bfloat16" or "float16". '
                 f"Received: value_dtype={self.value_dtype!r}"

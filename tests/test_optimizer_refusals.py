@@ -98,6 +98,7 @@ def test_gradient_accumulation_under_a_strategy():
             '`value_dtype` must be "float32", "bfloat16" or "float16".*=\'int8\'',
         ),
         ({"value_dtype": None}, '`value_dtype` must be "float32", .*=None'),
+        ({"value_dtype": tf.float16}, '`value_dtype` must be "float32", .*=tf.float16'),
         (
             {"value_dtype": "float16", "compressor": tem_tf.Identity()},
             '`value_dtype` must be "float32" with a compressor that sends everything',
