@@ -254,7 +254,7 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
         options = self._aggregator.options
         if tf.distribute.in_cross_replica_context():  # Keras sums nothing there.
             return self._inner_all_reduce(grads_and_vars)
-        gradients, variables = zip(*grads_and_vars, strict=True)
+        variables = [variable for _, variable in grads_and_vars]
         if options.leave_gradients_alone:
             self._aggregator.count_dense([math.prod(v.shape) for v in variables])
             return self._inner_all_reduce(grads_and_vars)
@@ -274,6 +274,7 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
             )
         names = [self._paths[key] for key in keys]
         step = tf.convert_to_tensor(_internals.raw_iterations(inner))
+        gradients = [_of_shape(g, v.shape) for g, v in grads_and_vars]
         aggregated = self._aggregator.aggregate(gradients, names, step)
         return list(zip(aggregated, variables, strict=True))
 
@@ -338,6 +339,16 @@ def _unique_names(variables) -> list[str]:
             name = f"{path}#{repeated}"
         names.append(name)
     return names
+
+
+def _of_shape(gradient: Any, shape: Any) -> Any:
+    """A gradient with its variable's static shape, which numpy code takes away."""
+    if gradient.shape.is_fully_defined():
+        return gradient
+    if isinstance(gradient, tf.IndexedSlices):
+        shape = tf.constant(tf.TensorShape(shape).as_list(), tf.int32)
+        return tf.IndexedSlices(gradient.values, gradient.indices, shape)
+    return tf.ensure_shape(gradient, shape)
 
 
 def _check_inner(inner: Any, options: Options) -> None:

@@ -94,6 +94,28 @@ def test_scalars_and_empty_variables_are_trained():
     assert optimizer.communication_summary()["entries_sent"] == 0
 
 
+@pytest.mark.parametrize("mode", ["0", "1"])
+def test_gradients_of_unknown_shape_get_their_variables(monkeypatch, mode):
+    """As numpy code inside a custom gradient leaves them."""
+    monkeypatch.setenv("TEM_TF_NATIVE", mode)
+    optimizer = thresholded()
+    weights, table = keras.Variable([0.0, 0.0]), keras.Variable(tf.zeros([3, 1]))
+
+    @tf.function
+    def step():
+        gradient, rows, shape = tf.numpy_function(
+            lambda: (np.float32([1.0, 0.1]), np.float32([[2.0]]), np.int64([3, 1])),
+            [],
+            [tf.float32, tf.float32, tf.int64],
+        )
+        slices = tf.IndexedSlices(rows, tf.constant([1]), shape)
+        optimizer.apply([gradient, slices], [weights, table])
+
+    step()
+    np.testing.assert_array_equal(weights, [-1.0, 0.0])
+    np.testing.assert_array_equal(table, [[0.0], [-2.0], [0.0]])
+
+
 def test_two_optimizers_of_one_program_keep_apart():
     gradient = tf.constant([0.25, 1.0])
 
