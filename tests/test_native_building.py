@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tem_tf import native
-from tem_tf.native import building
+from tem_tf.native import __main__, building
 from tests.native_cases import needs_native
 
 # A compiler for these tests: writes the file after -o.
@@ -18,6 +18,9 @@ while [ "$1" != -o ]; do shift; done
 sleep 0.1
 echo made > "$2"
 """
+
+
+TORN = "goes on without .*cannot be loaded, build it anew by .*native build --force"
 
 
 @pytest.fixture
@@ -81,7 +84,7 @@ def test_status_refuses_other_values(monkeypatch):
 
 def test_a_library_that_cannot_be_loaded_is_one_warning(empty, compiler):
     path = native.build()
-    with pytest.warns(UserWarning, match="goes on without .*cannot be loaded") as seen:
+    with pytest.warns(UserWarning, match=TORN) as seen:
         assert native.library() is None
         assert native.library() is None
     assert len(seen) == 1
@@ -114,6 +117,55 @@ def test_every_source_counts(empty, compiler, monkeypatch, tmp_path):
     assert native.build() != first
 
 
+@pytest.fixture
+def unreadable(monkeypatch, tmp_path):
+    """A cache that cannot be looked into, by root neither; returns the other place."""
+    monkeypatch.delenv("TEM_TF_NATIVE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / (300 * "x")))
+    directories = building._directories()
+    monkeypatch.setattr(
+        building, "_directories", lambda: [directories[0], tmp_path / "package"]
+    )
+    native._find.cache_clear()
+    yield tmp_path / "package"
+    native._find.cache_clear()
+
+
+def test_a_cache_that_cannot_be_read_is_left_out(unreadable, compiler):
+    assert native.status().reason.startswith("not built: run python -m")
+    path = native.build()
+    assert path.parent == unreadable
+    assert building.find(sanitize=False) == path
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"XDG_CACHE_HOME": "/c", "HOME": "/h"}, "/c/tem_tf"),
+        ({"XDG_CACHE_HOME": "", "HOME": "/h"}, "/h/.cache/tem_tf"),
+        ({"XDG_CACHE_HOME": "c", "HOME": "/h"}, "/h/.cache/tem_tf"),
+        ({"XDG_CACHE_HOME": "c", "HOME": "h"}, None),
+    ],
+)
+def test_the_cache_is_never_below_the_working_directory(
+    variables, expected, monkeypatch
+):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    *caches, package = map(str, building._directories())
+    assert caches == ([] if expected is None else [expected])
+    assert package == str(building.SOURCES.parent / "built")
+
+
+def test_a_compiler_with_arguments(empty, tmp_path, monkeypatch):
+    wrapper = tmp_path / "wrapper"
+    wrapper.write_text(f"#!/bin/sh\necho $1 >> {tmp_path}/log\n{COMPILER[10:]}")
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("CXX", f" {wrapper} g++ ")
+    native.build()
+    assert set((tmp_path / "log").read_text().split()) == {"g++"}
+
+
 def test_building_without_a_compiler(empty, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(native.BuildError, match="No C\\+\\+ compiler: `no-such-comp"):
@@ -122,7 +174,9 @@ def test_building_without_a_compiler(empty, monkeypatch):
 
 def test_building_with_a_compiler_that_fails(empty, monkeypatch):
     monkeypatch.setenv("CXX", "false")
-    with pytest.raises(native.BuildError, match="The C\\+\\+ compiler failed"):
+    with pytest.raises(
+        native.BuildError, match=r"compiler failed \(.*false, exit code 1"
+    ):
         native.build()
     assert os.listdir(empty) == []
 
@@ -146,6 +200,14 @@ def test_command_line_says_that_a_build_failed(tmp_path):
     )
     assert result.returncode == 1
     assert result.stderr.count("warning: the native kernels were not built") == 1
+
+
+def test_command_line_refuses_other_values(monkeypatch, capsys):
+    monkeypatch.setenv("TEM_TF_NATIVE", "off")
+    monkeypatch.setattr(sys, "argv", ["tem_tf.native", "status"])
+    with pytest.raises(SystemExit, match="2"):
+        __main__.main()
+    assert "error: `TEM_TF_NATIVE` must be 0, 1 or sanitize" in capsys.readouterr().err
 
 
 @needs_native

@@ -95,7 +95,8 @@ def _find(sanitize: bool) -> tuple[Status, ModuleType | None]:
     try:
         ops = tf.load_op_library(str(path))
     except (tf.errors.OpError, OSError) as error:
-        reason = f"the library cannot be loaded: {error}"
+        command = f"{building.command_to_build(sanitize)} --force"
+        reason = f"the library cannot be loaded, build it anew by {command}: {error}"
         warnings.warn(f"tem_tf goes on without {path}: {reason}", stacklevel=3)
         return Status(False, reason, path), None
     return Status(True, f"built for TensorFlow {tf.__version__}", path), ops

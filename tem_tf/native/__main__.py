@@ -30,7 +30,10 @@ def main() -> int:
             )
             return 1
         return 0
-    status = native.status()
+    try:
+        status = native.status()
+    except ValueError as error:  # TEM_TF_NATIVE.
+        parser.error(str(error))
     print(f"native kernels: {'in use' if status.in_use else 'not in use'}")
     print(f"why: {status.reason}")
     if status.path is not None:

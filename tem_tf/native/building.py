@@ -8,6 +8,7 @@ then renamed, so that several workers may build at once and none loads half of o
 from __future__ import annotations
 
 import concurrent.futures
+import glob
 import hashlib
 import os
 import pathlib
@@ -50,7 +51,7 @@ def build(sanitize: bool, force: bool) -> pathlib.Path:
         def compile_one(source: pathlib.Path) -> str:
             target = str(pathlib.Path(scratch) / f"{source.stem}.o")
             options = [*flags, *tf.sysconfig.get_compile_flags()]
-            _run([compiler, *options, "-c", str(source), "-o", target])
+            _run([*compiler, *options, "-c", str(source), "-o", target])
             return target
 
         sources = sorted(SOURCES.glob("*.cc"))
@@ -58,7 +59,7 @@ def build(sanitize: bool, force: bool) -> pathlib.Path:
             objects = list(pool.map(compile_one, sources))
         made = pathlib.Path(scratch) / "library.so"
         options = [*flags, "-shared", *objects, *tf.sysconfig.get_link_flags()]
-        _run([compiler, *options, "-o", str(made)])
+        _run([*compiler, *options, "-o", str(made)])
         path = directory / _name(sanitize)
         os.replace(made, path)
     return path
@@ -67,21 +68,27 @@ def build(sanitize: bool, force: bool) -> pathlib.Path:
 def find(sanitize: bool) -> pathlib.Path | None:
     """The library for this TensorFlow and these sources, if it was built."""
     paths = [directory / _name(sanitize) for directory in _directories()]
-    return next((path for path in paths if path.is_file()), None)
+    # pathlib would raise where a directory may not be entered.
+    return next((path for path in paths if os.path.isfile(path)), None)
+
+
+def command_to_build(sanitize: bool) -> str:
+    """What to type."""
+    return "python -m tem_tf.native build" + (" --sanitize" if sanitize else "")
 
 
 def why_not_built(sanitize: bool) -> str:
     """Why there is no library, and what to do."""
-    command = "python -m tem_tf.native build" + (" --sanitize" if sanitize else "")
+    command = command_to_build(sanitize)
     advice = f"run {command}"
     if _compiler() is None:
         advice = (
             f"install a C++ compiler (`{_compiler_name()}` is not there) and {advice}"
         )
     others = [
-        path.name
+        name
         for directory in _directories()
-        for path in directory.glob(f"{_PREFIX}-*.so")
+        for name in glob.glob(f"{_PREFIX}-*.so", root_dir=directory)
     ]
     same_version = f"{_PREFIX}-tf{tf.__version__}-"
     if any(name.startswith(same_version) for name in others):
@@ -103,9 +110,14 @@ def _name(sanitize: bool) -> str:
 
 
 def _directories() -> list[pathlib.Path]:
-    """Where a library may be: the user's cache, or this package."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return [pathlib.Path(cache) / "tem_tf", pathlib.Path(__file__).parent / "built"]
+    """Where a library may be: the user's cache, or this package.
+
+    A relative cache does not count (XDG Base Directory Specification). "~" stays where
+    nobody knows a home; a folder of that name is not for us to make.
+    """
+    caches = os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~/.cache")
+    absolute = [pathlib.Path(x) / "tem_tf" for x in caches if os.path.isabs(x)]
+    return [*absolute[:1], pathlib.Path(__file__).parent / "built"]
 
 
 def _writable_directory() -> pathlib.Path:
@@ -116,16 +128,19 @@ def _writable_directory() -> pathlib.Path:
             continue
         if os.access(directory, os.W_OK):
             return directory
-    places = " nor ".join(str(directory) for directory in _directories())
-    raise BuildError(f"Neither {places} can be written. Set XDG_CACHE_HOME.")
+    places = ", ".join(str(directory) for directory in _directories())
+    raise BuildError(f"None of {places} can be written. Set XDG_CACHE_HOME.")
 
 
 def _compiler_name() -> str:
-    return os.environ.get("CXX") or "g++"
+    return os.environ.get("CXX", "").strip() or "g++"
 
 
-def _compiler() -> str | None:
-    return shutil.which(_compiler_name())
+def _compiler() -> list[str] | None:
+    """The compiler, with arguments where CXX has some, as in "ccache g++"."""
+    name, *arguments = _compiler_name().split()
+    path = shutil.which(name)
+    return None if path is None else [path, *arguments]
 
 
 def _run(command: list[str]) -> None:
@@ -141,4 +156,7 @@ def _run(command: list[str]) -> None:
         raise BuildError(f"The C++ compiler failed: {error}") from error
     if result.returncode != 0:
         messages = "\n".join(result.stderr.splitlines()[:_LINES])
-        raise BuildError(f"The C++ compiler failed:\n{messages}")
+        raise BuildError(
+            f"The C++ compiler failed ({command[0]}, exit code {result.returncode}):\n"
+            f"{messages}"
+        )
