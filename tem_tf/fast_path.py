@@ -104,8 +104,6 @@ def select(
         residuals=[residuals.handle(_name(s.name)) for s in segments],
         zero_nonfinite=zero_nonfinite,
     )
-    # The residuals are zero now at `found.indices`. Where values are rounded on the
-    # wire, corrected - decoded belongs there: this is the place to put it.
     message = SparseGradient(found.values, found.indices, total_size(segments))
     size = sum(math.prod(gradient.shape) for gradient in narrow)
     block = tf.ensure_shape(found.block, [size])
