@@ -96,8 +96,17 @@ def _within_budget(
     return probe | {"estimated": True, "seconds": seconds, "steps": steps}
 
 
+def reached(result: dict[str, Any], name: str) -> bool:
+    """Whether a training came to its target; it is the same on every link."""
+    target = result["settings"][name.partition(", ")[0]][2]
+    return result["links"]["loopback"][name]["accuracy"] >= target
+
+
 def show(result: dict[str, Any]) -> None:
-    """Prints a table with one line for each training and link."""
+    """Prints a table with one line for each training and link.
+
+    Seconds to a target that was not reached are none: no ratio is made of them.
+    """
     for link, trainings in result["links"].items():
         for name, fit in trainings.items():
             print(
@@ -106,11 +115,13 @@ def show(result: dict[str, Any]) -> None:
                 f"steps, {1000 * fit['seconds_per_step']:7.0f} ms per step, accuracy "
                 f"{fit['accuracy']:.3f}"
                 + (f", density {fit['density']:.4f}" if "density" in fit else "")
+                + ("" if reached(result, name) else ", TARGET NOT REACHED")
             )
         for model in result["settings"]:
-            pair = [trainings.get(f"{model}, {m}") for m in ("dense", "hard_threshold")]
-            if all(pair):
-                ratio = pair[0]["seconds"] / pair[1]["seconds"]
+            names = [f"{model}, {method}" for method in ("dense", "hard_threshold")]
+            if all(name in trainings and reached(result, name) for name in names):
+                dense, ours = (trainings[name]["seconds"] for name in names)
+                ratio = dense / ours
                 print(f"{link:<10} {model}: {ratio:.2f} x as fast as dense")
 
 
