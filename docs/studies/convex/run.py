@@ -72,11 +72,11 @@ def configurations(path_data: str, logs: pathlib.Path) -> dict[str, dict]:
         settings["threshold"] = THRESHOLDS[source]
         settings["check_interval"] = 20
     studies = {}
-    for source in ("cancer", "fashion"):
+    for source in sources:
         for split, flags in SPLITS.items():
             # A run of the larger data with Top-k takes ten seconds: no dense warm-up
             # there but on the shuffled split.
-            short = source == "fashion" and split != "shuffled"
+            short = source != "cancer" and split != "shuffled"
             controls = CONTROLS[:2] if short else CONTROLS
             studies[f"{source}-{split}"] = {
                 **sources[source],
@@ -119,15 +119,6 @@ def configurations(path_data: str, logs: pathlib.Path) -> dict[str, dict]:
         "train_iterations": 60_000,
         "check_interval": 300,
     }
-    # Data of gisette's size, and the authors' start and k for it.
-    for split, flags in SPLITS.items():
-        studies[f"made-up-{split}"] = {
-            **sources["made-up"],
-            **flags,
-            "compressors": ("none", "hard_threshold", "topk", *CONTROLS),
-            "k": 10,
-            "start_offset": 0.005,
-        }
     for source, sweep in SWEEPS.items():
         studies[f"{source}-sweep"] = {
             **sources[source],
