@@ -55,7 +55,9 @@ def cancer_file(logs: pathlib.Path) -> str:
         features, labels = load_breast_cancer(return_X_y=True)
         features = (features - features.mean(axis=0)) / features.std(axis=0)
         logs.mkdir(parents=True, exist_ok=True)
-        dump_svmlight_file(features, 2 * labels - 1, str(path), zero_based=False)
+        partial = path.with_name(f".partial-{path.name}")
+        dump_svmlight_file(features, 2 * labels - 1, str(partial), zero_based=False)
+        partial.replace(path)
     return str(path)
 
 

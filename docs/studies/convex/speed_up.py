@@ -18,7 +18,6 @@ LOGS (default: runs/convex) keeps what was run; another call goes on.
 """
 
 import csv
-import json
 import pathlib
 import sys
 
@@ -31,6 +30,7 @@ sys.path.insert(0, str(HERE.parents[2]))
 from tem_tf import HardThreshold, Identity, TopK  # noqa: E402
 from tem_tf.convex import data, problem, simulation, splits  # noqa: E402
 from tem_tf.convex.methods import METHODS  # noqa: E402
+from tem_tf.workloads import study_files  # noqa: E402
 
 WORKERS = (1, 2, 4, 8, 16)
 EXAMPLES = 560  # Of 569: a multiple of all of them, so that all share one f.
@@ -41,6 +41,7 @@ TUNING_SEED, SEEDS = 100, range(5)
 # With one worker; n workers have 1/n of both, so that the mean lags by as much.
 INTERVAL, LONGEST = 16, 640 * 16  # Iterations.
 WINDOW = 20  # Records.
+MOST_STEP_SIZES = 12  # A factor of 2,000 between the first and the last.
 DRAWS = 10_000  # Bootstrap samples.
 
 
@@ -64,7 +65,7 @@ class Runs:
         self._file = logs / "speed-up.json"
         self._known = {}
         if self._file.exists():
-            self._known = json.loads(self._file.read_text())
+            self._known = study_files.read_json(self._file, dict)
 
     def steps(self, name: str, workers: int, step_size: float, seed: int) -> float:
         """Iterations to the goal, inf if it is not reached."""
@@ -97,7 +98,7 @@ class Runs:
             steps = int(trace.step[WINDOW + reached[0]]) if len(reached) else None
             end = float(trace.suboptimality[-WINDOW:].mean())
             self._known[key] = {"steps": steps, "end": end}
-            self._file.write_text(json.dumps(self._known, indent=1))
+            study_files.write_json(self._file, self._known)
         return self._known[key]
 
 
@@ -108,12 +109,14 @@ def tuned(runs: Runs, name: str, workers: int) -> float:
     while True:
         found = [runs.steps(name, workers, 2.0**p, TUNING_SEED) for p in powers]
         best = int(np.argmin(found))
+        if 0 < best < len(powers) - 1:
+            return 2.0 ** powers[best]
+        if len(powers) == MOST_STEP_SIZES:
+            sys.exit(f"{name}, {workers} workers: the best step size is at the edge.")
         if best == 0:
             powers.insert(0, powers[0] - 1)
-        elif best == len(powers) - 1:
-            powers.append(powers[-1] + 1)
         else:
-            return 2.0 ** powers[best]
+            powers.append(powers[-1] + 1)
 
 
 def slope(steps: np.ndarray) -> tuple[float, float, float]:
