@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import os
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +27,7 @@ L2_FACTOR = 1e-4  # l2 / L, the authors'.
 # Below this |δ| the series is the more exact, above it the closed form: both have a
 # relative error of about 1e-12 here. Our choice.
 _SMALL = 1e-3
+_FAR = 700.0  # From 709 on, exp is beyond float64.
 _DENSE_SVD = 200  # Smaller matrices than this have their σ_max from a dense SVD.
 _NEWTON_STEPS = 20
 # Points whose suboptimality is computed at a time: bounds the memory.
@@ -91,7 +94,8 @@ class Problem:
         computed without cancellation.
         """
         parts = np.array_split(points, -(-len(points) // _POINTS_AT_ONCE) or 1)
-        flat = self.signed.numpy().reshape(-1, self.dimension)  # not a copy
+        # A memoryview shares the memory; `numpy()` would copy all examples.
+        flat = np.asarray(memoryview(self.signed)).reshape(-1, self.dimension)
         return np.concatenate([_bregman(flat, part, self.minimum) for part in parts])
 
 
@@ -99,9 +103,16 @@ class Problem:
 def _bregman(signed: np.ndarray, points: np.ndarray, minimum: Minimum) -> np.ndarray:
     """In numpy, whose product of float64 matrices uses more of the processor."""
     difference = points - minimum.point
-    weight = expit(-(signed @ minimum.point))[:, np.newaxis]
-    delta = signed @ difference.T
+    margin = (signed @ minimum.point)[:, np.newaxis]
+    # φ is the same of 1 - q and -δ, so q <= 1/2, where 1 - q is not rounded away.
+    weight = expit(-np.abs(margin))
+    delta = np.where(margin < 0, -1.0, 1.0) * (signed @ difference.T)
     loss = np.log1p(weight * np.expm1(-delta)) + weight * delta
+    far = delta < -_FAR
+    if far.any():
+        exponent = -np.logaddexp(0, np.abs(margin)) - delta  # log(q exp(-δ))
+        exact = np.logaddexp(np.log1p(-weight), exponent) + weight * delta
+        loss[far] = exact[far]
     small = np.abs(delta) < _SMALL
     if small.any():
         weight, delta = weight[np.nonzero(small)[0], 0], delta[small]
@@ -144,10 +155,8 @@ def minimise(
         digest = hashlib.sha256(np.ascontiguousarray(signed)).hexdigest()[:16]
         shape = f"{signed.shape[0]}x{signed.shape[1]}"
         file = cache / f"minimum-{shape}-{l2_factor:g}-{digest}.npz"
-        if file.exists():
-            with np.load(file) as kept:
-                scalars = (float(kept[name]) for name in Minimum._fields[1:])
-                return Minimum(kept["point"], *scalars)
+        if (found := _cached(file)) is not None:
+            return found
     minimum = _minimise(signed, l2_factor)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -157,11 +166,26 @@ def minimise(
     return minimum
 
 
+def _cached(file: Path) -> Minimum | None:
+    """Reads a minimum; None if it is not there or damaged, and has to be found."""
+    try:
+        with file.open("rb") as opened, np.load(opened) as kept:
+            scalars = (float(kept[name]) for name in Minimum._fields[1:])
+            return Minimum(kept["point"], *scalars)
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+        return None
+
+
 def _minimise(signed: np.ndarray, l2_factor: float) -> Minimum:
     m, d = signed.shape
-    smoothness = largest_singular_value(signed) ** 2 / (4 * m)
-    if smoothness == 0:
-        raise ValueError("The examples must not all be zero vectors.")
+    sigma = largest_singular_value(signed)
+    smoothness = sigma * sigma / (4 * m)  # inf, where sigma**2 would raise
+    if not 0 < smoothness < math.inf:
+        raise ValueError(
+            "The examples must not all be zero vectors, and their squares must be "
+            "within float64. Scale the features. "
+            f"Received: L = σ_max²/(4m) = {smoothness:.3g}."
+        )
     l2 = l2_factor * smoothness
 
     def value_and_gradient(x: np.ndarray) -> tuple[float, np.ndarray]:

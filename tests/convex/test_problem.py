@@ -1,5 +1,7 @@
 """The problem: its minimum, its suboptimality, and the laws of a real run."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -36,6 +38,12 @@ def test_smoothness_is_the_authors():
     assert shared.step_size == 1 / total
 
 
+@pytest.mark.parametrize("scale", [0.0, 1e-200, 1e200])
+def test_examples_whose_squares_leave_float64_are_refused(scale):
+    with pytest.raises(ValueError, match="must not all be zero vectors, and their sq"):
+        problem.minimise(scale * signed_rows(20, 3))
+
+
 def test_singular_value_of_a_large_matrix_is_that_of_a_small_one():
     matrix = np.random.default_rng(0).normal(size=(260, 230))
     dense = np.linalg.norm(matrix, 2)
@@ -52,6 +60,29 @@ def test_minimum_is_read_from_the_cache(tmp_path, monkeypatch):
     assert first[1:] == again[1:]
     with pytest.raises(TypeError):  # other data is not taken from there
         problem.minimise(signed + 1, tmp_path)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.9])
+def test_damaged_cache_is_made_again(tmp_path, share):
+    signed = signed_rows(40, 5)
+    first = problem.minimise(signed, tmp_path)
+    (file,) = tmp_path.iterdir()
+    content = file.read_bytes()
+    file.write_bytes(content[: int(share * len(content))])
+    again = problem.minimise(signed, tmp_path)
+    np.testing.assert_array_equal(first.point, again.point)
+    assert file.read_bytes() == content
+
+
+def test_suboptimality_copies_no_examples():
+    signed = signed_rows(2000, 200)
+    minimum = problem.Minimum(np.zeros(200), 0.0, 0.0, 1.0, 1e-4)
+    shared = problem.share_out(signed, np.arange(2000).reshape(20, 100), minimum)
+    tracemalloc.start()
+    shared.suboptimality(np.zeros((1, 200)))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < signed.nbytes / 2
 
 
 def test_suboptimality_is_a_difference_of_losses():
@@ -76,6 +107,21 @@ def test_suboptimality_near_the_minimum_is_the_quadratic_form(size):
     wanted += minimum.l2 / 2 * (step @ step)
     found = shared.suboptimality(x[np.newaxis])[0]
     np.testing.assert_allclose(found, wanted, rtol=10 * size + 1e-10)
+
+
+@pytest.mark.parametrize(("outlier", "margin"), [(1000, 1000), (-60, -80)])
+def test_suboptimality_where_an_example_is_far_out(outlier, margin):
+    # exp(margin) is beyond float64, or q = 1 - exp(margin) rounds to 1.
+    generator = np.random.default_rng(0)
+    signed = generator.normal([1, 0], 0.1, size=(400, 2))
+    signed[-1] = outlier, 0
+    minimum = problem.minimise(signed)
+    far = signed[-1] @ minimum.point
+    assert abs(far) > abs(margin) and far * margin > 0
+    shared = problem.share_out(signed, np.arange(400).reshape(20, 20), minimum)
+    points = np.concatenate([np.zeros((1, 2)), generator.normal(size=(50, 2))])
+    wanted = [loss(signed, minimum.l2, x) - minimum.value for x in points]
+    np.testing.assert_allclose(shared.suboptimality(points), wanted, rtol=1e-10)
 
 
 # ---------------------------------------------------------------- the laws of real runs
