@@ -6,6 +6,7 @@ labels of a file becomes -1.
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,13 +87,15 @@ def read_libsvm(path: Path, name: str) -> Data:
     """Reads a file of lines `label index:value …` with scikit-learn's loader.
 
     Raises:
-        ValueError: a line cannot be read (naming it), or the labels are not of two
-            classes.
+        ValueError: the file or a line cannot be read (naming it), or the labels are
+            not of two classes.
     """
     from sklearn.datasets import load_svmlight_file
 
     try:
         examples, labels = load_svmlight_file(str(path), dtype=np.float64)
+    except (OSError, EOFError, zlib.error) as error:  # the last two of an archive
+        raise ValueError(f"{path} cannot be read: {error}.") from error
     except (ValueError, OverflowError) as error:
         raise ValueError(_what_is_wrong(path, error)) from error
     if not np.isfinite(examples.data).all() or not np.isfinite(labels).all():

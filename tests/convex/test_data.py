@@ -1,6 +1,7 @@
 """Readers and splits: what they give, and what they say of what is wrong."""
 
 import bz2
+import gzip
 
 import numpy as np
 import pytest
@@ -50,6 +51,22 @@ def test_malformed_line_is_named(tmp_path, line, fault):
     with pytest.raises(ValueError) as caught:
         data.load(str(path))
     assert str(caught.value).startswith(f"{path}, line 4: {fault}. A line is `label")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "fault"),
+    [
+        ("plain.gz", b"1 1:1\n-1 1:2\n", "Not a gzipped file"),
+        ("short.gz", gzip.compress(b"1 1:1\n-1 1:2\n")[:-9], "Compressed file ended"),
+        ("other.gz", gzip.compress(b"")[:10] + b"1 1:1\n-1 1:2\n", "Error -3 while"),
+        ("plain.bz2", b"1 1:1\n-1 1:2\n", "Invalid data stream"),
+    ],
+)
+def test_damaged_archive_is_named(tmp_path, name, content, fault):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"^{path} cannot be read: {fault}"):
+        data.load(str(path))
 
 
 @pytest.mark.parametrize(("labels", "count"), [((1, 1), 1), ((1, 2, 3), 3)])
