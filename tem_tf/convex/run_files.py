@@ -11,8 +11,9 @@ run.json is written last: a run that has it was finished.
 from __future__ import annotations
 
 import csv
-import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import tensorflow as tf
 
 from tem_tf.convex.figures import Curve
 from tem_tf.convex.trace import Trace
+from tem_tf.workloads import study_files
 
 
 def is_finished(directory: Path) -> bool:
@@ -51,26 +53,48 @@ def write(
     np.save(directory / "entries.npy", trace.schedule)
     _write_events(directory, trace)
     content = {"settings": settings, "result": row}
-    partial = directory / ".partial-run.json"
-    partial.write_text(json.dumps(content, indent=2, default=str) + "\n")
-    os.replace(partial, directory / "run.json")
+    study_files.write_json(directory / "run.json", content)
 
 
 def read(directory: Path) -> tuple[dict[str, Any], Curve]:
-    """A finished run's line of summary.csv and its records."""
-    row = json.loads((directory / "run.json").read_text())["result"]
-    with (directory / "curves.csv").open(newline="") as file:
-        lines = list(csv.DictReader(file))
-    curve = {
-        name: np.array([float(line[name] or "nan") for line in lines])
-        for name in lines[0]
-    }
-    return row, curve
+    """A finished run's line of summary.csv and its records.
+
+    Raises:
+        ValueError: a file is damaged.
+    """
+    content = study_files.read_json(directory / "run.json", dict)
+    with _intact(directory):
+        row = content["result"]
+        text = (directory / "curves.csv").read_text()
+        lines = list(csv.DictReader(text.splitlines()))
+        curve = {
+            name: np.array([float(line[name]) for line in lines]) for name in lines[0]
+        }
+        if not text.endswith("\n") or curve["step"][-1] != row["iterations"]:
+            raise ValueError("curves.csv is cut off")
+        return row, curve
 
 
 def read_entries(directory: Path) -> np.ndarray:
-    """Every k_t of a finished run: int32 (iterations, workers)."""
-    return np.load(directory / "entries.npy")
+    """Every k_t of a finished run: int32 (iterations, workers).
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    with _intact(directory):
+        return np.load(directory / "entries.npy")
+
+
+@contextmanager
+def _intact(directory: Path) -> Iterator[None]:
+    """Says what to do about files that cannot be read."""
+    try:
+        yield
+    except (OSError, EOFError, ValueError, LookupError, TypeError) as error:
+        raise ValueError(
+            f"The files of the run in {directory} are damaged ({error!r}). Remove it "
+            "to have it run again."
+        ) from error
 
 
 def summary(trace: Trace) -> dict[str, Any]:

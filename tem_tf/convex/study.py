@@ -26,6 +26,7 @@ from tem_tf.convex.cells import Cell, cells
 from tem_tf.convex.configuration import CONTROLS, ConvexConfiguration
 from tem_tf.convex.methods import METHODS
 from tem_tf.convex.schedules import SCHEDULES
+from tem_tf.workloads import study_files
 
 # Settings on which a run does not depend, though its study does.
 _NOT_OF_A_RUN = {
@@ -61,11 +62,13 @@ def run(
     todo = cells(configuration)
     for cell in todo:
         simulation.check_compressor(cell.make(), signed.shape[1])
+    study_files.make_directory(logdir, "logdir")
     say(
         f"{loaded.name} ({loaded.place}): {len(kept)} of {len(signed)} examples, "
         f"{signed.shape[1]} features, {workers} workers"
     )
-    minimum = problem.minimise(signed[kept], logdir)
+    with study_files.alone_in(logdir):
+        minimum = problem.minimise(signed[kept], logdir)
     say(f"f* = {minimum.value:.12g}, |∇f(x*)| = {minimum.gradient_norm:.2g}")
 
     study = _Study(configuration, loaded, signed, minimum, logdir, say)
@@ -75,7 +78,8 @@ def run(
         f"{loaded.name}, {workers} workers, {_split_name(configuration)}, "
         f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
     )
-    return _report(configuration, results, title)
+    with study_files.alone_in(logdir):
+        return _report(configuration, results, title)
 
 
 def _report(
@@ -135,7 +139,9 @@ class _Study:
         """A run's line of the summary and its records, done now or earlier."""
         directory = self._directory(cell, seed)
         if not run_files.is_finished(directory):
-            self._run(cell, seed, directory)
+            with study_files.alone_in(directory):
+                if not run_files.is_finished(directory):  # by another process
+                    self._run(cell, seed, directory)
         row, curve = run_files.read(directory)
         goal = self._configuration.goal_suboptimality * curve["suboptimality"][0]
         reached = np.flatnonzero(curve["suboptimality"] <= goal)
@@ -147,7 +153,10 @@ class _Study:
         # A name that other settings do not share, so that none is taken for this one.
         settings = self._settings | {"cell": dataclasses.astuple(cell)[:3]}
         if cell.compressor in CONTROLS:
+            source = self._source(cell)
             settings["copies"] = self._configuration.threshold
+            if source.method == "ef21-sgdm":  # which other methods run decides
+                settings["copies_method"] = source.method
         text = json.dumps(settings, sort_keys=True, default=str)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         name = cell.label.replace(" ", "_")
@@ -190,18 +199,22 @@ class _Study:
             f"{trace.bits[-1]:.3g} bits per worker, {seconds:.1f} s"
         )
 
-    def _copied(self, cell: Cell, seed: int) -> np.ndarray:
-        """The schedule with the volume of the hard threshold.
+    def _source(self, cell: Cell) -> Cell:
+        """The hard threshold whose volume a control has.
 
         ef21-sgdm compresses in other units, so it takes ec-sgd's where that runs.
         """
         methods = self._configuration.methods
         is_ef21 = cell.method == "ef21-sgdm" and "ec-sgd" in methods
-        source = Cell(
+        return Cell(
             "ec-sgd" if is_ef21 else cell.method,
             "hard_threshold",
             (("threshold", self._configuration.threshold),),
         )
+
+    def _copied(self, cell: Cell, seed: int) -> np.ndarray:
+        """The schedule with the volume of the hard threshold."""
+        source = self._source(cell)
         row, _ = self.result(source, seed)
         entries = run_files.read_entries(self._directory(source, seed))
         if row["status"] != "finished":

@@ -41,8 +41,8 @@ def claim(folder: Path) -> Iterator[bool]:
         yield True
 
 
-def make_directory(path: Path) -> None:
-    """Makes the directory of a study.
+def make_directory(path: Path, name: str = "study_dir") -> None:
+    """Makes the directory of a study, which `name` sets.
 
     Raises:
         OSError: it cannot be made or written to.
@@ -51,8 +51,8 @@ def make_directory(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(
-            "`study_dir` must be a directory that can be written to. "
-            f"Received: study_dir={str(path)!r} ({error.strerror})."
+            f"`{name}` must be a directory that can be written to. "
+            f"Received: {name}={str(path)!r} ({error.strerror})."
         ) from error
 
 

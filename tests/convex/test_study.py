@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import pathlib
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from absl.testing import flagsaver
 
 import main
 import tem_tf
-from tem_tf.convex import cells, simulation, trace
+from tem_tf.convex import cells, run_files, simulation, study, trace
 from tem_tf.convex.configuration import METHODS, SPLITS, ConvexConfiguration
 from tem_tf.convex.methods import METHODS as METHOD_OBJECTS
 from tem_tf.convex.splits import SPLITS as SPLIT_NAMES
@@ -104,6 +105,55 @@ def test_interrupted_study_goes_on_where_it_was(finished, command, monkeypatch):
     assert again == before
     for path, stamp in stamps.items():
         assert (path.stat().st_mtime_ns == stamp) == (path != removed)
+
+
+def test_two_at_once_share_the_runs(tmp_path):
+    # Threads stand for processes: a lock on a file is one of its open descriptor.
+    configuration = ConvexConfiguration(
+        compressors=("none", "hard_threshold", "topk_equal"),
+        threshold=0.05,
+        workers=4,
+        train_iterations=60,
+        seeds=2,
+        logdir=str(tmp_path),
+    )
+    said = []
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(study.run, configuration, said.append) for _ in range(2)]
+    first, second = (future.result() for future in both)
+    assert first == second
+    assert len([line for line in said if "finished after" in line]) == 6
+    assert not list(tmp_path.rglob(".partial-*"))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("run.json", run_files.read),
+        ("curves.csv", run_files.read),
+        ("entries.npy", run_files.read_entries),
+    ],
+)
+def test_damaged_run_is_named(finished, name, read, share):
+    (directory,) = (finished / "runs").glob("*hard_threshold*seed0*")
+    read(directory)
+    content = (directory / name).read_bytes()
+    (directory / name).write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ValueError, match=f"{directory}.*damaged.*emove it"):
+        read(directory)
+
+
+def test_control_of_ef21_is_not_taken_for_one_of_another_volume(command, tmp_path):
+    text = (
+        "--arch logistic-regression --compressors hard_threshold,topk_equal "
+        f"--threshold 0.05 --workers 4 --train_iterations 60 --logdir {tmp_path} "
+    )
+    assert command(text + "--methods ef21-sgdm")[0] == 0
+    assert command(text + "--methods ec-sgd,ef21-sgdm")[0] == 0
+    rows = rows_of(tmp_path / "summary.csv")
+    density = {(row["method"], row["compressor"]): row["density"] for row in rows}
+    assert density["ef21-sgdm", "topk_equal"] == density["ec-sgd", "topk_equal"]
 
 
 def test_other_settings_do_not_take_what_is_there(finished, command):
@@ -198,6 +248,14 @@ def test_wrong_command_line_is_one_sentence(command, tmp_path, arguments, messag
     assert code == 1
     assert printed.err.startswith(f"main.py: error: {message}")
     assert printed.err.count("\n") == 1
+
+
+def test_logdir_that_is_a_file_is_refused(command, tmp_path):
+    (tmp_path / "file").touch()
+    code, printed = command(f"--arch logistic-regression --logdir {tmp_path / 'file'}")
+    assert code == 1
+    words = "main.py: error: `logdir` must be a directory that can be written to. Rec"
+    assert printed.err.startswith(words)
 
 
 def test_flag_of_this_study_is_refused_with_a_network(command):
