@@ -256,7 +256,7 @@ def run_convex() -> int:
         from tem_tf.convex import command_line, study
 
         result = study.run(command_line.configure(settings, CONVEX_FLAGS.split()))
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, MemoryError) as error:
         raise UsageError(error) from error
     for label in result["diverged"]:
         print(f"diverged: {label}; it is in no figure. Pass a smaller --step_size.")

@@ -105,6 +105,11 @@ class ConvexConfiguration(Checked):
                 f"train_iterations={self.train_iterations}, "
                 f"check_interval={self.check_interval}."
             )
+        if not self.logdir:
+            raise ValueError(
+                "`logdir` must name a directory. Received: logdir=''. Leave it out for "
+                "one under runs/."
+            )
         self._check_compressors()
 
     def as_dict(self) -> dict[str, Any]:
@@ -121,6 +126,11 @@ class ConvexConfiguration(Checked):
         swept = {}
         for text in self.sweep:
             name, _, values = text.partition("=")
+            if name in swept:
+                raise ValueError(
+                    f"`sweep` must name {name} once, with all its values. "
+                    f"Received: sweep={' '.join(self.sweep)!r}."
+                )
             try:
                 swept[name] = tuple(float(value) for value in values.split(","))
             except ValueError:
@@ -139,6 +149,13 @@ class ConvexConfiguration(Checked):
                 if not 0 < value < math.inf or (name == "density" and value > 1):
                     rule = "in (0, 1]" if name == "density" else "above 0 and finite"
                     raise ValueError(f"`{name}` must be {rule}. Received: {value!r}.")
+            if not any(
+                _NEEDS.get(compressor) == name for compressor in self.compressors
+            ):
+                raise ValueError(
+                    f"`sweep` of {name} needs a compressor that has one. "
+                    f"Received: compressors={','.join(self.compressors)}."
+                )
         for compressor in self.compressors:
             needed = _NEEDS.get(compressor)
             given = needed and (getattr(self, needed) or needed in swept)

@@ -112,6 +112,7 @@ def draw_trade_off(
     plt = _pyplot()
     figure, axis = plt.subplots(figsize=(7, 5), layout="constrained")
     lines: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    is_reached = False
     for row in rows:
         line = lines.setdefault(f"{row['method']} {row['compressor']}", {})
         line.setdefault(row["setting"], []).append(row)
@@ -119,21 +120,23 @@ def draw_trade_off(
         points = []
         for runs in settings.values():
             bits = [run["bits_to_goal"] for run in runs]
-            if all(value != "" for value in bits):  # else a seed did not get there
+            finished = all(run["status"] == "finished" for run in runs)
+            if finished and "" not in bits:  # else a seed diverged or did not get there
                 density = np.mean([run["density"] for run in runs])
                 points.append((density, np.mean(bits), min(bits), max(bits)))
         if not points:
             label += " (not reached)"
             points = [(np.nan,) * 4]
         density, mean, least, greatest = np.array(sorted(points)).T
+        is_reached = is_reached or bool(np.isfinite(mean).any())
         style = _style(i)
         axis.plot(density, mean, marker="o", markersize=4, label=label, **style)
         axis.fill_between(
             density, least, greatest, color=style["color"], alpha=0.15, linewidth=0
         )
+    if is_reached:  # else there is nothing whose logarithm could be taken
+        axis.set(xscale="log", yscale="log")
     axis.set(
-        xscale="log",
-        yscale="log",
         xlabel="density: share of entries sent, mean over the run",
         ylabel=f"bits per worker to {goal:g} of the first f − f*",
         title=title,

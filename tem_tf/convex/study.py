@@ -104,10 +104,7 @@ def _report(
         figures.draw_curves(curves, title, logdir / "curves")
     if configuration.sweep:
         figures.draw_trade_off(
-            [row for row in rows if row["status"] == "finished"],
-            configuration.goal_suboptimality,
-            title,
-            logdir / "trade_off",
+            rows, configuration.goal_suboptimality, title, logdir / "trade_off"
         )
     return {"diverged": diverged, "rows": rows}
 

@@ -13,7 +13,15 @@ from absl.testing import flagsaver
 
 import main
 import tem_tf
-from tem_tf.convex import cells, run_files, simulation, study, trace
+from tem_tf.convex import (
+    cells,
+    data,
+    figures,
+    run_files,
+    simulation,
+    study,
+    trace,
+)
 from tem_tf.convex.configuration import METHODS, SPLITS, ConvexConfiguration
 from tem_tf.convex.methods import METHODS as METHOD_OBJECTS
 from tem_tf.convex.splits import SPLITS as SPLIT_NAMES
@@ -186,6 +194,27 @@ def test_sweep_draws_the_bits_to_the_goal(command, tmp_path):
     assert float(rows[0]["bits_to_goal"]) == float(met["bits"])
 
 
+def test_trade_off_leaves_out_what_a_seed_did_not_reach(tmp_path):
+    reached = {"method": "ec-sgd", "setting": "", "status": "finished", "density": 0.1}
+    rows = [
+        reached | {"compressor": "all", "bits_to_goal": 10.0},
+        reached | {"compressor": "all", "bits_to_goal": 20.0},
+        reached | {"compressor": "one", "bits_to_goal": 10.0},
+        reached | {"compressor": "one", "bits_to_goal": ""},
+        reached | {"compressor": "diverges", "bits_to_goal": 10.0},
+        reached
+        | {"compressor": "diverges", "bits_to_goal": 10.0, "status": "diverged"},
+    ]
+    figures.draw_trade_off(rows, 0.1, "title", tmp_path / "figure")
+    drawn = (tmp_path / "figure.svg").read_text()
+    for name in ("all", "one", "diverges"):
+        assert f"<!-- ec-sgd {name}" in drawn
+        assert (f"<!-- ec-sgd {name} (not reached)" in drawn) == (name != "all")
+    # Nothing that has a logarithm.
+    figures.draw_trade_off(rows[3:], 0.1, "title", tmp_path / "empty")
+    assert (tmp_path / "empty.svg").stat().st_size > 0
+
+
 def test_diverging_run_is_reported_and_in_no_figure(command, tmp_path):
     code, printed = command(
         "--arch logistic-regression --compressors none --step_size 1e6 --workers 4 "
@@ -230,9 +259,12 @@ def test_libsvm_file_by_its_path(command, tmp_path):
         ("--topk_scope layer", "`topk_scope` needs a network of several variables;"),
         ("--sweep lambda=1", "`sweep` must be threshold=… or density=… with numbers"),
         ("--sweep density=0.1,x", "`sweep` must be threshold=… or density=… with n"),
+        ("--sweep density=.1 --sweep density=.2", "`sweep` must name density once"),
+        ("--sweep density=0.1", "`sweep` of density needs a compressor that has one."),
         ("--sweep density=2", "`density` must be in (0, 1]. Received: 2.0."),
         ("--step_size 0", "`step_size` must be a number above 0 and finite."),
         ("--step_size nan", "`step_size` must be a number above 0 and finite."),
+        ("--logdir=", "`logdir` must name a directory. Received: logdir=''. Leave"),
         ("--split random", "`split` must be one of shuffled, dirichlet, sorted."),
         ("--train_iterations 25", "`train_iterations` must be a multiple of `check_"),
         ("--classes 1", "`classes` must be two integers between 0 and 9."),
@@ -256,6 +288,16 @@ def test_logdir_that_is_a_file_is_refused(command, tmp_path):
     assert code == 1
     words = "main.py: error: `logdir` must be a directory that can be written to. Rec"
     assert printed.err.startswith(words)
+
+
+def test_data_beyond_the_memory_are_one_sentence(command, tmp_path, monkeypatch):
+    def load(*_, **__):
+        raise MemoryError("Unable to allocate 7.28 TiB")
+
+    monkeypatch.setattr(data, "load", load)
+    code, printed = command(f"--arch logistic-regression --logdir {tmp_path}")
+    assert code == 1
+    assert printed.err == "main.py: error: Unable to allocate 7.28 TiB\n"
 
 
 def test_flag_of_this_study_is_refused_with_a_network(command):
