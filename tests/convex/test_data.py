@@ -61,6 +61,7 @@ def test_malformed_line_is_named(tmp_path, line, fault):
         ("other.gz", gzip.compress(b"")[:10] + b"1 1:1\n-1 1:2\n", "Error -3 while"),
         ("plain.bz2", b"1 1:1\n-1 1:2\n", "Invalid data stream"),
     ],
+    ids=["not-gzip", "cut", "no-deflate", "not-bzip2"],
 )
 def test_damaged_archive_is_named(tmp_path, name, content, fault):
     path = tmp_path / name
