@@ -44,7 +44,9 @@ def run(case: str, width: int, workers: int, threshold: float = 0.0) -> list[Any
         return group.run((case, width, workers > 1, threshold), 2 * START_SECONDS)
 
 
-def measure(width: int, turns: int, groups: list[int]) -> list[dict[str, Any]]:
+def measure(
+    cases: tuple[str, ...], width: int, turns: int, groups: list[int]
+) -> list[dict[str, Any]]:
     """One row for each number of workers and case.
 
     Returns:
@@ -56,7 +58,7 @@ def measure(width: int, turns: int, groups: list[int]) -> list[dict[str, Any]]:
     rows = []
     for workers in groups:
         plain: dict[str, list[float]] = {}
-        for case in CASES:
+        for case in cases:
             row: dict[str, Any] = {"workers": workers, "case": case, "bytes": {}}
             taken = [run(case, width, workers, threshold) for _ in range(turns)]
             row["parameters"] = size = taken[0][0]["parameters"]
@@ -92,13 +94,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--turns", type=int, default=1)
-    parser.add_argument("--short", action="store_true", help="one turn, small network")
+    parser.add_argument("--short", action="store_true", help="less of each, for CI")
     parser.add_argument("--json", type=pathlib.Path, help="write the figures there")
     arguments = parser.parse_args()
-    width, turns = WIDTH, arguments.turns
+    cases, width, turns = CASES, WIDTH, arguments.turns
     if arguments.short:
-        width, turns = SHORT_WIDTH, 1
-    rows = measure(width, turns, arguments.workers)
+        cases, width, turns = (PLAIN, HARD), SHORT_WIDTH, 1
+    rows = measure(cases, width, turns, arguments.workers)
     if arguments.json:
         arguments.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
 

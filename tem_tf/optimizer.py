@@ -343,7 +343,7 @@ def _unique_names(variables) -> list[str]:
 
 def _of_shape(gradient: Any, shape: Any) -> Any:
     """A gradient with its variable's static shape, which numpy code takes away."""
-    if gradient.shape.is_fully_defined():
+    if tf.TensorShape(gradient.shape).is_fully_defined():  # numpy has a tuple.
         return gradient
     if isinstance(gradient, tf.IndexedSlices):
         shape = tf.constant(tf.TensorShape(shape).as_list(), tf.int32)
