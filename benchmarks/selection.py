@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 import numpy as np
 import tensorflow as tf
