@@ -147,12 +147,12 @@ class Aggregator:
             table = metrics.in_own_units(tf.concat(table, axis=0), unit, clipped)
             self._count(received, table, [s.name for s in segments + rest])
             results: list[Any] = [None] * len(gradients)
-            for table, flat, chosen in (
+            for places, flat, chosen in (
                 (segments, outcome.direction, large),
                 (rest, received.block, small),
             ):
                 like = [gradients[i] for i in chosen]
-                parts = flat if isinstance(flat, list) else unpack(flat, table, like)
+                parts = flat if isinstance(flat, list) else unpack(flat, places, like)
                 for i, result in zip(chosen, parts, strict=True):
                     results[i] = tf.cast(result, gradients[i].dtype)
         return results
