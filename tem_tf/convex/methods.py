@@ -41,14 +41,14 @@ class Setting(NamedTuple):
         signed: float64 (n, s, d). Rows y_j a_j of each worker.
         l2: float64 scalar.
         step_size: float64 scalar, γ.
-        star_gradients: float64 (n, d). ∇f_i(x*).
+        star_gradients: float64 (n, d). ∇f_i(x*), for ec-gd-star; None otherwise.
         seed: int32 scalar, of the quantiser's draws.
     """
 
     signed: tf.Tensor
     l2: tf.Tensor
     step_size: tf.Tensor
-    star_gradients: tf.Tensor
+    star_gradients: tf.Tensor | None
     seed: tf.Tensor
 
 
@@ -87,9 +87,17 @@ def full_gradients(signed: tf.Tensor, l2: tf.Tensor, point: tf.Tensor) -> tf.Ten
 
 
 def example_gradients(
-    signed: tf.Tensor, l2: tf.Tensor, points: tf.Tensor, example: tf.Tensor
+    signed: tf.Tensor,
+    l2: tf.Tensor,
+    points: tf.Tensor,
+    example: tf.Tensor,
+    scale: tf.Tensor | float = 1.0,
 ) -> tf.Tensor:
-    """∇f_ij for one local example of each worker: (n, d), at one point or (n, d)."""
+    """scale·∇f_ij for one local example of each worker: (n, d).
+
+    `points` is one point (d,) or one for each worker (n, d). A scale costs nothing here
+    and a pass over (n, d) afterwards.
+    """
     workers, local, dimension = signed.shape
     flat = tf.reshape(signed, [-1, dimension])
     rows = tf.gather(flat, example + local * tf.range(workers))
@@ -97,7 +105,7 @@ def example_gradients(
         margins = tf.linalg.matvec(rows, points)[:, tf.newaxis]
     else:
         margins = tf.reduce_sum(rows * points, axis=1, keepdims=True)
-    return l2 * points - tf.sigmoid(-margins) * rows
+    return scale * l2 * points - scale * tf.sigmoid(-margins) * rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,11 +164,7 @@ class Method:
         """
         if self.momentum is not None:
             return self._ef21(state, setting, draw, compress)
-        estimate, state, gradients = self._estimate(state, setting, draw)
-        quantised = tf.zeros_like(gradients)
-        if self.diana:
-            estimate, state, quantised = _shift(estimate, state, setting, step)
-        new = setting.step_size * estimate
+        new, state, gradients, quantised = self._scaled(state, setting, draw, step)
         corrected = state["error"] + new
         sent, kept, entries = compress(corrected, new, state["compressor"])
         state = {
@@ -170,6 +174,26 @@ class Method:
             "compressor": kept,
         }
         return state, Cost(entries, quantised, gradients)
+
+    def _scaled(
+        self, state: State, setting: Setting, draw: Draw, step: tf.Tensor
+    ) -> tuple[tf.Tensor, State, tf.Tensor, tf.Tensor]:
+        """γ g_i, the state, and what it cost."""
+        if self.estimator == "example" and not self.diana:
+            new = example_gradients(
+                setting.signed,
+                setting.l2,
+                state["x"],
+                draw.example,
+                setting.step_size,
+            )
+            every = tf.ones_like(new[:, 0])
+            return new, state, every, tf.zeros_like(every)
+        estimate, state, gradients = self._estimate(state, setting, draw)
+        quantised = tf.zeros_like(gradients)
+        if self.diana:
+            estimate, state, quantised = _shift(estimate, state, setting, step)
+        return setting.step_size * estimate, state, gradients, quantised
 
     def _estimate(
         self, state: State, setting: Setting, draw: Draw

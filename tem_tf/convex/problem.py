@@ -9,6 +9,7 @@ et al., NeurIPS 2021, arXiv 2108.00951, their code). Everything is float64.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import math
 import os
@@ -94,16 +95,28 @@ class Problem:
         computed without cancellation.
         """
         parts = np.array_split(points, -(-len(points) // _POINTS_AT_ONCE) or 1)
+        return np.concatenate([self._bregman(part) for part in parts])
+
+    @functools.cached_property
+    def _flat(self) -> np.ndarray:
         # A memoryview shares the memory; `numpy()` would copy all examples.
-        flat = np.asarray(memoryview(self.signed)).reshape(-1, self.dimension)
-        return np.concatenate([_bregman(flat, part, self.minimum) for part in parts])
+        return np.asarray(memoryview(self.signed)).reshape(-1, self.dimension)
+
+    @functools.cached_property
+    def _margin(self) -> np.ndarray:
+        """y aᵀx* of every example: (m, 1)."""
+        return (self._flat @ self.minimum.point)[:, np.newaxis]
+
+    def _bregman(self, points: np.ndarray) -> np.ndarray:
+        return _bregman(self._flat, self._margin, points, self.minimum)
 
 
 @np.errstate(over="ignore", invalid="ignore")  # of points that diverge
-def _bregman(signed: np.ndarray, points: np.ndarray, minimum: Minimum) -> np.ndarray:
+def _bregman(
+    signed: np.ndarray, margin: np.ndarray, points: np.ndarray, minimum: Minimum
+) -> np.ndarray:
     """In numpy, whose product of float64 matrices uses more of the processor."""
     difference = points - minimum.point
-    margin = (signed @ minimum.point)[:, np.newaxis]
     # φ is the same of 1 - q and -δ, so q <= 1/2, where 1 - q is not rounded away.
     weight = expit(-np.abs(margin))
     delta = np.where(margin < 0, -1.0, 1.0) * (signed @ difference.T)

@@ -113,12 +113,14 @@ def run(
     if schedule is not None:
         kept = {"schedule": tf.constant(schedule.T, tf.int32)}
     minimum = problem.minimum
-    l2, star = tf.constant(minimum.l2, tf.float64), tf.constant(minimum.point)
+    l2, star = tf.constant(minimum.l2, tf.float64), None
+    if method.estimator == "star":
+        star = full_gradients(problem.signed, l2, tf.constant(minimum.point))
     setting = Setting(
         problem.signed,
         l2,
         tf.constant(step_size * problem.step_size, tf.float64),
-        full_gradients(problem.signed, l2, star),
+        star,
         tf.constant(seed, tf.int32),
     )
     drawn = draws(method, problem, iterations, seed)
