@@ -133,14 +133,17 @@ class Aggregator:
 
         block_and_shared = outcome.received.block
         received = outcome.received._replace(block=block_and_shared[: block.shape[0]])
-        observed = Observed(
-            received.total,
-            received.entries,
-            context.num_replicas_in_sync,
-            block_and_shared[block.shape[0] :],
-        )
-        kept = compressor.observe(outcome.compressor_state, observed, step, segments)
-        outcome = outcome._replace(compressor_state=kept)
+        if compressor.observes:
+            total = received.total
+            observed = Observed(
+                pack(total) if isinstance(total, list) else total,
+                received.entries,
+                context.num_replicas_in_sync,
+                block_and_shared[block.shape[0] :],
+            )
+            state = outcome.compressor_state
+            state = compressor.observe(state, observed, step, segments)
+            outcome = outcome._replace(compressor_state=state)
         with tf.control_dependencies(self._checks(outcome)):
             self._write_states(outcome, segments)
             table = [outcome.table, metrics.dense_table(rest, block)]
@@ -203,7 +206,8 @@ class Aggregator:
     ) -> Outcome:
         """The path of one gradient, between `pack` and `unpack`. Pure."""
         memory = self._memory
-        memory_state, compressor_state = self._read_states(segments)
+        memory_state = self._read_memory(segments)
+        compressor_state = self._read_compressor(segments)
 
         corrected = memory.compensate(memory_state, vector)
         message, compressor_state = compressor.compress(
@@ -238,9 +242,16 @@ class Aggregator:
         step: tf.Tensor,
     ) -> tuple[Outcome, tf.Tensor]:
         """What `_path` does, by native kernels; also returns this replica's block."""
-        zero = self.options.nonfinite == "zero"
+        state = self._read_compressor(segments)
         selected = fast_path.select(
-            compressor, segments, wide, narrow, self._memory_state, step, zero
+            compressor,
+            segments,
+            wide,
+            narrow,
+            self._memory_state,
+            step,
+            state,
+            zero_nonfinite=self.options.nonfinite == "zero",
         )
         received = send(
             compressor.aggregation,
@@ -252,7 +263,7 @@ class Aggregator:
             self._read_demand(),
             selected.add_up,
         )
-        outcome = Outcome(received.total, received, {}, (), selected.table)
+        outcome = Outcome(received.total, received, {}, state, selected.table)
         return outcome, selected.block
 
     def _unit(self, replicas: int) -> float:
@@ -279,14 +290,16 @@ class Aggregator:
             )
         ]
 
-    def _read_states(self, segments: Segments) -> tuple[dict[str, tf.Tensor], Any]:
-        memory_state = {
+    def _read_memory(self, segments: Segments) -> dict[str, tf.Tensor]:
+        return {
             key: pack([self._memory_state.read(f"{key}/{s.name}") for s in segments])
             for key in self._memory_keys
         }
+
+    def _read_compressor(self, segments: Segments) -> Any:
         names, structure = self._compressor_names(segments)
         leaves = [self._compressor_state.read(name) for name in names]
-        return memory_state, tf.nest.pack_sequence_as(structure, leaves)
+        return tf.nest.pack_sequence_as(structure, leaves)
 
     def _write_states(self, outcome: Outcome, segments: Segments) -> None:
         for key, vector in outcome.memory_state.items():

@@ -16,7 +16,14 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tem_tf import native
-from tem_tf.compressors import Compressor, HardThreshold, RandomK, TopK
+from tem_tf.compressors import (
+    Accordion,
+    Compressor,
+    HardThreshold,
+    RandomK,
+    TopK,
+    TopKSchedule,
+)
 from tem_tf.compressors.schedules import strength_at
 from tem_tf.memory import ErrorFeedback
 from tem_tf.native import ops
@@ -28,6 +35,7 @@ from tem_tf.sparse_gradient import SparseGradient
 Gradient = tf.Tensor | tf.IndexedSlices
 
 _LARGEST = 2**31 - 1  # Positions are 32-bit integers.
+_COMPRESSORS = (HardThreshold, TopK, TopKSchedule, Accordion, RandomK)
 
 
 class Selected(NamedTuple):
@@ -55,7 +63,7 @@ def applies(options: Options, segments: Segments, residuals: ReplicaState) -> bo
     Compressors and memories of these very types: a subclass may do something else.
     """
     return (
-        type(options.compressor) in (HardThreshold, TopK, RandomK)
+        type(options.compressor) in _COMPRESSORS
         and type(options.kept) is ErrorFeedback
         and options.value_dtype == "float32"
         and options.local_clipnorm is None
@@ -73,6 +81,7 @@ def select(
     narrow: Sequence[Gradient],
     residuals: ReplicaState,
     step: tf.Tensor,
+    state: Any,
     zero_nonfinite: bool,
 ) -> Selected:
     """Corrects, selects, and updates the residuals in place.
@@ -87,6 +96,7 @@ def select(
         narrow: Gradients that are sent whole.
         residuals: Where the residuals are.
         step: int64 scalar.
+        state: The compressor's, which a selection does not change.
         zero_nonfinite: Whether gradients that are not finite count as zero; else the
             residuals stay as they are.
     """
@@ -98,6 +108,7 @@ def select(
         compressor,
         segments,
         step,
+        state,
         library=library,
         gradients=gradients,
         small=[_as_dense(gradient) for gradient in narrow],
@@ -112,7 +123,11 @@ def select(
 
 
 def _select(
-    compressor: Compressor, segments: Segments, step: tf.Tensor, **common: Any
+    compressor: Compressor,
+    segments: Segments,
+    step: tf.Tensor,
+    state: Any,
+    **common: Any,
 ) -> ops.Selected:
     size = total_size(segments)
     if isinstance(compressor, HardThreshold):
@@ -122,6 +137,10 @@ def _select(
         sizes = [s.size for s in segments] if compressor.scope == "layer" else [size]
         counts = [compressor.count(n, step) for n in sizes]
         return ops.select_topk(counts=counts, **common)
+    if isinstance(compressor, TopKSchedule):
+        return ops.select_topk(counts=[compressor.count(size, step)], **common)
+    if isinstance(compressor, Accordion):
+        return ops.select_topk(counts=compressor.counts(segments, state), **common)
     if isinstance(compressor, RandomK):
         return ops.select_given(given=compressor.draw(size, step), **common)
     raise TypeError(f"There is no native selection for {type(compressor).__name__}.")

@@ -16,7 +16,11 @@ pytestmark = needs_native
 FAST = {
     name: compressor
     for name, compressor in COMPRESSORS.items()
-    if type(compressor) in (tem_tf.HardThreshold, tem_tf.TopK, tem_tf.RandomK)
+    if type(compressor)
+    in (
+        *(tem_tf.HardThreshold, tem_tf.TopK, tem_tf.TopKSchedule),
+        *(tem_tf.Accordion, tem_tf.RandomK),
+    )
 }
 CASES = [
     *((name, {}) for name in FAST),
@@ -87,6 +91,8 @@ def native_ops(compressor, gradient=None, **options):
     [
         (tem_tf.HardThreshold(0.1), "TemTfSelectThreshold"),
         (tem_tf.TopK(k=1), "TemTfSelectTopK"),
+        (tem_tf.TopKSchedule([2, 0]), "TemTfSelectTopK"),
+        (tem_tf.Accordion(0.2, 0.5, 2), "TemTfSelectTopK"),
         (tem_tf.RandomK(0.1), "TemTfSelectGiven"),
     ],
 )

@@ -117,6 +117,11 @@ class Compressor:
         del observed, step, segments
         return state
 
+    @property
+    def observes(self) -> bool:
+        """Whether it has an `observe` of its own; else nobody calls it."""
+        return type(self).observe is not Compressor.observe
+
     def _checked_select(
         self, vector: tf.Tensor, segments: Segments, step: tf.Tensor, state: State
     ) -> tuple[tf.Tensor, State]:

@@ -125,9 +125,12 @@ class TopKSchedule(Compressor):
         object.__setattr__(self, "counts", tuple(map(int, counts)))  # It is frozen.
 
     def select(self, vector, segments, step, state):
+        return mask_of_largest(vector, self.count(vector.shape[0], step)), state
+
+    def count(self, size: int, step: tf.Tensor) -> tf.Tensor:
+        """k_t for a gradient of `size` entries."""
         position = tf.minimum(tf.cast(step, tf.int32), len(self.counts) - 1)
-        count = tf.constant(self.counts, tf.int32)[position]
-        return mask_of_largest(vector, tf.minimum(count, vector.shape[0])), state
+        return tf.minimum(tf.constant(self.counts, tf.int32)[position], size)
 
 
 @keras.saving.register_keras_serializable(package="tem_tf")
@@ -208,15 +211,24 @@ class Accordion(Compressor):
         return {"high": high, "norms": tf.zeros([len(segments)])}
 
     def select(self, vector, segments, step, state):
-        high = iter(tf.unstack(state["high"], num=len(segments)))
+        counts = iter(self.counts(segments, state))
 
         def largest(part: tf.Tensor) -> tf.Tensor:
-            size = part.shape[0]
-            low, most = (kept(d, size) for d in (self.low_density, self.high_density))
             # Of static shape, so that each simulated worker may have its own k.
-            return mask_of_largest(part, most, tf.where(next(high), most, low))
+            most = kept(self.high_density, part.shape[0])
+            return mask_of_largest(part, most, next(counts))
 
         return _of_each(vector, segments, largest), state
+
+    def counts(self, segments: Segments, state: Any) -> list[tf.Tensor]:
+        """k of each variable."""
+        densities = self.high_density, self.low_density
+        return [
+            tf.where(high, *(kept(density, segment.size) for density in densities))
+            for high, segment in zip(
+                tf.unstack(state["high"], num=len(segments)), segments, strict=True
+            )
+        ]
 
     def observe(self, state, observed, step, segments):
         step = tf.cast(step, tf.int64)

@@ -186,7 +186,7 @@ def _compiled(
             return sent, states, tf.cast(entries, tf.float64)
         is_sent = tf.cast(tf.not_equal(sent, 0), tf.float64)
         entries = tf.reduce_sum(is_sent, axis=1)
-        if type(compressor).observe is not Compressor.observe:
+        if compressor.observes:
             states = observe(new, sent, entries, states, step)
         return sent, states, entries
 
