@@ -258,7 +258,7 @@ class Aggregator:
             self.options.value_dtype,
             exchange,
             selected.message,
-            selected.block,
+            tf.concat([selected.block, selected.shared], axis=0),
             selected.nonfinite,
             self._read_demand(),
             selected.add_up,

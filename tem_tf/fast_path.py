@@ -18,6 +18,7 @@ import tensorflow as tf
 from tem_tf import native
 from tem_tf.compressors import (
     Accordion,
+    AdaptiveThreshold,
     Compressor,
     HardThreshold,
     RandomK,
@@ -25,17 +26,22 @@ from tem_tf.compressors import (
     TopKSchedule,
 )
 from tem_tf.compressors.schedules import strength_at
+from tem_tf.local_gradient import zero_unless_finite
 from tem_tf.memory import ErrorFeedback
 from tem_tf.native import ops
 from tem_tf.options import Options
-from tem_tf.packing import Segments, densify, total_size
+from tem_tf.packing import Segments, densify, pack, total_size
 from tem_tf.replica_state import ReplicaState
 from tem_tf.sparse_gradient import SparseGradient
 
 Gradient = tf.Tensor | tf.IndexedSlices
 
 _LARGEST = 2**31 - 1  # Positions are 32-bit integers.
-_COMPRESSORS = (HardThreshold, TopK, TopKSchedule, Accordion, RandomK)
+_COMPRESSORS = (
+    *(HardThreshold, AdaptiveThreshold),
+    *(TopK, TopKSchedule, Accordion),
+    RandomK,
+)
 
 
 class Selected(NamedTuple):
@@ -44,6 +50,7 @@ class Selected(NamedTuple):
     Attributes:
         message: Entries of the corrected gradient.
         block: float32 (m,). The small gradients, zeros if one is not finite.
+        shared: float32 (s,). What the compressor shares.
         nonfinite: int32 scalar. 1 if the gradient was not finite, else 0.
         table: float64 (S, 6), as `metrics.step_table`.
         add_up: Adds messages up, in order, into a list of dense float32 tensors, in the
@@ -52,6 +59,7 @@ class Selected(NamedTuple):
 
     message: SparseGradient
     block: tf.Tensor
+    shared: tf.Tensor
     nonfinite: tf.Tensor
     table: tf.Tensor
     add_up: Callable[[Sequence[SparseGradient]], list[tf.Tensor]]
@@ -104,45 +112,67 @@ def select(
     if library is None:
         raise RuntimeError("The native library is gone; `applies` said it was there.")
     gradients = [_as_dense(gradient) for gradient in wide]
-    found = _select(
-        compressor,
-        segments,
-        step,
-        state,
-        library=library,
-        gradients=gradients,
-        small=[_as_dense(gradient) for gradient in narrow],
-        residuals=[residuals.handle(_name(s.name)) for s in segments],
-        zero_nonfinite=zero_nonfinite,
+    small = [_as_dense(gradient) for gradient in narrow]
+    names = [_name(segment.name) for segment in segments]
+    vector = tf.zeros([0])
+    if compressor.shares:  # Few do: it takes the gradient as a whole.
+        vector, _, _ = zero_unless_finite(pack(gradients), pack(small))
+
+    def corrected() -> tf.Tensor:
+        return vector + pack([residuals.read(name) for name in names])
+
+    common: dict[str, Any] = {
+        "library": library,
+        "gradients": gradients,
+        "small": small,
+        "residuals": [residuals.handle(name) for name in names],
+        "zero_nonfinite": zero_nonfinite,
+    }
+    size = total_size(segments)
+    if isinstance(compressor, (HardThreshold, AdaptiveThreshold)):
+        threshold = _threshold(compressor, step, state, corrected)
+        found = ops.select_threshold(threshold=threshold, **common)
+    elif isinstance(compressor, RandomK):
+        found = ops.select_given(given=compressor.draw(size, step), **common)
+    else:
+        counts = _counts(compressor, segments, step, state)
+        found = ops.select_topk(counts=counts, **common)
+    message = SparseGradient(found.values, found.indices, size)
+    block = tf.ensure_shape(found.block, [sum(math.prod(g.shape) for g in narrow)])
+    return Selected(
+        message,
+        block,
+        compressor.share(vector, segments),
+        found.nonfinite,
+        found.stats,
+        _adder(library, gradients),
     )
-    message = SparseGradient(found.values, found.indices, total_size(segments))
-    size = sum(math.prod(gradient.shape) for gradient in narrow)
-    block = tf.ensure_shape(found.block, [size])
-    add_up = _adder(library, gradients)
-    return Selected(message, block, found.nonfinite, found.stats, add_up)
 
 
-def _select(
-    compressor: Compressor,
-    segments: Segments,
+def _threshold(
+    compressor: HardThreshold | AdaptiveThreshold,
     step: tf.Tensor,
     state: Any,
-    **common: Any,
-) -> ops.Selected:
-    size = total_size(segments)
+    corrected: Callable[[], tf.Tensor],
+) -> tf.Tensor:
     if isinstance(compressor, HardThreshold):
-        threshold = tf.cast(strength_at(compressor.threshold, step), tf.float32)
-        return ops.select_threshold(threshold=threshold, **common)
+        return tf.cast(strength_at(compressor.threshold, step), tf.float32)
+    known = compressor.known(state, tf.float32)
+    return tf.cond(known > 0, lambda: known, lambda: compressor.first(corrected()))
+
+
+def _counts(
+    compressor: Compressor, segments: Segments, step: tf.Tensor, state: Any
+) -> list[int] | list[tf.Tensor]:
+    """k of the whole gradient, or of each variable."""
+    size = total_size(segments)
     if isinstance(compressor, TopK):
         sizes = [s.size for s in segments] if compressor.scope == "layer" else [size]
-        counts = [compressor.count(n, step) for n in sizes]
-        return ops.select_topk(counts=counts, **common)
+        return [compressor.count(n, step) for n in sizes]
     if isinstance(compressor, TopKSchedule):
-        return ops.select_topk(counts=[compressor.count(size, step)], **common)
+        return [compressor.count(size, step)]
     if isinstance(compressor, Accordion):
-        return ops.select_topk(counts=compressor.counts(segments, state), **common)
-    if isinstance(compressor, RandomK):
-        return ops.select_given(given=compressor.draw(size, step), **common)
+        return compressor.counts(segments, state)
     raise TypeError(f"There is no native selection for {type(compressor).__name__}.")
 
 

@@ -18,8 +18,8 @@ FAST = {
     for name, compressor in COMPRESSORS.items()
     if type(compressor)
     in (
-        *(tem_tf.HardThreshold, tem_tf.TopK, tem_tf.TopKSchedule),
-        *(tem_tf.Accordion, tem_tf.RandomK),
+        *(tem_tf.HardThreshold, tem_tf.AdaptiveThreshold),
+        *(tem_tf.TopK, tem_tf.TopKSchedule, tem_tf.Accordion, tem_tf.RandomK),
     )
 }
 CASES = [
@@ -27,6 +27,7 @@ CASES = [
     ("hard_threshold", {"dense_below": 20}),
     ("random_k", {"dense_below": 20}),
     ("hard_threshold", {"nonfinite": "zero", "dense_below": 20}),
+    ("adaptive_threshold", {"nonfinite": "zero", "dense_below": 20}),
 ]
 
 
@@ -90,6 +91,7 @@ def native_ops(compressor, gradient=None, **options):
     ("compressor", "op"),
     [
         (tem_tf.HardThreshold(0.1), "TemTfSelectThreshold"),
+        (tem_tf.AdaptiveThreshold(0.1, 5), "TemTfSelectThreshold"),
         (tem_tf.TopK(k=1), "TemTfSelectTopK"),
         (tem_tf.TopKSchedule([2, 0]), "TemTfSelectTopK"),
         (tem_tf.Accordion(0.2, 0.5, 2), "TemTfSelectTopK"),

@@ -118,6 +118,11 @@ class Compressor:
         return state
 
     @property
+    def shares(self) -> bool:
+        """Whether it has a `share` of its own; else nothing is shared."""
+        return type(self).share is not Compressor.share
+
+    @property
     def observes(self) -> bool:
         """Whether it has an `observe` of its own; else nobody calls it."""
         return type(self).observe is not Compressor.observe

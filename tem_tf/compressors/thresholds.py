@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -164,12 +165,19 @@ class AdaptiveThreshold(Compressor):
         return tf.cast(square, tf.float32)
 
     def select(self, vector, segments, step, state):
-        known = tf.cast(self.unit * state["threshold"], vector.dtype)
+        known = self.known(state, vector.dtype)
+        return tf.abs(vector) >= tf.where(known > 0, known, self.first(vector)), state
+
+    def known(self, state: Any, dtype: tf.DType) -> tf.Tensor:
+        """λ, in units of what gradients were multiplied by; 0 before it is known."""
+        return tf.cast(self.unit * state["threshold"], dtype)
+
+    def first(self, vector: tf.Tensor) -> tf.Tensor:
+        """λ of the first step, for this replica's corrected gradient (n,)."""
         count = max(self.density * vector.shape[0], 1.0)
         own = _START * tf.sqrt(tf.reduce_sum(tf.square(vector)) / count)
-        threshold = tf.where(known > 0, known, own)
         # Not 0, where all entries are: nothing is sent then.
-        return tf.abs(vector) >= tf.maximum(threshold, _TINY), state
+        return tf.maximum(own, _TINY)
 
     def observe(self, state, observed, step, segments):
         count = max(self.density * total_size(segments), 1.0)
