@@ -19,12 +19,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tem_tf.comparison.configuration import OWN_SETTINGS, Comparison
+from tem_tf.comparison.configuration import FIXED_SETTINGS, OWN_SETTINGS, Comparison
 from tem_tf.workloads.configuration import Configuration
 
 # Flag -> attribute, where they differ.
 _ATTRIBUTES = {"compare": "methods", "study_dir": "directory"}
 _LISTS = ("methods", "budgets", "rates")
+_PATHS = ("path_data", "study_dir")
 _FILES = (".json", ".toml")
 
 
@@ -45,12 +46,6 @@ def configure(
         ValueError: a setting is wrong.
         OSError: the file cannot be read.
     """
-    for name in OWN_SETTINGS:
-        if name in given and name not in ("learning_rate",):
-            raise ValueError(
-                f"`{name}` has no effect in a comparison: each method sets its own. "
-                f"Leave --{name} out."
-            )
     named = settings["compare"]
     place = Path(named)
     if (place / "comparison.json").exists():
@@ -60,25 +55,16 @@ def configure(
                 "Leave the other flags out."
             )
         return _of_directory(place), True
-    run, settings = dict(run), dict(settings)
+    run, settings, chosen = dict(run), dict(settings), set(given)
     if place.suffix in _FILES:
-        content = _read(place)
-        theirs = content.pop("run", {})
-        unknown = [n for n in theirs if n not in run or n == "logdir"]
-        unknown += [n for n in content if n not in settings]
-        if unknown or not isinstance(theirs, dict) or "compare" not in content:
-            wrong = (
-                f"`{unknown[0]}`" if unknown else "no list `compare` and table `run`"
-            )
-            raise ValueError(
-                f"`compare` {named} must hold flags of a comparison by name, and those "
-                f"of a run under `run`. Received: {wrong}."
-            )
+        content, theirs = _read(place, settings, run)
+        chosen |= theirs.keys()
         run |= {n: v for n, v in theirs.items() if n not in given}
         settings["compare"] = content.pop("compare")
         settings |= {n: v for n, v in content.items() if n not in given}
-    elif isinstance(named, str):
+    else:
         settings["compare"] = named.split(",")
+    _check_own(chosen)
     run["goal_error"] = None
     values = {_ATTRIBUTES.get(name, name): value for name, value in settings.items()}
     values["resumes"] = not values.pop("no_load_cache")
@@ -118,7 +104,59 @@ def _of_directory(place: Path) -> Comparison:
     return dataclasses.replace(Comparison(**asked), directory=str(place))
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _check_own(chosen: set[str]) -> None:
+    """Raises if a setting was chosen that is not the user's to choose."""
+    for name in OWN_SETTINGS:
+        if name in chosen and name != "learning_rate":
+            raise ValueError(
+                f"`{name}` has no effect in a comparison: each method sets its own. "
+                f"Leave --{name} out."
+            )
+    for name in FIXED_SETTINGS:
+        if name in chosen:
+            raise ValueError(
+                f"`{name}` cannot be chosen in a comparison: its methods have plain "
+                f"error feedback and send float32. Leave --{name} out."
+            )
+
+
+def _read(
+    path: Path, settings: Mapping[str, Any], run: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a file has of the settings of a comparison, and of those of a run."""
+    content = _parsed(path)
+    theirs = content.pop("run", {})
+    wrong = "no list `compare` and table `run`"
+    if isinstance(theirs, dict) and "compare" in content:
+        unknown = [name for name in theirs if name not in run or name == "logdir"]
+        unknown += [name for name in content if name not in settings]
+        wrong = f"`{unknown[0]}`" if unknown else ""
+    if wrong:
+        raise ValueError(
+            f"`compare` {path} must hold flags of a comparison by name, and those "
+            f"of a run under `run`. Received: {wrong}."
+        )
+    _check_kinds(content, settings)
+    _check_kinds(theirs, run)
+    return content, theirs
+
+
+def _check_kinds(theirs: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Raises if a file has something else than a truth value or a text for one.
+
+    Flags are read as what they are; numbers are checked where settings are.
+    """
+    for name, value in theirs.items():
+        if isinstance(defaults[name], bool) and not isinstance(value, bool):
+            kind = "true or false"
+        elif name in _PATHS and not isinstance(value, str):
+            kind = "a path"
+        else:
+            continue
+        raise ValueError(f"`{name}` must be {kind}. Received: {name}={value!r}.")
+
+
+def _parsed(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:

@@ -27,6 +27,11 @@ OWN_SETTINGS = (
     *("accordion_interval", "counts", "topk_scope", "density_ramp_steps"),
     *("warmup_steps", "learning_rate", "goal_error"),
 )
+# What a compressor has beside its own; the dense method could not have it.
+FIXED_SETTINGS = (
+    *("error_feedback", "memory", "memory_decay", "memory_momentum"),
+    *("dense_below", "value_dtype"),
+)
 
 
 @dataclasses.dataclass(frozen=True)

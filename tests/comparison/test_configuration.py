@@ -74,7 +74,7 @@ DEFAULTS = {
 
 def configure(given=(), run=(), **settings):
     return command_line.configure(
-        {"datasource": "mnist", "seed": 0, "logdir": "x"} | dict(run),
+        Configuration().as_dict() | dict(run),
         DEFAULTS | settings,
         set(given),
     )
@@ -115,6 +115,14 @@ def test_a_file_describes_a_comparison_and_flags_come_before_it(tmp_path, ending
         ('{"budgets": [1]}', "no list `compare` and table `run`"),
         ('{"compare": ["a"], "sedes": 3}', "Received: `sedes`"),
         ('{"compare": ["a"], "run": {"arc": 3}}', "Received: `arc`"),
+        ('{"compare": ["a"], "run": 3}', "no list `compare` and table `run`"),
+        ('{"compare": ["a"], "run": null}', "no list `compare` and table `run`"),
+        ('{"compare": ["a"], "run": {"tied": "no"}}', "`tied` must be true or false"),
+        ('{"compare": ["a"], "no_load_cache": 1}', "`no_load_cache` must be true or"),
+        ('{"compare": ["a"], "study_dir": 3}', "`study_dir` must be a path. Received"),
+        ('{"compare": ["a"], "run": {"path_data": []}}', "`path_data` must be a path"),
+        ('{"compare": ["a"], "run": {"density": 0.1}}', "`density` has no effect in"),
+        ('{"compare": ["a"], "run": {"goal_error": 0.1}}', "`goal_error` has no effe"),
     ],
 )
 def test_damaged_files_are_refused(tmp_path, text, words):
@@ -132,6 +140,12 @@ def test_a_missing_file_is_named(tmp_path):
 def test_settings_that_methods_have_of_their_own_are_refused():
     with pytest.raises(ValueError, match="`density` has no effect in a comparison"):
         configure({"density"}, {"density": 0.1}, budgets=0.1)
+
+
+@pytest.mark.parametrize("name", ["memory", "value_dtype", "dense_below"])
+def test_settings_that_the_dense_method_cannot_have_are_refused(name):
+    with pytest.raises(ValueError, match=f"`{name}` cannot be chosen in a comparison"):
+        configure({name}, budgets=0.1)
 
 
 def test_a_study_directory_gives_its_own_comparison_back(tmp_path):
