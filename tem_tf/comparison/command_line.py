@@ -21,6 +21,7 @@ from typing import Any
 
 from tem_tf.comparison.configuration import FIXED_SETTINGS, OWN_SETTINGS, Comparison
 from tem_tf.workloads.configuration import Configuration
+from tem_tf.workloads.workload_settings import DPS_NETWORKS
 
 # Flag -> attribute, where they differ.
 _ATTRIBUTES = {"compare": "methods", "study_dir": "directory"}
@@ -65,6 +66,8 @@ def configure(
     else:
         settings["compare"] = named.split(",")
     _check_own(chosen)
+    if "target_sparsity" not in chosen and run["arch"] not in DPS_NETWORKS:
+        run["target_sparsity"] = 0.0  # As main.py has it, for the file's `arch`.
     run["goal_error"] = None
     values = {_ATTRIBUTES.get(name, name): value for name, value in settings.items()}
     values["resumes"] = not values.pop("no_load_cache")

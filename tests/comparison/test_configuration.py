@@ -148,6 +148,22 @@ def test_settings_that_the_dense_method_cannot_have_are_refused(name):
         configure({name}, budgets=0.1)
 
 
+@pytest.mark.parametrize(
+    ("run", "sparsity"),
+    [
+        ({"arch": "resnet-18", "datasource": "cifar-10"}, 0.0),
+        ({"arch": "lstm", "datasource": "tokens"}, 0.0),
+        ({"arch": "resnet-18", "datasource": "cifar-10", "target_sparsity": 0.5}, 0.5),
+        ({"arch": "resnet-8", "datasource": "cifar-10"}, 0.9),
+    ],
+)
+def test_networks_of_a_file_are_pruned_as_those_of_flags(tmp_path, run, sparsity):
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps({"compare": METHODS, "budgets": [0.1], "run": run}))
+    comparison, _ = configure(compare=str(path))
+    assert comparison.run.target_sparsity == sparsity
+
+
 def test_a_study_directory_gives_its_own_comparison_back(tmp_path):
     comparison = make(directory=str(tmp_path), nseeds=3, rates=(0.05, 0.1, 0.2))
     ComparisonDirectory(tmp_path).open(comparison)
