@@ -12,14 +12,18 @@ given on the command line comes before the file.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tem_tf.comparison.configuration import FIXED_SETTINGS, OWN_SETTINGS, Comparison
+from tem_tf.comparison.configuration import (
+    COMPARISON_NAME,
+    FIXED_SETTINGS,
+    OWN_SETTINGS,
+    Comparison,
+)
 from tem_tf.workloads.configuration import Configuration
 from tem_tf.workloads.workload_settings import DPS_NETWORKS
 
@@ -49,8 +53,8 @@ def configure(
     """
     named = settings["compare"]
     place = Path(named)
-    if (place / "comparison.json").exists():
-        if given - {"compare", "parallel_trials", "path_data", "study_dir"}:
+    if (place / COMPARISON_NAME).exists():
+        if given - {"compare", "parallel_trials", "path_data"}:
             raise ValueError(
                 f"`compare` {named} is a study directory, which has its settings. "
                 "Leave the other flags out."
@@ -100,11 +104,21 @@ def carry_out(comparison: Comparison, only_report: bool) -> str:
 
 
 def _of_directory(place: Path) -> Comparison:
-    asked = json.loads((place / "comparison.json").read_text())["asked"]
-    asked["run"] = Configuration(**asked["run"])
-    for name in _LISTS:
-        asked[name] = tuple(asked[name])
-    return dataclasses.replace(Comparison(**asked), directory=str(place))
+    from tem_tf.workloads.study_files import read_json
+
+    path = place / COMPARISON_NAME
+    content = read_json(path, dict)
+    try:
+        asked = content["asked"] | {"directory": str(place)}
+        asked["run"] = Configuration(**asked["run"])
+        for name in _LISTS:
+            asked[name] = tuple(asked[name])
+        return Comparison(**asked)
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} must hold the settings of a comparison, as this version writes "
+            f"them. Received: {error}. Give the command that made it."
+        ) from error
 
 
 def _check_own(chosen: set[str]) -> None:

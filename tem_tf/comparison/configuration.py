@@ -15,6 +15,8 @@ from tem_tf.workloads.checks import Checked
 from tem_tf.workloads.compression_settings import COMPRESSOR_SETTINGS
 from tem_tf.workloads.configuration import Configuration
 
+COMPARISON_NAME = "comparison.json"  # in a study directory: these settings
+
 # Tuning and pilot runs have seeds from here on, counted from the run's seed, so that no
 # reported run was ever tuned on. Our choice.
 TUNING_SEED_OFFSET = 1000

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tem_tf.comparison.configuration import Comparison
+from tem_tf.comparison.configuration import COMPARISON_NAME, Comparison
 from tem_tf.comparison.plan import Outcome, Plan, Task
 from tem_tf.comparison.quality import quality_of
 from tem_tf.comparison.volume import as_counts
@@ -38,7 +38,7 @@ from tem_tf.workloads.study_files import (
 )
 from tem_tf.workloads.tasks import KINDS
 
-COMPARISON_NAME, RUNS_NAME = "comparison.json", "runs"
+RUNS_NAME = "runs"
 COUNTS_NAME = "counts.txt"  # of the run that is replayed
 _WAIT_SECONDS = 0.5  # between two looks at runs that other processes have
 

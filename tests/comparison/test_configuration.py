@@ -172,6 +172,24 @@ def test_a_study_directory_gives_its_own_comparison_back(tmp_path):
     assert found == comparison
     with pytest.raises(ValueError, match="is a study directory, which has its set"):
         configure({"compare", "nseeds"}, compare=str(tmp_path))
+    with pytest.raises(ValueError, match="is a study directory, which has its set"):
+        configure({"compare", "study_dir"}, compare=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "comparison.json cannot be read as JSON"),
+        ("[]", "comparison.json must hold a JSON dict"),
+        ("{}", "must hold the settings of a comparison, as this version"),
+        ('{"asked": {"run": {"arc": 3}}}', "Received: .*unexpected keyword argument"),
+        ('{"asked": 3}', "must hold the settings of a comparison, as this version"),
+    ],
+)
+def test_a_study_directory_that_is_damaged_is_named(tmp_path, text, words):
+    (tmp_path / "comparison.json").write_text(text)
+    with pytest.raises(ValueError, match=words):
+        configure({"compare"}, compare=str(tmp_path))
 
 
 def test_the_plan_of_our_study_is_a_comparison():
