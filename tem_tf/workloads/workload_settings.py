@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 from tem_tf.workloads.checks import Checked
 
@@ -113,18 +114,8 @@ class WorkloadSettings(Checked):
                 f"decay_type={self.decay_type!r}, decay_epochs={self.decay_epochs!r}. "
                 "Pass for example --decay_type step --decay_epochs 150 250."
             )
-        if isinstance(self.decay_epochs, int | list):
-            epochs = self.decay_epochs
-            epochs = (epochs,) if isinstance(epochs, int) else tuple(epochs)
-            object.__setattr__(self, "decay_epochs", epochs)  # It is frozen.
-        for before, epoch in zip(
-            (0, *(self.decay_epochs or ())), self.decay_epochs or (), strict=False
-        ):
-            if not isinstance(epoch, int) or epoch <= before:
-                raise ValueError(
-                    "`decay_epochs` must be integers of at least 1, in rising order. "
-                    f"Received: decay_epochs={self.decay_epochs!r}."
-                )
+        if self.decay_epochs is not None:
+            self._check_decay_epochs()
         self._integer("learning_rate_warmup_epochs", 0)
         self._number(
             "learning_rate_warmup_factor",
@@ -135,6 +126,17 @@ class WorkloadSettings(Checked):
             self._without_effect(
                 "learning_rate_warmup_factor", "`learning_rate_warmup_epochs` 0"
             )
+
+    def _check_decay_epochs(self) -> None:
+        epochs: Any = self.decay_epochs
+        epochs = tuple(epochs) if isinstance(epochs, list | tuple) else (epochs,)
+        object.__setattr__(self, "decay_epochs", epochs)  # It is frozen.
+        for before, epoch in zip((0, *epochs), epochs, strict=False):
+            if type(epoch) is not int or epoch <= before:
+                raise ValueError(
+                    "`decay_epochs` must be integers of at least 1, in rising order. "
+                    f"Received: decay_epochs={epochs!r}."
+                )
 
     def _without_effect(self, name: str, with_what: str) -> None:
         value = getattr(self, name)

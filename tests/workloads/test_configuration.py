@@ -255,7 +255,7 @@ def test_batch_smaller_than_replicas_has_one_way_on():
                 "`decay_epochs` must be integers of at least 1, in rising order. "
                 f"Received: decay_epochs={epochs!r}.",
             )
-            for epochs in ((0,), (5, 5), (9, 3), (1.5,))
+            for epochs in ((0,), (5, 5), (9, 3), (1.5,), (True,))
         ),
         (
             {"learning_rate_warmup_factor": 2.0},
@@ -340,6 +340,9 @@ def test_dropout_is_the_studys_unless_given():
 def test_one_decay_epoch_is_a_tuple_of_one():
     settings = {"decay_type": "step", "decay_epochs": 7}
     assert Configuration(**settings).decay_epochs == (7,)
+    words = r"`decay_epochs` must be integers .* Received: decay_epochs=\(1.5,\)"
+    with pytest.raises(ValueError, match=words):
+        Configuration(**settings | {"decay_epochs": 1.5})
 
 
 def test_an_empty_logdir_is_refused():
