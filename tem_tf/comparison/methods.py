@@ -61,8 +61,8 @@ class Method:
     def rounded(self, strength: float, size: int) -> float:
         """Six digits, and in the middle of the densities that give the same k."""
         if self.searched == "density":
-            strength = (math.floor(min(strength, 1) * size) + 0.5) / size
-        elif self.searched == "low_density":
+            strength = (math.floor(strength * size) + 0.5) / size
+        if self.searched != "threshold":
             strength = min(strength, 1.0)
         return float(f"{strength:.6g}")
 

@@ -130,6 +130,15 @@ def test_a_budget_that_nothing_meets_is_an_error():
     assert {r.method for r in plan.rows if r.kind == "tuned"} == {"topk_model"}
 
 
+def test_a_density_that_is_searched_ends_at_1():
+    def sends(task):  # Few of the entries that are asked for are not 0.
+        return 0.5 * (task.settings.get("density", 0.01) / 0.01) ** 0.1
+
+    plan, order = play(make(("none", "topk"), rates=(0.03, 0.1, 0.3)), sends)
+    assert max(t.settings.get("density", 0) for t in order) == 1
+    assert max(row.strength or 0 for row in plan.rows) == 1
+
+
 def test_a_budget_below_an_entry_a_step_is_an_error():
     with pytest.raises(ValueError, match="is less than one entry a step of the 20,000"):
         play(make(budgets=(0.00004,)))
