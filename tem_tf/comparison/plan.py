@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
 
 from tem_tf.comparison import volume
 from tem_tf.comparison.configuration import Comparison
@@ -167,6 +167,10 @@ class Plan:
         comparison = self._comparison
         rates = list(comparison.rates)
         if len(rates) == 1:
+            if budget is not None and METHODS[method].searched:
+                pilot = self._pilot(method, budget, rates[0])
+                if not self._is_met(budget, self._outcome(pilot)):
+                    self._give_up(method, budget, rates)
             return rates[0]
         # The common rate first: pilots at other rates start from what it finds.
         gains: dict[float, float] = {}
@@ -190,15 +194,33 @@ class Plan:
             gains[rate] = self._gain(method, budget, rate)
         best = max(gains, key=gains.__getitem__)
         if gains[best] == -math.inf:
-            self.unmet.append(
-                f"`budgets` {budget and f'{budget:g}'} cannot be met by {method}: at "
-                f"none of the rates {' '.join(f'{r:g}' for r in sorted(gains))} did a "
-                f"pilot run end with that volume within {100 * TOLERANCE:g} %. See "
-                f"{comparison.path}. Pass another budget, more --train_iterations or "
-                "other --rates."
-            )
-            raise _WaitsError
+            self._give_up(method, budget, sorted(gains))
         return best
+
+    def _is_met(self, budget: float, pilot: Outcome) -> bool:
+        ratio = pilot.sent / self._budget_bytes(budget)
+        return pilot.gain is not None and abs(ratio - 1) <= TOLERANCE
+
+    def _give_up(
+        self, method: str, budget: float | None, rates: Sequence[float]
+    ) -> NoReturn:
+        """Notes that a method has nothing to report, and why."""
+        tried = " ".join(f"{rate:g}" for rate in rates)
+        place = self._comparison.path
+        if budget is None:
+            words = (
+                f"`rates` {tried} are none for {method}: a run on a tuning seed "
+                f"diverged at each of them. See {place}. Pass other --rates."
+            )
+        else:
+            words = (
+                f"`budgets` {budget:g} cannot be met by {method}: at none of the rates "
+                f"{tried} did a pilot run end with that volume within "
+                f"{100 * TOLERANCE:g} %. See {place}. Pass another budget, more "
+                "--train_iterations or other --rates."
+            )
+        self.unmet.append(words)
+        raise _WaitsError
 
     def _gain(self, method: str, budget: float | None, rate: float) -> float:
         """Mean over tuning seeds; -inf if one diverged or missed the volume."""
@@ -221,8 +243,7 @@ class Plan:
         if METHODS[method].searched and (
             METHODS[method].at_every_rate or rate == self._comparison.run.learning_rate
         ):
-            first = outcomes[0].sent / self._budget_bytes(budget or 0.0)
-            usable = usable and abs(first - 1) <= TOLERANCE
+            usable = usable and self._is_met(budget or 0.0, outcomes[0])
         mean = sum(known) / len(known) if usable else None
         self.tuning.append((method, budget, rate, mean, ratio))
         return -math.inf if mean is None else mean

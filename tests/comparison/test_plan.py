@@ -130,6 +130,26 @@ def test_a_budget_that_nothing_meets_is_an_error():
     assert {r.method for r in plan.rows if r.kind == "tuned"} == {"topk_model"}
 
 
+def test_a_budget_that_nothing_meets_is_an_error_at_a_single_rate_too():
+    """Nothing is reported at a volume that pilots did not find."""
+    comparison = make(("none", "topk_replay", "hard_threshold"))
+    plan, order = play(comparison, lambda t: 1.5 if "threshold" in t.settings else 1.0)
+    words = "`budgets` 0.01 cannot be met by hard_threshold: at none of the rates 0.1 d"
+    assert [text.startswith(words) for text in plan.unmet] == [True]
+    assert {row.method for row in plan.rows} == {"none"}
+    assert {t.settings["seed"] for t in order if "threshold" in t.settings} == {1000}
+
+
+def test_a_dense_method_that_diverges_at_all_rates_is_an_error():
+    comparison = make(("none", "topk_model"), rates=(0.03, 0.1, 0.3))
+    plan, _ = play(
+        comparison,
+        gains=lambda t: None if t.name.startswith("none") else 0.5,
+    )
+    words = "`rates` 0.03 0.1 0.3 are none for none: a run on a tuning seed diverged"
+    assert [text.startswith(words) for text in plan.unmet] == [True]
+
+
 def test_a_density_that_is_searched_ends_at_1():
     def sends(task):  # Few of the entries that are asked for are not 0.
         return 0.5 * (task.settings.get("density", 0.01) / 0.01) ** 0.1
