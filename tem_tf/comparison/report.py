@@ -26,7 +26,7 @@ from tem_tf.comparison.plan import TOLERANCE, Plan, Row
 from tem_tf.comparison.quality import Quality, quality_of
 from tem_tf.comparison.statistics import Difference, paired
 from tem_tf.comparison.study import RUNS_NAME, ComparisonDirectory
-from tem_tf.workloads.results import STEPS_NAME
+from tem_tf.workloads.results import read_steps
 from tem_tf.workloads.study_files import alone_in
 
 CURVE_POINTS = 200  # of a curve in figures and tables; each is a mean over its steps
@@ -177,8 +177,7 @@ def make(comparison: Comparison, place: Path) -> str:
 def _read_run(folder: Path, result: dict[str, Any]) -> Run:
     quality = quality_of(result) if result["history"] else None
     replicas, communication = result["replicas"], result["communication"] or {}
-    with np.load(folder / STEPS_NAME) as file:
-        steps = {name: file[name] for name in file}
+    steps = read_steps(folder)
     count = len(steps["entries"])
     edges = np.unique(np.linspace(0, count, min(count, CURVE_POINTS) + 1).astype(int))
     history = ()

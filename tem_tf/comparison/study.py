@@ -18,7 +18,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from tem_tf.comparison.configuration import COMPARISON_NAME, Comparison
@@ -28,7 +27,7 @@ from tem_tf.comparison.volume import as_counts
 from tem_tf.workloads.experiment import Experiment
 from tem_tf.workloads.processes import run_in_processes
 from tem_tf.workloads.replicas import make_strategy
-from tem_tf.workloads.results import RESULT_NAME, STEPS_NAME, Stopwatch, versions
+from tem_tf.workloads.results import RESULT_NAME, Stopwatch, read_steps, versions
 from tem_tf.workloads.study_files import (
     claim,
     make_directory,
@@ -170,8 +169,7 @@ def _run(
     runs = comparison.path / RUNS_NAME
     own: dict[str, Any] = {"logdir": str(runs / task.name)}
     if task.replays:
-        with np.load(runs / task.replays / STEPS_NAME) as file:
-            counts = as_counts(file["entries"])
+        counts = as_counts(read_steps(runs / task.replays)["entries"])
         path = runs / task.name / COUNTS_NAME
         path.write_text("".join(f"{count}\n" for count in counts))
         own["counts"] = str(path)

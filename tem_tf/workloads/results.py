@@ -11,6 +11,8 @@ import math
 import os
 import platform
 import time
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,8 +25,11 @@ import tensorflow as tf
 import tem_tf
 
 RESULT_NAME, STEPS_NAME = "result.json", "steps.npz"
+STEPS = ("entries", "payload_bytes", "error")  # what steps.npz has of each step
 SCHEMA_PATH = Path(__file__).with_name("result.schema.json")
 PHASES = ("load", "build", "prune", "train", "validate", "test")
+# What numpy raises for damaged archives.
+_UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
 _WRITERS = ("train", "validation", "communication")
 
 
@@ -99,10 +104,9 @@ class RunDirectory:
         """
         if not self.writes:
             return
-        names = ("entries", "payload_bytes", "error")
         partial = self.path / f".partial-{STEPS_NAME}"
         with partial.open("wb") as file:
-            np.savez_compressed(file, **dict(zip(names, records.T, strict=True)))
+            np.savez_compressed(file, **dict(zip(STEPS, records.T, strict=True)))
         os.replace(partial, self.path / STEPS_NAME)
 
     def save_result(self, result: Mapping[str, Any]) -> None:
@@ -125,6 +129,24 @@ class RunDirectory:
                 for name, value in scalars.items():
                     tf.summary.scalar(name, value, step=step)
             self._writers[writer].flush()
+
+
+def read_steps(folder: Path) -> dict[str, np.ndarray]:
+    """Reads what `RunDirectory.save_steps` wrote in a run's directory.
+
+    Raises:
+        ValueError: it is damaged or missing.
+    """
+    path = folder / STEPS_NAME
+    try:
+        # Opened here, since numpy leaves what it cannot read open.
+        with path.open("rb") as stream, np.load(stream) as file:
+            return {name: file[name] for name in STEPS}
+    except _UNREADABLE as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}): it is damaged or missing. Remove "
+            f"{folder} to have the run made again; nothing was changed."
+        ) from error
 
 
 class Stopwatch:

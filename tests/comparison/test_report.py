@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 
+import numpy as np
 import pytest
 
 from tem_tf.comparison import report
@@ -119,6 +120,26 @@ def test_runs_that_diverged_are_counted_and_left_out(tmp_path):
     assert [run.seed for run in line.finished] == [0, 2, 3, 4]
     other = next(x for x in found.lines if x.row.method == "hard_threshold")
     assert found.difference(line, other).seeds == 4
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(path.read_bytes()[:100]),
+        lambda path: path.write_bytes(b"entries" + path.read_bytes()),
+        lambda path: np.savez(path, entries=[1]),
+    ],
+)
+def test_records_of_steps_that_are_damaged_are_named(tmp_path, damage):
+    comparison = made_up.comparison(tmp_path, rates=(), budgets=(0.05,), nseeds=1)
+    made_up.write(comparison)
+    path = next(tmp_path.glob("runs/topk-*-seed-0")) / "steps.npz"
+    damage(path)
+    words = f"{path} cannot be read .*: it is damaged or missing. Remove {path.parent}"
+    with pytest.raises(ValueError, match=words):
+        report.read(comparison)
 
 
 def test_directory_of_another_configuration_is_refused_by_name(tmp_path):
