@@ -77,10 +77,13 @@ class Line:
 
     @property
     def volume(self) -> float:
-        """Bytes sent over bytes allowed, mean over seeds; NaN without a budget."""
-        if self.row.budget_bytes is None or not self.runs:
+        """Bytes sent over bytes allowed, mean over finished runs; NaN without any.
+
+        A run that diverged ended early, and what it sent is no volume of a whole run.
+        """
+        if self.row.budget_bytes is None or not self.finished:
             return math.nan
-        return float(np.mean([run.sent for run in self.runs])) / self.row.budget_bytes
+        return float(self.values("sent").mean()) / self.row.budget_bytes
 
     @property
     def is_marked(self) -> bool:

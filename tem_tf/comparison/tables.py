@@ -41,7 +41,7 @@ def comparison(report: Report) -> Rows:
                 "least": min(quality, default=math.nan),
                 "greatest": max(quality, default=math.nan),
                 f"validation_{report.quality.name}": _mean(line.values("validation")),
-                "bytes_per_worker": float(np.mean([run.sent for run in line.runs])),
+                "bytes_per_worker": _mean(line.values("sent")),
                 "volume_over_budget": line.volume,
                 "other_volume": "yes" if line.is_marked else "",
                 "total_error": _mean(line.values("total_error")),

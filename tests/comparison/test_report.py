@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tem_tf.comparison import report
+from tem_tf.comparison import report, tables
 from tem_tf.comparison.study import ComparisonDirectory
 from tests.comparison import made_up
 
@@ -109,7 +109,10 @@ def test_report_can_be_made_before_all_is_finished(tmp_path):
 def test_runs_that_diverged_are_counted_and_left_out(tmp_path):
     def change(task, result):
         if task.name.startswith("topk_model") and result["seed"] == 1:
-            result.update(status="diverged", test=None, history=[])
+            result.update(status="diverged", test=None, history=[], communication=None)
+        if task.name.startswith("topk_model") and result["seed"] == 2:
+            result.update(status="diverged", test=None)
+            result["communication"]["payload_bytes"] /= 10
 
     comparison = made_up.comparison(tmp_path, rates=(), budgets=(0.05,))
     made_up.write(comparison, change=change)
@@ -117,9 +120,15 @@ def test_runs_that_diverged_are_counted_and_left_out(tmp_path):
     (line,) = [x for x in found.lines if x.row.method == "topk_model" and x.finished][
         :1
     ]
-    assert [run.seed for run in line.finished] == [0, 2, 3, 4]
+    assert [run.seed for run in line.finished] == [0, 3, 4]
     other = next(x for x in found.lines if x.row.method == "hard_threshold")
-    assert found.difference(line, other).seeds == 4
+    assert found.difference(line, other).seeds == 3
+    # What is left is at the budget.
+    assert line.volume == pytest.approx(1)
+    assert not line.is_marked
+    (row,) = [r for r in tables.comparison(found) if r["method"] == "topk_model"]
+    assert row["bytes_per_worker"] == pytest.approx(line.row.budget_bytes)
+    assert (row["seeds"], row["diverged"]) == (5, 2)
 
 
 @pytest.mark.parametrize(
