@@ -42,7 +42,7 @@ class Run:
         validation: At the last check.
         sent: Bytes of one worker, padding apart.
         total_error: Σ ‖e‖².
-        history: (bytes of one worker, validation quality) at each check.
+        history: (bytes of one worker, validation quality or NaN) at each check.
         step: Of the curves (points,): the last step of each stretch, from 1.
         entries, error: Means of k_t and ‖e‖² over each stretch of steps.
     """
@@ -185,10 +185,11 @@ def _read_run(folder: Path, result: dict[str, Any]) -> Run:
     edges = np.unique(np.linspace(0, count, min(count, CURVE_POINTS) + 1).astype(int))
     history = ()
     if quality is not None:
-        history = tuple(
-            (r["payload_bytes"] / replicas, r[f"validation_{quality.name}"])
-            for r in result["history"]
-        )
+        values = [r[f"validation_{quality.name}"] for r in result["history"]]
+        sent = [r["payload_bytes"] / replicas for r in result["history"]]
+        # JSON has null for what is not finite.
+        values = [math.nan if value is None else value for value in values]
+        history = tuple(zip(sent, values, strict=True))
     return Run(
         seed=result["seed"],
         quality=quality.test(result) if quality else None,

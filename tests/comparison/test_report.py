@@ -2,11 +2,12 @@
 
 import csv
 import dataclasses
+import math
 
 import numpy as np
 import pytest
 
-from tem_tf.comparison import report, tables
+from tem_tf.comparison import report, tables, tensorboard
 from tem_tf.comparison.study import ComparisonDirectory
 from tests.comparison import made_up
 
@@ -149,6 +150,24 @@ def test_records_of_steps_that_are_damaged_are_named(tmp_path, damage):
     words = f"{path} cannot be read .*: it is damaged or missing. Remove {path.parent}"
     with pytest.raises(ValueError, match=words):
         report.read(comparison)
+
+
+def test_a_check_without_a_number_is_drawn_as_none(tmp_path):
+    """A loss that is not finite has a perplexity that JSON lacks."""
+
+    def change(task, result):
+        if result["seed"] == 0:
+            result.update(status="diverged", test=None)
+            result["history"][-1]["validation_accuracy"] = None
+
+    settings = {"methods": ("none", "hard_threshold"), "rates": (), "nseeds": 2}
+    comparison = made_up.comparison(tmp_path, budgets=(0.05,), **settings)
+    made_up.write(comparison, change=change)
+    found = report.read(comparison)
+    sent, value = found.lines[0].runs[0].history[-1]
+    assert sent > 0
+    assert math.isnan(value)
+    tensorboard.write(found, [], tmp_path / "tensorboard")
 
 
 def test_directory_of_another_configuration_is_refused_by_name(tmp_path):
