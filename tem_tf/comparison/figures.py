@@ -86,7 +86,7 @@ def _quality(report: Report) -> Figure:
             )
         axes.set(xscale="log", xlabel="bytes sent per worker in the whole run")
         axes.set_ylabel(f"test {report.quality.name}")
-        axes.set_title(_title(report, kind, None), fontsize="medium")
+        axes.set_title(report.title(kind, None), fontsize="medium")
     note = "hollow: volume not within 2 % of the budget; moved sideways by method"
     _legend(figure, grid, note=note)
     return figure
@@ -105,7 +105,7 @@ def _trajectories(report: Report) -> Figure | None:
             axes.plot(sent, quality, ms=3, lw=1, label=line.label, **style)
         axes.set(xscale="log", xlabel="bytes sent per worker so far")
         axes.set_ylabel(f"validation {report.quality.name}")
-        axes.set_title(_title(report, kind, budget), fontsize="medium")
+        axes.set_title(report.title(kind, budget), fontsize="medium")
     _legend(figure, grid)
     return figure
 
@@ -141,7 +141,7 @@ def _over_time(report: Report, name: str, label: str) -> Figure | None:
                 lw=0,
             )
         axes.set(yscale="log", xlabel="step", ylabel=label)
-        axes.set_title(_title(report, kind, budget), fontsize="medium")
+        axes.set_title(report.title(kind, budget), fontsize="medium")
     _legend(figure, grid)
     return figure
 
@@ -229,7 +229,7 @@ def _prediction(report: Report) -> Figure | None:
         found = rank_correlation(x, y)
         axes.set(xscale="log", xlabel="total error: Σ ‖e‖², mean over workers")
         axes.set_ylabel(f"test {report.quality.name}")
-        title = _title(report, kind, None)
+        title = report.title(kind, None)
         title += f"\nSpearman {found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
         axes.set_title(f"{title}, {found.runs} runs", fontsize="medium")
     if not drawn:
@@ -304,7 +304,7 @@ def _by_method(
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.set_xlabel(label)
-        axes.set_title(_title(report, kind, budget), fontsize="medium")
+        axes.set_title(report.title(kind, budget), fontsize="medium")
     if not drawn:
         pyplot.close(figure)
         return None
@@ -327,17 +327,6 @@ def _legend(figure: Figure, grid: list[Any], note: str = "") -> None:
         title=note or None,
         title_fontsize="small",
     )
-
-
-def _title(report: Report, kind: str, budget: float | None) -> str:
-    parts = [] if budget is None else [f"budget {100 * budget:g} %"]
-    if len(report.kinds) == 1:
-        parts.append(f"learning rate {report.comparison.run.learning_rate:g}")
-    elif kind == "common":
-        parts.append(f"common rate {report.comparison.run.learning_rate:g}")
-    else:
-        parts.append("tuned rates")
-    return ", ".join(parts)
 
 
 def _style(report: Report, line: Line) -> dict[str, Any]:

@@ -118,6 +118,14 @@ class Report:
         """Kinds of rate: tuned ones alone where there is but one rate."""
         return ("tuned", "common") if len(self.comparison.rates) > 1 else ("tuned",)
 
+    def title(self, kind: str, budget: float | None) -> str:
+        """What a panel or table of one kind of rate and one budget shows."""
+        common = f"{self.comparison.run.learning_rate:g}"
+        rates = "tuned rates" if kind == "tuned" else f"common rate {common}"
+        if len(self.kinds) == 1:
+            rates = f"learning rate {common}"
+        return rates if budget is None else f"budget {100 * budget:g} %, {rates}"
+
     def difference(self, one: Line, other: Line) -> Difference:
         """Of the quality on the test split, over the seeds that both finished."""
         theirs = {run.seed: run.quality for run in other.finished}

@@ -115,8 +115,7 @@ def text(report: Report) -> str:
         for budget in report.comparison.budgets or (None,):
             found = report.of(kind, budget)
             base = [line for line in found if line.row.method == baseline]
-            title = "" if budget is None else f"budget {100 * budget:g} %, "
-            lines.append(f"{title}{kind} rate:")
+            lines.append(f"{report.title(kind, budget)}:")
             for line in found:
                 values = line.values("quality")
                 spread = values.std(ddof=1) if len(values) > 1 else math.nan

@@ -58,7 +58,8 @@ def test_every_method_is_compared_with_every_other_on_paired_seeds(made):
     assert float(row["mean"]) == pytest.approx(-0.02, abs=0.005)
     assert float(row["high"]) - float(row["low"]) < 0.008
     assert row["verdict"] == "worse"
-    assert "budget 5 %, tuned rate:" in text
+    assert "budget 5 %, tuned rates:" in text
+    assert "budget 2 %, common rate 0.1:" in text
     assert "(not equal)" in text
 
 
@@ -103,6 +104,8 @@ def test_report_can_be_made_before_all_is_finished(tmp_path):
     made_up.write(some, most=whole - 3)
     lines = report.read(some).lines
     assert 0 < sum(len(line.runs) for line in lines) <= 2 * 6 - 3
+    # Where there is one rate, nothing was tuned.
+    assert "\nbudget 5 %, learning rate 0.1:\n" in tables.text(report.read(some))
     with pytest.raises(ValueError, match="has no finished run to report yet"):
         report.read(dataclasses.replace(comparison, directory=str(tmp_path / "c")))
 
