@@ -134,11 +134,11 @@ class Comparison(Checked):
                 )
 
     def _check_budgets(self) -> None:
-        limited = [name for name in self.methods if METHODS[name].has_budget]
-        if limited and not self.budgets:
+        if not self.budgets:  # Of two methods one at least has a budget.
+            limited = next(name for name in self.methods if METHODS[name].has_budget)
             raise ValueError(
-                f"`budgets` must be given for {limited[0]}: densities of the whole "
-                "run, as --budgets 0.01 0.001."
+                f"`budgets` must be given for {limited}: densities of the whole run, "
+                "as --budgets 0.01 0.001."
             )
         for budget in self.budgets:
             if not _is_number(budget) or not 0 < budget < 1:

@@ -20,6 +20,7 @@ import matplotlib
 import numpy as np
 
 from tem_tf.comparison.statistics import rank_correlation
+from tem_tf.comparison.tables import error_and_quality
 from tem_tf.workloads.figure_files import save_figures
 
 matplotlib.use("Agg")  # Files alone: there may be no screen.
@@ -208,13 +209,11 @@ def _prediction(report: Report) -> Figure | None:
     figure, grid = _panels(report, budgets=False)
     drawn = False
     for kind, _, axes in grid:
-        x, y = [], []
         for line in [line for line in report.lines if line.row.kind == kind]:
             if line.row.budget is None or not line.finished:
                 continue
             drawn = True
             error, quality = line.values("total_error"), line.values("quality")
-            x, y = [*x, *error], [*y, *quality]
             is_first = line.row.budget == report.comparison.budgets[0]
             style = _style(report, line)
             axes.plot(
@@ -226,7 +225,7 @@ def _prediction(report: Report) -> Figure | None:
                 label=line.label if is_first else None,
                 **style,
             )
-        found = rank_correlation(x, y)
+        found = rank_correlation(*error_and_quality(report, kind, "all"))
         axes.set(xscale="log", xlabel="total error: Σ ‖e‖², mean over workers")
         axes.set_ylabel(f"test {report.quality.name}")
         title = report.title(kind, None)
@@ -261,8 +260,7 @@ def _tuning(report: Report) -> Figure | None:
                 )
         axes.set(xscale="log", xlabel="learning rate")
         axes.set_ylabel(f"validation {report.quality.name}, tuning seeds")
-        title = "" if budget is None else f"budget {100 * budget:g} %"
-        axes.set_title(title, fontsize="medium")
+        axes.set_title(f"budget {100 * budget:g} %", fontsize="medium")
     _legend(figure, grid)
     return figure
 
@@ -272,7 +270,7 @@ def _panels(
 ) -> tuple[Figure, list[tuple[str, float | None, Axes]]]:
     """A panel for each kind of rate (rows) and budget (columns)."""
     kinds = kinds or report.kinds
-    columns = (report.comparison.budgets or (None,)) if budgets else (None,)
+    columns = report.comparison.budgets if budgets else (None,)
     rows = [(kind, budget) for kind in kinds for budget in columns]
     high, wide = (len(kinds), len(columns)) if budgets else (1, len(kinds))
     figure, grid = pyplot.subplots(

@@ -1,12 +1,4 @@
-"""The tables of a comparison's report, and its text.
-
-comparison     one line per method, budget and kind of rate
-runs           one line per reported run
-differences    every method against every other, seed by seed
-tuning         every learning rate that was tried
-correlations   total error against quality
-curves         k_t and ‖e‖² over time, mean, least and greatest over seeds
-"""
+"""The tables of a comparison's report, which report.py lists, and its text."""
 
 from __future__ import annotations
 
@@ -54,7 +46,7 @@ def differences(report: Report) -> Rows:
     """The lines of differences.csv: method minus other, at the same kind of rate."""
     rows = []
     for kind in report.kinds:
-        for budget in report.comparison.budgets or (None,):
+        for budget in report.comparison.budgets:
             lines = report.of(kind, budget)
             for one in lines:
                 for other in lines:
@@ -112,7 +104,7 @@ def text(report: Report) -> str:
         f"test {name}, mean ± deviation over seeds; minus {baseline}: 95 % interval"
     ]
     for kind in report.kinds:
-        for budget in report.comparison.budgets or (None,):
+        for budget in report.comparison.budgets:
             found = report.of(kind, budget)
             base = [line for line in found if line.row.method == baseline]
             lines.append(f"{report.title(kind, budget)}:")
