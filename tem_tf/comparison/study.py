@@ -1,6 +1,7 @@
 """Running a comparison: every run of its plan, once, in this process or in several.
 
-    comparison.json          what all runs share; never changed
+    comparison.json          what all runs share, and what was asked for last
+    data.json                a checksum of the data that all runs share
     runs/NAME/result.json    a finished run, as of any run of main.py
     runs/NAME/steps.npz      k_t, bytes and ‖e‖² of every step
 
@@ -37,7 +38,7 @@ from tem_tf.workloads.study_files import (
 )
 from tem_tf.workloads.tasks import KINDS
 
-RUNS_NAME = "runs"
+DATA_NAME, RUNS_NAME = "data.json", "runs"
 COUNTS_NAME = "counts.txt"  # of the run that is replayed
 _WAIT_SECONDS = 0.5  # between two looks at runs that other processes have
 
@@ -91,6 +92,20 @@ class ComparisonDirectory:
             "versions": versions(),
         }
         write_json(self.path / COMPARISON_NAME, content)
+
+    def require_data(self, checksum: int) -> None:
+        """Checks that the data is that of the runs before: a path says little of it.
+
+        Args:
+            checksum: Of the data.
+
+        Raises:
+            ValueError: it is other data.
+        """
+        path, ours = self.path / DATA_NAME, {"checksum of the data": checksum}
+        if not path.exists():
+            write_json(path, ours)
+        require_same(self.path, read_json(path, dict), ours)
 
     def results(self) -> dict[str, dict[str, Any]]:
         """Every finished run by its name.
@@ -146,6 +161,7 @@ def _work(comparison: Comparison, keep_on: Callable[[], None] = lambda: None) ->
     strategy = make_strategy(comparison.run)
     data = load(comparison)
     directory = ComparisonDirectory(comparison.path)
+    directory.require_data(data.digest())
     while todo := (plan := Plan(comparison, directory.outcomes())).todo:
         keep_on()
         for task in todo.values():

@@ -3,11 +3,12 @@
 import csv
 import dataclasses
 import math
+import types
 
 import numpy as np
 import pytest
 
-from tem_tf.comparison import report, tables, tensorboard
+from tem_tf.comparison import report, study, tables, tensorboard
 from tem_tf.comparison.study import ComparisonDirectory
 from tests.comparison import made_up
 
@@ -183,6 +184,21 @@ def test_directory_of_another_configuration_is_refused_by_name(tmp_path):
         ComparisonDirectory(tmp_path).check(other)
     # More seeds, methods or budgets go on from what is there.
     ComparisonDirectory(tmp_path).check(dataclasses.replace(comparison, nseeds=9))
+
+
+def test_directory_of_other_data_is_refused(tmp_path, monkeypatch):
+    """Whatever `path_data` says: a directory `tokens` may hold any text."""
+    comparison = made_up.comparison(tmp_path, rates=(), budgets=(0.05,), nseeds=1)
+    made_up.write(comparison)
+    checksums = iter([7, 7, 8])
+    data = types.SimpleNamespace(digest=lambda: next(checksums))
+    monkeypatch.setattr(study, "load", lambda _: data)
+    monkeypatch.setattr(study, "make_strategy", lambda _: None)
+    for _ in range(2):
+        study._work(comparison)  # Everything is finished.
+    words = r"another configuration: `checksum of the data` \(7 there, 8 here\)"
+    with pytest.raises(ValueError, match=words):
+        study._work(comparison)
 
 
 def test_finished_runs_may_be_forbidden_and_damaged_ones_are_named(tmp_path):
