@@ -30,6 +30,7 @@ from tem_tf.workloads.processes import run_in_processes
 from tem_tf.workloads.replicas import make_strategy
 from tem_tf.workloads.results import RESULT_NAME, Stopwatch, read_steps, versions
 from tem_tf.workloads.study_files import (
+    alone_in,
     claim,
     make_directory,
     read_json,
@@ -84,14 +85,15 @@ class ComparisonDirectory:
             OSError: it cannot be written to.
         """
         make_directory(self.path / RUNS_NAME)
-        self.check(dataclasses.replace(comparison, resumes=True))
         asked = dataclasses.asdict(comparison)
         content = {
             "shared": comparison.identity(),
             "asked": {k: v for k, v in asked.items() if k != "directory"},
             "versions": versions(),
         }
-        write_json(self.path / COMPARISON_NAME, content)
+        with alone_in(self.path):  # What is checked stays so until it is written.
+            self.check(dataclasses.replace(comparison, resumes=True))
+            write_json(self.path / COMPARISON_NAME, content)
 
     def require_data(self, checksum: int) -> None:
         """Checks that the data is that of the runs before: a path says little of it.
@@ -103,8 +105,9 @@ class ComparisonDirectory:
             ValueError: it is other data.
         """
         path, ours = self.path / DATA_NAME, {"checksum of the data": checksum}
-        if not path.exists():
-            write_json(path, ours)
+        with alone_in(self.path):
+            if not path.exists():
+                write_json(path, ours)
         require_same(self.path, read_json(path, dict), ours)
 
     def results(self) -> dict[str, dict[str, Any]]:

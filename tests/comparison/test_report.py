@@ -2,7 +2,9 @@
 
 import csv
 import dataclasses
+import json
 import math
+import threading
 import types
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 
 from tem_tf.comparison import report, study, tables, tensorboard
 from tem_tf.comparison.study import ComparisonDirectory
+from tem_tf.workloads.study_files import alone_in
 from tests.comparison import made_up
 
 
@@ -184,6 +187,31 @@ def test_directory_of_another_configuration_is_refused_by_name(tmp_path):
         ComparisonDirectory(tmp_path).check(other)
     # More seeds, methods or budgets go on from what is there.
     ComparisonDirectory(tmp_path).check(dataclasses.replace(comparison, nseeds=9))
+
+
+def test_two_comparisons_cannot_both_open_an_empty_directory(tmp_path):
+    one = made_up.comparison(tmp_path)
+    run = dataclasses.replace(one.run, batch_size=40)
+    errors = []
+
+    def open_other():
+        try:
+            other = dataclasses.replace(one, run=run)
+            ComparisonDirectory(tmp_path).open(other)
+        except ValueError as error:
+            errors.append(str(error))
+
+    second = threading.Thread(target=open_other)
+    with alone_in(tmp_path):  # The first is about to write what it has checked.
+        second.start()
+        second.join(timeout=0.5)
+        assert second.is_alive()
+        content = {"shared": one.identity()}
+        (tmp_path / "comparison.json").write_text(json.dumps(content))
+    second.join(timeout=10)
+    assert ["another configuration: `batch_size`" in words for words in errors] == [
+        True
+    ]
 
 
 def test_directory_of_other_data_is_refused(tmp_path, monkeypatch):
