@@ -63,3 +63,5 @@ def _work_as_child(work: Work, study: Any, threads: int, parent: int) -> None:
         work(study, keep_on)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except (ValueError, OSError, ImportError) as error:  # as main.py has it
+        raise SystemExit(f"main.py: error: {error}") from None

@@ -1,0 +1,28 @@
+"""What the processes of a study say when they fail."""
+
+import pytest
+import tensorflow as tf
+
+from tem_tf.workloads import processes
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ValueError("`budgets` 0.1 cannot"), "main.py: error: `budgets` 0.1 cannot"),
+        (OSError("no place is left"), "main.py: error: no place is left"),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_what_a_user_can_set_right_is_one_line(monkeypatch, error, code):
+    for name in ("intra", "inter"):
+        name = f"set_{name}_op_parallelism_threads"
+        monkeypatch.setattr(tf.config.threading, name, lambda _: None)
+
+    def work(study, keep_on):
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        processes._work_as_child(work, None, 1, 0)
+    # Python prints a text and ends with exit code 1.
+    assert ended.value.code == code
