@@ -9,8 +9,9 @@ among 100 drawn uniformly, with repetition, from the items that the user has not
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -149,14 +150,12 @@ def read_ratings(path: Path) -> Ratings:
         ) from None
     if not len(rows):
         raise ValueError(f"{path} must hold ratings. Received: none.")
-    first = 2 if is_csv else 1
-    return Ratings(
-        rows["user"],
-        rows["item"],
-        rows["time"],
-        str(path),
-        lambda position: f"line {position + first}",
-    )
+
+    def line(position: int) -> str:  # By a slow second look, for an error alone.
+        number, _ = next(itertools.islice(_numbered(path, is_csv), position, None))
+        return f"line {number}"
+
+    return Ratings(rows["user"], rows["item"], rows["time"], str(path), line)
 
 
 def _lines(path: Path, is_csv: bool) -> Iterator[str]:
@@ -175,23 +174,28 @@ def _lines(path: Path, is_csv: bool) -> Iterator[str]:
                 yield line.replace("::", ",")
 
 
+def _numbered(path: Path, is_csv: bool) -> Iterator[tuple[int, str]]:
+    """The lines with their numbers in the file, but for empty ones, as numpy has it."""
+    for number, line in enumerate(_lines(path, is_csv), start=2 if is_csv else 1):
+        if line.strip("\r\n"):
+            yield number, line
+
+
 def _first_wrong_line(path: Path, is_csv: bool) -> str | None:
     """The message about the first line that cannot be read, by a slow second look."""
     try:
-        lines: Iterable[str] = list(_lines(path, is_csv))
-    except ValueError as error:
+        for number, line in _numbered(path, is_csv):
+            try:
+                user, item, rating, time = line.split(",")
+                int(user), int(item), float(rating), int(time)
+            except ValueError:
+                form = _HEADER if is_csv else _HEADER.replace(",", "::")
+                return (
+                    f"Every line of {path} must be {form}, whole numbers but for the "
+                    f"rating. Received in line {number}: {line.strip()[:60]!r}."
+                )
+    except ValueError as error:  # of the header
         return str(error)
-    for number, line in enumerate(lines, start=2 if is_csv else 1):
-        fields = line.split(",")
-        try:
-            user, item, rating, time = fields
-            int(user), int(item), float(rating), int(time)
-        except ValueError:
-            form = _HEADER if is_csv else _HEADER.replace(",", "::")
-            return (
-                f"Every line of {path} must be {form}, whole numbers but for the "
-                f"rating. Received in line {number}: {line.strip()[:60]!r}."
-            )
     return None
 
 

@@ -159,6 +159,25 @@ def test_line_that_is_wrong_is_named(tmp_path, wrong, form):
         load(tmp_path)
 
 
+@pytest.mark.parametrize("form", ["csv", "dat"])
+def test_empty_lines_are_counted_where_a_line_is_named(tmp_path, form):
+    rows = table()
+    path = write(tmp_path, rows, form=form)
+    lines = path.read_text().splitlines()
+    number = 30
+    lines[10:10] = ["", ""]
+    path.write_text("\r\n".join([*lines, "", ""]))
+    assert load(tmp_path).users == 3
+    path.write_text("\n".join([*lines, lines[number - 1]]) + "\n")
+    words = f"in line {number} and line {len(lines) + 1}."
+    with pytest.raises(ValueError, match=f"{re.escape(words)}$"):
+        load(tmp_path)
+    lines[number - 1] = "word"
+    path.write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=f"Received in line {number}: 'word'.$"):
+        load(tmp_path)
+
+
 def test_csv_without_its_header_is_refused(tmp_path):
     path = write(tmp_path, table())
     path.write_text("7,2,3.5,9\n")
