@@ -204,6 +204,8 @@ class Experiment:
             if step % configuration.save_interval == 0:
                 self._save_weights()
             if self._is_goal_reached(validation):
+                if validation is None:  # The result tells of this step, too.
+                    self._check()
                 return "goal_reached"
         return "finished"
 

@@ -189,6 +189,10 @@ def test_goal_error_ends_the_run_at_a_multiple_of_its_own_interval(run):
     result, directory = run(goal_error=0.95, check_interval_arrival=2)
     assert result["status"] == "goal_reached"
     assert result["steps"] % 2 == 0
+    # Between two checks: what was sent and measured is that of all steps.
+    assert result["steps"] % SMALL["check_interval"]
+    assert result["history"][-1]["step"] == result["steps"]
+    assert result["communication"]["dense_bytes"] == 4 * 62_346 * result["steps"]
     assert result["test"] is not None
     assert (
         directory / "checkpoints" / f"step-{result['steps']:06d}.weights.h5"
