@@ -52,8 +52,8 @@ COMPARISON_FLAGS = (
         "margin",
         float,
         None,
-        "Difference of quality that counts as none. Without it: 0.003 of accuracy, a "
-        "hundredth of perplexity.",
+        "Difference of quality that counts as none; of perplexity, as a share of the "
+        "baseline's. Without it: 0.003 of accuracy and of HR@10, 0.01 of perplexity.",
     ),
 )
 

@@ -48,8 +48,9 @@ class Comparison(Checked):
         rates: Learning rates to choose from, or the common one alone.
         nseeds: Reported seeds of each method, budget and rate.
         tuning_seeds: Seeds that rates are chosen on.
-        baseline: The method that differences are shown to.
-        margin: Of quality; what counts as equal (see `quality.margin`).
+        baseline: The method that differences are shown to; None: the first.
+        margin: What counts as equal, of quality, or of perplexity as a share of the
+            baseline's; None: `Quality.margin`.
         directory: Of the study.
         parallel_trials: Processes.
         resumes: Whether finished runs in the directory may be used.

@@ -45,8 +45,7 @@ class TrainingText(Examples):
 
     Args:
         words: int32 (n,).
-        layers, units: Of the network.
-        settings: `batch_size`, `bptt` and `seed`.
+        settings: `batch_size`, `bptt`, `seed`, `lstm_layers` and `lstm_units`.
 
     Attributes:
         examples: Words that an epoch predicts.
@@ -130,10 +129,9 @@ class HeldOutText(Examples):
                 f"The {name} text must have at least two words. Received: {len(words)}."
             )
         streams = min(EVALUATION_STREAMS, self.examples)
-        length = -(-self.examples // streams)
-        length += -length % EVALUATION_WINDOW
-        # Row i of each table is stream i; what is behind the text's end counts nothing.
         each = -(-self.examples // streams)
+        length = each + -each % EVALUATION_WINDOW
+        # Row i of each table is stream i; what is behind its end counts nothing.
         places = np.arange(streams)[:, np.newaxis] * each + np.arange(length)
         counts = (np.arange(length) < each) & (places < self.examples)
         places = np.minimum(places, self.examples - 1)
