@@ -188,6 +188,7 @@ def test_scaled_and_back_through_its_configuration():
         ({"steps": 0}, "`steps` must be an integer >= 1"),
         ({"steps": 2.5}, "`steps` must be an integer >= 1"),
         ({"unit": 0}, "`unit` must be a finite number > 0"),
+        ({"unit": tem_tf.Ramp(1, 2, 3)}, "`unit` must be a finite number > 0"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, says):

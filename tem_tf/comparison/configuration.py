@@ -12,7 +12,6 @@ from typing import Any
 
 from tem_tf.comparison.methods import METHODS
 from tem_tf.workloads.checks import Checked
-from tem_tf.workloads.compression_settings import COMPRESSOR_SETTINGS
 from tem_tf.workloads.configuration import Configuration
 
 COMPARISON_NAME = "comparison.json"  # in a study directory: these settings
@@ -110,15 +109,10 @@ class Comparison(Checked):
             )
 
     def _check_methods(self) -> None:
-        known = [
-            name
-            for name, method in METHODS.items()
-            if method.compressor in COMPRESSOR_SETTINGS
-        ]
         for name in self.methods:
-            if name not in known:
+            if name not in list(METHODS):  # A file may have what cannot be hashed.
                 raise ValueError(
-                    f"`compare` must name methods among {', '.join(known)}. "
+                    f"`compare` must name methods among {', '.join(METHODS)}. "
                     f"Received: {name!r}."
                 )
         if len(set(self.methods)) < max(2, len(self.methods)):

@@ -16,6 +16,7 @@ from tem_tf.compressors.schedules import (
     check_density,
     check_strength,
     is_integer,
+    is_number,
     strength_at,
 )
 from tem_tf.packing import total_size
@@ -151,9 +152,10 @@ class AdaptiveThreshold(Compressor):
             raise ValueError(
                 f"`steps` must be an integer >= 1. Received: steps={self.steps!r}"
             )
-        check_strength(
-            "unit", self.unit, "a finite number > 0", lambda x: 0 < x < math.inf, ""
-        )
+        if not is_number(self.unit) or not 0 < self.unit < math.inf:
+            raise ValueError(
+                f"`unit` must be a finite number > 0. Received: unit={self.unit!r}"
+            )
 
     def init(self, segments):
         """float64 scalars: `threshold` (0: not known), and sums over the steps."""

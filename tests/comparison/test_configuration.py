@@ -24,6 +24,7 @@ def make(**settings):
     ("settings", "words"),
     [
         ({"methods": ("topk", "top_k")}, "must name methods among none, topk"),
+        ({"methods": (["topk"], "none")}, r"among none, .* Received: \['topk'\]"),
         ({"methods": ("topk",)}, "needs at least two methods, each once"),
         ({"methods": ("topk", "topk")}, "needs at least two methods, each once"),
         ({"methods": ("none", "topk_replay")}, "Name hard_threshold too"),
