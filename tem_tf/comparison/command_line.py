@@ -166,7 +166,7 @@ def _check_kinds(theirs: Mapping[str, Any], defaults: Mapping[str, Any]) -> None
     for name, value in theirs.items():
         if isinstance(defaults[name], bool) and not isinstance(value, bool):
             kind = "true or false"
-        elif name in _PATHS and not isinstance(value, str):
+        elif name in _PATHS and not isinstance(value, str | None):
             kind = "a path"
         else:
             continue

@@ -88,7 +88,7 @@ def test_a_file_describes_a_comparison_and_flags_come_before_it(tmp_path, ending
         "compare": ["none", "topk"],
         "budgets": [0.05],
         "nseeds": 7,
-        "run": {"datasource": "digits", "seed": 3},
+        "run": {"datasource": "digits", "seed": 3, "path_data": None},
     }
     if ending == "json":
         path.write_text(json.dumps(content))
