@@ -230,7 +230,9 @@ def _prediction(report: Report) -> Figure | None:
         axes.set_ylabel(f"test {report.quality.name}")
         title = report.title(kind, None)
         title += f"\nSpearman {found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
-        axes.set_title(f"{title}, {found.runs} runs", fontsize="medium")
+        title += f", {found.runs} runs"
+        title += f"\ndrawn by methods [{found.group_low:.2f}, {found.group_high:.2f}]"
+        axes.set_title(title, fontsize="medium")
     if not drawn:
         pyplot.close(figure)
         return None

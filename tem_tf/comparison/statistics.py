@@ -4,6 +4,10 @@ Runs of one seed share initial weights and the order of examples, so methods are
 compared seed by seed: the mean of x_s - y_s over seeds s, and its 95 % interval from
 drawing seeds with replacement. With five seeds such an interval is too narrow (about
 85 % instead of 95 %), so Student's interval of the same differences stands beside it.
+
+Runs of one method are alike. Of seven methods with five runs each, made up so that
+nothing relates total error and quality, the interval of the rank correlation from
+drawing runs leaves out 0 in half of all cases; from drawing methods, in a tenth.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -74,18 +79,41 @@ def paired(x: Sequence[float], y: Sequence[float], seed: int = 0) -> Difference:
 
 @dataclasses.dataclass(frozen=True)
 class Correlation:
-    """Spearman's rank correlation with its 95 % bootstrap interval over runs."""
+    """Spearman's rank correlation.
+
+    Attributes:
+        runs: Number of runs.
+        value: Spearman's ρ.
+        low, high: Its 95 % bootstrap interval from drawing runs.
+        group_low, group_high: The same from drawing whole groups of runs.
+    """
 
     runs: int
     value: float
     low: float
     high: float
+    group_low: float
+    group_high: float
 
 
 def rank_correlation(
-    x: Sequence[float], y: Sequence[float], seed: int = 0, draws: int = 2000
+    x: Sequence[float],
+    y: Sequence[float],
+    groups: Sequence[Any],
+    seed: int = 0,
+    draws: int = 2000,
 ) -> Correlation:
-    """Spearman's ρ; NaN where there are fewer than three runs or no differences."""
+    """Spearman's ρ; NaN where there are fewer than three runs or no differences.
+
+    Args:
+        x: A value of each run.
+        y: Another one.
+        groups: What each run shares with others, as its method. Where runs of a group
+            are alike, they are less evidence than as many independent ones, and the
+            interval from drawing runs is too narrow.
+        seed: Of the draws.
+        draws: Their number.
+    """
     from scipy import stats
 
     x, y = np.asarray(x, float), np.asarray(y, float)
@@ -96,10 +124,19 @@ def rank_correlation(
             return math.nan
         return float(np.corrcoef(a, b)[0, 1])
 
+    def interval(parts: Sequence[np.ndarray]) -> tuple[float, float]:
+        generator = np.random.default_rng(seed)
+        drawn = [
+            spearman(np.concatenate([parts[i] for i in chosen]))
+            for chosen in generator.integers(0, len(parts), (draws, len(parts)))
+        ]
+        low, high = np.nanquantile(drawn, [0.025, 0.975])
+        return float(low), float(high)
+
     value = spearman(np.arange(len(x)))
     if math.isnan(value):
-        return Correlation(len(x), *(math.nan,) * 3)
-    generator = np.random.default_rng(seed)
-    drawn = [spearman(rows) for rows in generator.integers(0, len(x), (draws, len(x)))]
-    low, high = np.nanquantile(drawn, [0.025, 0.975])
-    return Correlation(len(x), value, float(low), float(high))
+        return Correlation(len(x), *(math.nan,) * 5)
+    rows = np.arange(len(x))[:, np.newaxis]
+    _, numbers = np.unique(groups, return_inverse=True)
+    of_groups = [np.flatnonzero(numbers == i) for i in range(numbers.max() + 1)]
+    return Correlation(len(x), value, *interval(list(rows)), *interval(of_groups))

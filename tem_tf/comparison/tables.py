@@ -76,25 +76,24 @@ def correlations(report: Report) -> Rows:
     rows = []
     for kind in report.kinds:
         for budget in (*report.comparison.budgets, "all"):
-            x, y = error_and_quality(report, kind, budget)
-            found = rank_correlation(x, y)
+            found = rank_correlation(*error_and_quality(report, kind, budget))
             rows.append({"kind": kind, "budget": budget, **dataclasses.asdict(found)})
     return rows
 
 
 def error_and_quality(
     report: Report, kind: str, budget: float | str
-) -> tuple[list[float], list[float]]:
-    """Total error and test quality of all runs that sent less than everything."""
+) -> tuple[list[float], list[float], list[str]]:
+    """Total error, quality and method of all runs that sent less than everything."""
     runs = [
-        run
+        (run.total_error, float(run.quality or 0), line.row.method)
         for line in report.lines
         if line.row.kind == kind
         and line.row.budget is not None
         and budget in ("all", line.row.budget)
         for run in line.finished
     ]
-    return [run.total_error for run in runs], [float(run.quality or 0) for run in runs]
+    return tuple(map(list, zip(*runs, strict=True))) if runs else ([], [], [])
 
 
 def text(report: Report) -> str:
@@ -129,7 +128,8 @@ def text(report: Report) -> str:
             lines.append(
                 f"total error and {name}, budget {row['budget']}, {row['kind']} rate: "
                 f"Spearman {row['value']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}] "
-                f"over {row['runs']} runs"
+                f"over {row['runs']} runs, drawn by methods "
+                f"[{row['group_low']:+.2f}, {row['group_high']:+.2f}]"
             )
     return "\n".join(lines)
 

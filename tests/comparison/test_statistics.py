@@ -58,14 +58,29 @@ def test_verdict(mean, low, high, seeds, verdict):
 def test_rank_correlation_is_spearmans():
     x, y = np.random.default_rng(2).normal(size=(2, 25))
     y = y.round(1) + 0.5 * x  # Ties among them.
-    found = rank_correlation(x, y.round(1))
+    runs = range(25)
+    found = rank_correlation(x, y.round(1), runs)
     assert found.value == pytest.approx(stats.spearmanr(x, y.round(1)).statistic)
     assert found.low < found.value < found.high
     assert found.runs == 25
-    assert rank_correlation(x, np.exp(x)).value == pytest.approx(1)
-    assert rank_correlation(x, -x).low == pytest.approx(-1)
+    # Groups of one run are runs.
+    assert (found.group_low, found.group_high) == (found.low, found.high)
+    assert rank_correlation(x, np.exp(x), runs).value == pytest.approx(1)
+    assert rank_correlation(x, -x, runs).low == pytest.approx(-1)
+
+
+def test_runs_that_are_alike_are_not_independent_evidence():
+    """Five runs of each of seven methods that say nothing of one another."""
+    x, y = np.random.default_rng(0).normal(size=(2, 7))
+    methods = range(7)
+    seven = rank_correlation(x, y, methods)
+    found = rank_correlation(*(np.repeat(z, 5) for z in (x, y, methods)))
+    assert found.value == pytest.approx(seven.value)
+    drawn_by_methods = (found.group_low, found.group_high)
+    assert drawn_by_methods == pytest.approx((seven.low, seven.high))
+    assert found.high - found.low < 0.7 * (seven.high - seven.low)
 
 
 @pytest.mark.parametrize("values", [([], []), ([1, 2], [1, 2]), ([1, 2, 3], [5] * 3)])
 def test_rank_correlation_of_too_little_is_not_a_number(values):
-    assert math.isnan(rank_correlation(*values).value)
+    assert math.isnan(rank_correlation(*values, range(len(values[0]))).value)
