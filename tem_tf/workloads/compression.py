@@ -82,11 +82,17 @@ def read_counts(path: str) -> list[int]:
     """Reads a list of k_t: a text file with one integer >= 0 per line, step by step.
 
     Raises:
-        ValueError: naming the line that is none.
-        OSError: it cannot be read.
+        ValueError: naming the line that is none, or the file if it cannot be read.
     """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            "`counts` must be a file with one integer >= 0 per line. "
+            f"Received: counts={path!r} ({error})."
+        ) from error
     counts = []
-    for number, line in enumerate(Path(path).read_text().splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         if not line.strip().isdecimal():
             raise ValueError(
                 "`counts` must be a file with one integer >= 0 per line. "

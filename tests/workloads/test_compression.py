@@ -78,6 +78,14 @@ def test_counts_are_read_from_a_file(tmp_path):
     path.write_text("")
     with pytest.raises(ValueError, match="`counts` must be integers"):
         make_compressor(Configuration(**settings))
+    path.write_bytes(b"\xff")
+    words = f"`counts` must be a file .* Received: counts='{path}' .*can't decode byte"
+    with pytest.raises(ValueError, match=words):
+        make_compressor(Configuration(**settings))
+    path.unlink()
+    words = f"`counts` must be a file .* Received: counts='{path}' .*No such file"
+    with pytest.raises(ValueError, match=words):
+        make_compressor(Configuration(**settings))
 
 
 @pytest.mark.parametrize(
