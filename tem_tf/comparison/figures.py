@@ -118,16 +118,17 @@ def _over_time(report: Report, name: str, label: str) -> Figure | None:
             runs = line.finished
             runs = [run for run in runs if len(run.step) == len(runs[0].step)]
             values = np.array([getattr(run, name) for run in runs])
-            # What is 0 has no place on a logarithmic axis.
             if not len(runs) or not values.any():
                 continue
-            values = np.where(values > 0, values, np.nan)
+            curves = values.mean(axis=0), values.min(axis=0), values.max(axis=0)
+            # What is 0 has no place on a logarithmic axis.
+            mean, *reach = (np.where(c > 0, c, np.nan) for c in curves)
             style = _style(report, line)
             del style["marker"]
             i = report.comparison.methods.index(line.row.method)
             axes.plot(
                 runs[0].step,
-                values.mean(axis=0),
+                mean,
                 lw=1.5,
                 ls=_LINES[i % len(_LINES)],
                 label=line.label,
@@ -135,8 +136,7 @@ def _over_time(report: Report, name: str, label: str) -> Figure | None:
             )
             axes.fill_between(
                 runs[0].step,
-                values.min(axis=0),
-                values.max(axis=0),
+                *reach,
                 color=style["color"],
                 alpha=0.15,
                 lw=0,

@@ -10,7 +10,7 @@ import types
 import numpy as np
 import pytest
 
-from tem_tf.comparison import report, study, tables, tensorboard
+from tem_tf.comparison import figures, report, study, tables, tensorboard
 from tem_tf.comparison.study import ComparisonDirectory
 from tem_tf.workloads.study_files import alone_in
 from tests.comparison import made_up
@@ -175,6 +175,19 @@ def test_a_check_without_a_number_is_drawn_as_none(tmp_path):
     assert sent > 0
     assert math.isnan(value)
     tensorboard.write(found, [], tmp_path / "tensorboard")
+
+
+def test_a_stretch_in_which_one_seed_sends_nothing_is_in_the_mean(tmp_path):
+    settings = {"methods": ("none", "hard_threshold"), "rates": (), "nseeds": 2}
+    comparison = made_up.comparison(tmp_path, budgets=(0.05,), **settings)
+    made_up.write(comparison)
+    found = report.read(comparison)
+    line = next(x for x in found.lines if x.row.method == "hard_threshold")
+    line.runs[1].entries[20:30] = 0
+    figure = figures._over_time(found, "entries", "k")
+    drawn = {x.get_label(): x.get_ydata() for x in figure.axes[0].lines}
+    want = np.mean([run.entries for run in line.runs], axis=0)
+    np.testing.assert_allclose(drawn[line.label], want)
 
 
 def test_directory_of_another_configuration_is_refused_by_name(tmp_path):
