@@ -114,29 +114,43 @@ def rank_correlation(
         seed: Of the draws.
         draws: Their number.
     """
-    from scipy import stats
-
     x, y = np.asarray(x, float), np.asarray(y, float)
 
-    def spearman(rows: np.ndarray) -> float:
-        a, b = stats.rankdata(x[rows]), stats.rankdata(y[rows])
-        if len(a) < 3 or a.std() == 0 or b.std() == 0:
-            return math.nan
-        return float(np.corrcoef(a, b)[0, 1])
-
-    def interval(parts: Sequence[np.ndarray]) -> tuple[float, float]:
-        generator = np.random.default_rng(seed)
-        drawn = [
-            spearman(np.concatenate([parts[i] for i in chosen]))
-            for chosen in generator.integers(0, len(parts), (draws, len(parts)))
-        ]
+    def interval(numbers: np.ndarray) -> tuple[float, float]:
+        """From drawing the groups that runs have as numbers."""
+        size = numbers.max() + 1
+        chosen = np.random.default_rng(seed).integers(0, size, (draws, size))
+        times = np.zeros((draws, size))
+        np.add.at(times, (np.arange(draws)[:, np.newaxis], chosen), 1)
+        drawn = _spearman(x, y, times[:, numbers])
         low, high = np.nanquantile(drawn, [0.025, 0.975])
         return float(low), float(high)
 
-    value = spearman(np.arange(len(x)))
-    if math.isnan(value):
+    (value,) = _spearman(x, y, np.ones((1, len(x))))
+    if len(x) < 3 or math.isnan(value):
         return Correlation(len(x), *(math.nan,) * 5)
-    rows = np.arange(len(x))[:, np.newaxis]
     _, numbers = np.unique(groups, return_inverse=True)
-    of_groups = [np.flatnonzero(numbers == i) for i in range(numbers.max() + 1)]
-    return Correlation(len(x), value, *interval(list(rows)), *interval(of_groups))
+    by_runs, by_groups = interval(np.arange(len(x))), interval(numbers)
+    return Correlation(len(x), float(value), *by_runs, *by_groups)
+
+
+def _spearman(x: np.ndarray, y: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Spearman's ρ of runs that were drawn several times: (draws,).
+
+    Args:
+        x: float64 (n,).
+        y: float64 (n,).
+        times: float64 (draws, n). How often each run was drawn.
+    """
+
+    def ranks(z: np.ndarray) -> np.ndarray:
+        """Less their mean; equals share theirs: (draws, n)."""
+        column = z[:, np.newaxis]
+        found = times @ ((z < column) + 0.5 * (z == column)).T
+        mean = (times * found).sum(axis=1) / times.sum(axis=1)
+        return found - mean[:, np.newaxis]
+
+    with np.errstate(invalid="ignore"):  # NaN where all ranks are equal
+        a, b = ranks(x), ranks(y)
+        square = (times * a * a).sum(axis=1) * (times * b * b).sum(axis=1)
+        return (times * a * b).sum(axis=1) / np.sqrt(square)
