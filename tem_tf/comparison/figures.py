@@ -231,7 +231,9 @@ def _prediction(report: Report) -> Figure | None:
         title = report.title(kind, None)
         title += f"\nSpearman {found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
         title += f", {found.runs} runs"
-        title += f"\ndrawn by methods [{found.group_low:.2f}, {found.group_high:.2f}]"
+        if not np.isnan(found.group_low):
+            title += f"\ndrawn by methods [{found.group_low:.2f}, "
+            title += f"{found.group_high:.2f}]"
         axes.set_title(title, fontsize="medium")
     if not drawn:
         pyplot.close(figure)

@@ -85,7 +85,8 @@ class Correlation:
         runs: Number of runs.
         value: Spearman's ρ.
         low, high: Its 95 % bootstrap interval from drawing runs.
-        group_low, group_high: The same from drawing whole groups of runs.
+        group_low, group_high: The same from drawing whole groups of runs; NaN of
+            fewer than three.
     """
 
     runs: int
@@ -119,6 +120,8 @@ def rank_correlation(
     def interval(numbers: np.ndarray) -> tuple[float, float]:
         """From drawing the groups that runs have as numbers."""
         size = numbers.max() + 1
+        if size < 3:  # Drawn again and again they say nothing of others.
+            return math.nan, math.nan
         chosen = np.random.default_rng(seed).integers(0, size, (draws, size))
         times = np.zeros((draws, size))
         np.add.at(times, (np.arange(draws)[:, np.newaxis], chosen), 1)

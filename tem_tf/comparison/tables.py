@@ -125,12 +125,15 @@ def text(report: Report) -> str:
                 lines.append(words)
     for row in correlations(report):
         if math.isfinite(row["value"]):
-            lines.append(
+            words = (
                 f"total error and {name}, budget {row['budget']}, {row['kind']} rate: "
                 f"Spearman {row['value']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}] "
-                f"over {row['runs']} runs, drawn by methods "
-                f"[{row['group_low']:+.2f}, {row['group_high']:+.2f}]"
+                f"over {row['runs']} runs"
             )
+            if math.isfinite(row["group_low"]):
+                words += f", drawn by methods [{row['group_low']:+.2f}, "
+                words += f"{row['group_high']:+.2f}]"
+            lines.append(words)
     return "\n".join(lines)
 
 

@@ -78,6 +78,9 @@ def test_runs_that_are_alike_are_not_independent_evidence():
     assert found.value == pytest.approx(seven.value)
     drawn_by_methods = (found.group_low, found.group_high)
     assert drawn_by_methods == pytest.approx((seven.low, seven.high))
+    few = rank_correlation(x, y, [0, 1, 0, 1, 0, 1, 0])
+    assert (few.low, few.high) == (seven.low, seven.high)
+    assert math.isnan(few.group_low) and math.isnan(few.group_high)
     assert found.high - found.low < 0.7 * (seven.high - seven.low)
 
 
