@@ -1,6 +1,5 @@
 """What a user can get wrong about a comparison, and files that describe one."""
 
-import dataclasses
 import json
 import pathlib
 
@@ -193,13 +192,19 @@ def test_a_study_directory_that_is_damaged_is_named(tmp_path, text, words):
         configure({"compare"}, compare=str(tmp_path))
 
 
-def test_the_plan_of_our_study_is_a_comparison():
+@pytest.mark.parametrize(
+    ("name", "methods", "workers", "arch"),
+    [
+        ("simple_cnn", 8, 8, "simple-cnn"),
+        ("lstm", 5, 4, "lstm"),
+        ("neumf", 5, 4, "neumf"),
+    ],
+)
+def test_the_plans_of_our_study_are_comparisons(name, methods, workers, arch):
     root = pathlib.Path(command_line.__file__).parents[2]
-    plan = root / "docs" / "studies" / "compressors" / "plan.toml"
-    names = [field.name for field in dataclasses.fields(Configuration)]
-    comparison, _ = configure(
-        run=dict.fromkeys(names) | RUN.as_dict(), compare=str(plan)
-    )
-    assert len(comparison.methods) == 8
-    assert comparison.run.workers == 8
+    plan = root / "docs" / "studies" / "compressors" / f"{name}.toml"
+    comparison, _ = configure(compare=str(plan))
+    assert len(comparison.methods) == methods
+    assert (comparison.run.workers, comparison.run.arch) == (workers, arch)
+    assert comparison.run.target_sparsity == 0
     assert comparison.run.decay_steps == comparison.run.train_iterations
