@@ -359,7 +359,8 @@ def next_strength(tried: list[tuple[float, float, Any]], slope: float) -> float:
     Returns:
         The next log strength.
     """
-    ordered = sorted(tried, key=lambda t: abs(t[1]))
+    # Of equals, as where nothing was sent, the latest: it went furthest.
+    ordered = sorted(reversed(tried), key=lambda t: abs(t[1]))
     x, y = ordered[0][:2]
     opposite = [t for t in ordered if t[1] * y < 0]
     # Through the nearest on the other side of 0, else through the next nearest.

@@ -216,6 +216,20 @@ def test_a_budget_below_a_dense_step_cannot_have_a_dense_start():
         play(make(("topk_warmup", "none"), budgets=(0.001,)))
 
 
+@pytest.mark.parametrize("start", [3, 30, 300])
+def test_search_goes_on_where_a_threshold_lets_nothing_through(start):
+    """All such runs send the same few bytes: headers without entries."""
+    x, tried = math.log(start), []
+    for _ in range(MOST_PILOTS):
+        y = max(-1.5 * (x - math.log(0.1)), math.log(0.02))
+        tried.append((x, y))
+        if abs(math.expm1(y)) < 0.01:
+            assert sum(y == math.log(0.02) for _, y in tried) > 1 or start == 3
+            return
+        x = next_strength(tried, -1.5)
+    raise AssertionError(np.exp(tried))
+
+
 @pytest.mark.parametrize("power", [-0.6, -1, -2, -3.5])
 @pytest.mark.parametrize("start", [0.001, 1, 200])
 def test_search_ends_for_volumes_of_every_power(power, start):
