@@ -162,6 +162,8 @@ def _total_error(report: Report) -> Figure | None:
     if figure:
         for axes in figure.axes:
             axes.set_xlim(0, 1.05 * axes.get_xlim()[1])
+            # 250000 beside 300000 would touch it.
+            axes.ticklabel_format(axis="x", scilimits=(-3, 3))
     return figure
 
 
