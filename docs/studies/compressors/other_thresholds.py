@@ -1,11 +1,12 @@
-"""Hard thresholds other than the pilot's, on the reported seeds: README.md, "After it".
+r"""Hard thresholds other than the pilot's, on the reported seeds: see README.md.
 
-    python docs/studies/compressors/other_thresholds.py PATH_DATA STUDY_DIR LAMBDA…
+    python docs/studies/compressors/other_thresholds.py WORKLOAD PATH_DATA STUDY_DIR \
+        RATE LAMBDA…
 
-Simple-CNN at budget 1 % and rate 0.2. STUDY_DIR is the finished study of
-simple_cnn.toml, with its report; it receives other-thresholds/. Writes
-simple_cnn/other_thresholds.csv: for each λ and method the mean difference over seeds of
-test accuracy, method minus threshold, with Student's 95 % interval.
+STUDY_DIR is the finished study of WORKLOAD.toml, with its report; it receives
+other-thresholds/. Writes WORKLOAD/other_thresholds.csv: at the plan's first budget, for
+each λ and method of tuned rate, the mean difference over seeds of the test quality,
+method minus threshold, with Student's 95 % interval.
 """
 
 import csv
@@ -17,21 +18,19 @@ import tomllib
 
 import numpy as np
 import scipy.stats
+from run import WORKLOADS
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[2]
-RATE, BUDGET = "0.2", "0.01"
 METHODS = ("none", "topk", "topk_model", "topk_replay", "hard_threshold")
 
 
-def run(data: str, place: pathlib.Path, threshold: str, seed: int) -> dict:
+def run(shared: dict, place: pathlib.Path, threshold: str, seed: int) -> dict:
     """One run of main.py, or its result if it is there."""
     result = place / f"lambda-{threshold}" / f"seed-{seed}" / "result.json"
     if not result.exists():
-        settings = tomllib.loads((HERE / "simple_cnn.toml").read_text())["run"]
-        settings |= {"learning_rate": RATE, "compressor": "hard_threshold"}
-        settings |= {"threshold": threshold, "seed": seed, "threads": 1}
-        settings |= {"path_data": data, "logdir": result.parent}
+        settings = shared | {"compressor": "hard_threshold", "threshold": threshold}
+        settings |= {"seed": seed, "threads": 1, "logdir": result.parent}
         flags = [f"--{name}={value}" for name, value in settings.items()]
         subprocess.run([sys.executable, "main.py", *flags], cwd=ROOT, check=True)
     return json.loads(result.read_text())
@@ -39,47 +38,56 @@ def run(data: str, place: pathlib.Path, threshold: str, seed: int) -> dict:
 
 def main() -> None:
     """Runs and writes the table."""
-    if len(sys.argv) < 4:
+    if len(sys.argv) < 6 or sys.argv[1] not in WORKLOADS:
         raise SystemExit(__doc__)
-    data = str(pathlib.Path(sys.argv[1]).resolve())
-    study = pathlib.Path(sys.argv[2]).resolve()
+    workload, data, study, rate, *thresholds = sys.argv[1:]
+    plan = tomllib.loads((HERE / f"{workload}.toml").read_text())
+    data = pathlib.Path(data, WORKLOADS[workload]).resolve()
+    shared = plan["run"] | {"learning_rate": rate, "path_data": data}
+    study = pathlib.Path(study).resolve()
+    budget, seeds = str(plan["budgets"][0]), range(plan["nseeds"])
     with (study / "report" / "runs.csv").open() as file:
         runs = [r for r in csv.DictReader(file) if r["kind"] == "tuned"]
+    quality = next(name for name in runs[0] if name.startswith("test_"))
     with (study / "report" / "comparison.csv").open() as file:
         row = next(
             r
             for r in csv.DictReader(file)
-            if (r["kind"], r["budget"], r["method"]) == ("tuned", BUDGET, "topk")
+            if (r["kind"], r["budget"], r["method"]) == ("tuned", budget, "topk")
         )
-    budget = float(row["bytes_per_worker"]) / float(row["volume_over_budget"])
+    allowed = float(row["bytes_per_worker"]) / float(row["volume_over_budget"])
     table = []
-    for threshold in sys.argv[3:]:
-        ours = [run(data, study / "other-thresholds", threshold, s) for s in range(5)]
-        accuracy = np.array([r["test"]["accuracy"] for r in ours])
+    for threshold in thresholds:
+        place = study / "other-thresholds" / f"rate-{rate}"
+        ours = [run(shared, place, threshold, s) for s in seeds]
+        reached = np.array([r["test"][quality.removeprefix("test_")] for r in ours])
         sent = [r["communication"]["payload_bytes"] / r["replicas"] for r in ours]
-        volumes = np.array(sent) / budget
+        volumes = np.array(sent) / allowed
         for method in METHODS:
             theirs = {
-                int(r["seed"]): float(r["test_accuracy"])
+                int(r["seed"]): float(r[quality])
                 for r in runs
-                if r["method"] == method and r["budget"] in ("", BUDGET)
+                if r["method"] == method and r["budget"] in ("", budget)
             }
-            difference = np.array([theirs[s] for s in range(5)]) - accuracy
-            half = scipy.stats.t.ppf(0.975, 4) * difference.std(ddof=1) / 5**0.5
+            difference = np.array([theirs[s] for s in seeds]) - reached
+            mean, error = difference.mean(), scipy.stats.sem(difference)
+            half = scipy.stats.t.ppf(0.975, len(difference) - 1) * error
             table.append(
                 {
+                    "learning_rate": rate,
                     "threshold": threshold,
-                    "accuracy": f"{accuracy.mean():.5f}",
+                    quality: f"{reached.mean():.6g}",
                     "volume_over_budget": f"{volumes.mean():.4f}",
                     "least_volume": f"{volumes.min():.4f}",
                     "greatest_volume": f"{volumes.max():.4f}",
                     "method": method,
-                    "minus_threshold": f"{difference.mean():.5f}",
-                    "student_low": f"{difference.mean() - half:.5f}",
-                    "student_high": f"{difference.mean() + half:.5f}",
+                    "minus_threshold": f"{mean:.4g}",
+                    "student_low": f"{mean - half:.4g}",
+                    "student_high": f"{mean + half:.4g}",
                 }
             )
-    with (HERE / "simple_cnn" / "other_thresholds.csv").open("w", newline="") as file:
+    (HERE / workload).mkdir(exist_ok=True)
+    with (HERE / workload / "other_thresholds.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(table[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(table)
