@@ -155,6 +155,7 @@ def _threshold(
     state: Any,
     corrected: Callable[[], tf.Tensor],
 ) -> tf.Tensor:
+    """λ of this step. `corrected`, (n,), is made only while no λ is known."""
     if isinstance(compressor, HardThreshold):
         return tf.cast(strength_at(compressor.threshold, step), tf.float32)
     known = compressor.known(state, tf.float32)
