@@ -55,7 +55,9 @@ STUDY_FLAGS = (
         "stop_beyond_best",
         bool,
         False,
-        "Whether a trial ends once it has taken as many steps as the best one so far.",
+        "Whether a trial ends once it has taken as many steps as the best one so far. "
+        "If fewer than three are complete then, those that came nearest to the goal "
+        "are run again to their end.",
     ),
     FlagRow(
         "rerun_seeds",

@@ -4,7 +4,8 @@
     metaparameters.json             the points, one per trial
     run-R/result.json               trial R; with it the trial is finished
     run-R/batch-science/metadata.json   steps to the result, as the DPS authors have it
-    rerun-R-seed-S/...              the winner R again, with seed S
+    rerun-R-seed-S/...              the winner R again, with seed S; or, with the trials'
+                                    own seed, one that had ended early, to its end
 
 Files appear whole or not at all, and a process claims a trial before it runs it: see
 `tem_tf.workloads.study_files`.
@@ -125,12 +126,27 @@ class StudyDirectory:
                 self._results[path.parent.name] = read_json(path, dict)
         return dict(sorted(self._results.items(), key=lambda item: _order(item[0])))
 
+    def trials(self) -> dict[str, dict[str, Any]]:
+        """The finished trials, by "run-R", without reruns with other seeds.
+
+        One that ended early and was run again to its end is what that found.
+
+        Raises:
+            ValueError: a result is damaged.
+        """
+        results = self.results()
+        return {
+            name: results.get(rerun_name(result["trial"], result["seed"]), result)
+            for name, result in results.items()
+            if name.startswith("run-")
+        }
+
     def best(self) -> int | None:
         """The least steps to the result of all finished trials."""
         steps = [
             result["steps_to_result"]
-            for name, result in self.results().items()
-            if name.startswith("run-") and result["status"] == "complete"
+            for result in self.trials().values()
+            if result["status"] == "complete"
         ]
         return min(steps, default=None)
 

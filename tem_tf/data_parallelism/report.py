@@ -38,19 +38,16 @@ class StudyFiles:
     Attributes:
         path: The directory.
         configuration: What defines its trials.
-        results: Every finished trial by its name, reruns included.
+        results: Every finished run by its name.
+        trials: Those that count as trials, by their names.
         cell: What they found.
     """
 
     path: Path
     configuration: dict[str, Any]
     results: dict[str, dict[str, Any]]
+    trials: dict[str, dict[str, Any]]
     cell: CellResult
-
-    @property
-    def trials(self) -> dict[str, dict[str, Any]]:
-        """The finished trials without reruns."""
-        return {n: r for n, r in self.results.items() if n.startswith("run-")}
 
     @property
     def winner(self) -> dict[str, Any] | None:
@@ -179,24 +176,27 @@ def table(series: Sequence[Series]) -> list[dict[str, Any]]:
 
 def _read_study(path: Path) -> StudyFiles | None:
     directory = StudyDirectory(path)
-    configuration, results = directory.configuration(), directory.results()
-    trials = [r for name, r in results.items() if name.startswith("run-")]
-    if not trials:
+    configuration, found = directory.configuration(), directory.trials()
+    if not found:
         return None
-    limit = configuration["train_iterations"]
+    trials = list(found.values())
     cell = CellResult(
         batch_size=configuration["batch_size"],
         steps=tuple(_steps(r) for r in trials),
         metaparameters=tuple(r["metaparameters"] for r in trials),
         statuses=tuple(r["status"] for r in trials),
-        limit=limit,
+        limit=configuration["train_iterations"],
     )
+    results = directory.results()
     if cell.winner is not None:
-        trial = trials[cell.winner]["trial"]
-        again = [r for name, r in results.items() if name.startswith(f"rerun-{trial}-")]
-        steps = tuple(_steps(r) for r in again)
+        won = trials[cell.winner]
+        steps = tuple(
+            _steps(r)
+            for r in results.values()
+            if r["trial"] == won["trial"] and r["seed"] != won["seed"]
+        )
         cell = dataclasses.replace(cell, rerun_steps=steps)
-    return StudyFiles(path, configuration, results, cell)
+    return StudyFiles(path, configuration, results, found, cell)
 
 
 def _steps(result: dict[str, Any]) -> float:

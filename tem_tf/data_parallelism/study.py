@@ -7,6 +7,7 @@ may be started on one directory, at any time.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 
@@ -19,6 +20,7 @@ from tem_tf.data_parallelism.directory import (
     rerun_name,
     run_name,
 )
+from tem_tf.data_parallelism.fit import LEAST_COMPLETE
 from tem_tf.data_parallelism.trials import Splits, Workbench
 from tem_tf.workloads import data_sources
 from tem_tf.workloads.batches import EpochOrder
@@ -54,7 +56,8 @@ def run(study: Study) -> bool:
         _run_in_processes(study)
     else:
         _work(study)
-    return all(not _unfinished(study, cell) for cell in study.cells)
+    directories = [(cell, StudyDirectory(study.path_of(cell))) for cell in study.cells]
+    return all(not _next_tasks(study, *pair) for pair in directories)
 
 
 def load(study: Study) -> Data:
@@ -64,11 +67,6 @@ def load(study: Study) -> Data:
     for cell in study.cells:
         EpochOrder(data.epochs(0), len(data.train), cell.run.batch_size)
     return data
-
-
-def _unfinished(study: Study, cell: Cell) -> list[str]:
-    names = {run_name(trial) for trial in range(study.nruns)}
-    return sorted(names - StudyDirectory(study.path_of(cell)).results().keys())
 
 
 def _work(study: Study, keep_on: Callable[[], None] = lambda: None) -> None:
@@ -90,39 +88,75 @@ def _work_on_cell(
     directory = StudyDirectory(study.path_of(cell))
     points = directory.open(cell, study.nruns)
     bench: Workbench | None = None
-    seed = cell.run.seed
-    # (name, trial, seed, whether it may end beyond the best one)
-    tasks = [(run_name(trial), trial, seed, True) for trial in range(study.nruns)]
-    while tasks:
-        for name, trial, trial_seed, may_stop in tasks:
-            if name in directory.results():
-                continue
-            with directory.claim(name) as is_ours:
+    while tasks := _next_tasks(study, cell, directory):
+        for task in tasks:
+            with directory.claim(task.name) as is_ours:
                 if not is_ours:
                     continue
                 if bench is None:  # Not made where there is nothing to do.
                     bench = Workbench(cell, splits, strategy, keep_on)
-                best = directory.best if may_stop else lambda: None
-                result = bench.run(points[trial], trial_seed, best)
-                result["trial"] = trial
-                directory.save(name, result)
-            print(_line(cell, name, result, directory.best()), flush=True)
-        is_first_round = tasks[0][3]
-        tasks = []
-        if is_first_round and study.rerun_seeds and not _unfinished(study, cell):
-            winner = winning_trial(directory)
-            if winner is not None:
-                tasks = [
-                    (rerun_name(winner, other), winner, other, False)
-                    for other in range(seed + 1, seed + 1 + study.rerun_seeds)
-                ]
+                best = directory.best if task.may_stop else lambda: None
+                result = bench.run(points[task.trial], task.seed, best)
+                result["trial"] = task.trial
+                directory.save(task.name, result)
+            print(_line(cell, task.name, result, directory.best()), flush=True)
+        if any(task.name not in directory.results() for task in tasks):
+            return  # Another process runs them, and what comes after them.
+
+
+@dataclasses.dataclass(frozen=True)
+class _Task:
+    """A trial to run: its directory, metaparameters, seed, and whether it may stop."""
+
+    name: str
+    trial: int
+    seed: int
+    may_stop: bool
+
+
+def _next_tasks(study: Study, cell: Cell, directory: StudyDirectory) -> list[_Task]:
+    """What is to be run next and is not finished: trials of one kind, or none.
+
+    First every trial. Then, where most ended early, some of these to their end: K* of
+    fewer than three complete trials is censored, and should not be so by the stop
+    alone. Then the winner with other seeds.
+    """
+    seed = cell.run.seed
+    trials = [
+        _Task(run_name(trial), trial, seed, True) for trial in range(study.nruns)
+    ]
+    results = directory.results()
+    if unfinished := [task for task in trials if task.name not in results]:
+        return unfinished
+    known = list(directory.trials().values())[: study.nruns]
+    missing = LEAST_COMPLETE - sum(r["status"] == "complete" for r in known)
+    stopped = [r for r in known if r["stopped_beyond"] is not None]
+    if missing > 0 and stopped:
+        stopped.sort(key=_least_error)
+        return [
+            _Task(rerun_name(r["trial"], seed), r["trial"], seed, False)
+            for r in stopped[:missing]
+        ]
+    winner = winning_trial(directory)
+    if winner is None:
+        return []
+    reruns = [
+        _Task(rerun_name(winner, other), winner, other, False)
+        for other in range(seed + 1, seed + 1 + study.rerun_seeds)
+    ]
+    return [task for task in reruns if task.name not in results]
+
+
+def _least_error(result: dict) -> float:
+    """The least validation error that a trial came to."""
+    return min(1 - check["validation_accuracy"] for check in result["history"])
 
 
 def winning_trial(directory: StudyDirectory) -> int | None:
     """The first trial with the least steps to the result."""
     best = directory.best()
-    for name, result in directory.results().items():
-        if name.startswith("run-") and best == result["steps_to_result"] is not None:
+    for result in directory.trials().values():
+        if best == result["steps_to_result"] is not None:
             return result["trial"]
     return None
 

@@ -79,9 +79,9 @@ def test_study_leaves_the_authors_files(plan):
     points = json.loads((study.path / "metaparameters.json").read_text())
     assert [p["learning_rate"] for p in points] == pytest.approx([0.01, 0.1, 0.001])
     winner = engine.winning_trial(StudyDirectory(study.path))
-    assert set(results) == {"run-0", "run-1", "run-2", f"rerun-{winner}-seed-1"}
     assert results["run-1"]["status"] == "complete"
-    best = min(r["steps_to_result"] or 99 for r in results.values())
+    names = [f"run-{trial}" for trial in range(3)]
+    best = min(results[name]["steps_to_result"] or 99 for name in names)
     assert StudyDirectory(study.path).best() == best
     for trial, point in enumerate(points):
         result = results[f"run-{trial}"]
@@ -102,6 +102,19 @@ def test_study_leaves_the_authors_files(plan):
     assert results["run-2"]["steps"] == best
     assert results[f"rerun-{winner}-seed-1"]["seed"] == 1
     assert results["run-0"]["pruning"]["dense/bias"]["kept"] == 0
+    # Fewer than three would be complete for its stop alone: it went on to its end.
+    whole = results["rerun-2-seed-0"]
+    assert whole["stopped_beyond"] is None and whole["steps"] > best
+    assert whole["history"][: len(results["run-2"]["history"])] == (
+        results["run-2"]["history"]
+    )
+    assert StudyDirectory(study.path).trials()["run-2"] == whole
+    stopped = {n for n in names if results[n]["stopped_beyond"] is not None}
+    again = {n.replace("run", "rerun") + "-seed-0" for n in stopped}
+    assert set(results) == {*names, *again, f"rerun-{winner}-seed-1"}
+    before = contents(study.path)
+    assert engine.run(study)  # Nothing to do.
+    assert contents(study.path) == before
 
 
 @pytest.mark.slow

@@ -4,10 +4,12 @@
 
 PATH_DATA holds Fashion-MNIST/; STUDIES (default: studies/data_parallelism) receives the
 study directories. Finished trials are not run again, so it may be stopped and started
-at any time, and on several machines that share STUDIES. The cells come in an order in
-which what is there first says most. With --report nothing is run.
+at any time, and on several machines that share STUDIES. Two cells run at a time, one
+thread each, in an order in which what is there first says most. With --report nothing
+is run.
 """
 
+import concurrent.futures
 import pathlib
 import subprocess
 import sys
@@ -33,7 +35,7 @@ ORDER = (128, 512, 32, 8, 2048)
 SPARSITIES = (0.9, 0)
 COMMON = (
     "--datasource fashion-mnist --arch simple-cnn --decay_type constant "
-    "--mparams_kind learning_rate --stop_beyond_best --parallel_trials 2 --threads 1"
+    "--mparams_kind learning_rate --stop_beyond_best --threads 1"
 )
 # K*(B, density of the gradient). The prediction is in README.md.
 DENSITIES = (0.1, 0.01)
@@ -76,12 +78,17 @@ def main() -> None:
     data = str(pathlib.Path(arguments[0]).resolve())
     default = ROOT / "studies" / "data_parallelism"
     place = pathlib.Path(arguments[1] if len(arguments) > 1 else default).resolve()
-    for study, flags, batch, sparsity in cells():
+
+    def run(study: str, flags: str, batch: int, sparsity: float) -> None:
         cell = place / study / f"s{sparsity}-b{batch}"
-        if "--report" not in sys.argv:
-            print(f"== {study}, batch {batch}, sparsity {sparsity}", flush=True)
-            line = command(flags, batch, sparsity, data, str(cell))
-            subprocess.run(line, cwd=ROOT, check=True)
+        print(f"== {study}, batch {batch}, sparsity {sparsity}", flush=True)
+        line = command(flags, batch, sparsity, data, str(cell))
+        subprocess.run(line, cwd=ROOT, check=True)
+
+    if "--report" not in sys.argv:
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            # The results are asked for, so that a failure is raised here.
+            list(pool.map(lambda cell: run(*cell), cells()))
     report = [sys.executable, "main.py", "--report", str(place)]
     report += ["--logdir", str(place / "report")]
     subprocess.run(report, cwd=ROOT, check=True)
