@@ -34,6 +34,7 @@ from tem_tf.workloads.study_files import (
     claim,
     make_directory,
     read_json,
+    read_result,
     require_same,
     write_json,
 )
@@ -42,6 +43,18 @@ from tem_tf.workloads.tasks import KINDS
 DATA_NAME, RUNS_NAME = "data.json", "runs"
 COUNTS_NAME = "counts.txt"  # of the run that is replayed
 _WAIT_SECONDS = 0.5  # between two looks at runs that other processes have
+
+# What is read of a result.
+_RESULT = (
+    "communication",
+    "history",
+    "pruning",
+    "replicas",
+    "seed",
+    "status",
+    "steps",
+    "test",
+)
 
 
 class ComparisonDirectory:
@@ -118,7 +131,7 @@ class ComparisonDirectory:
         """
         for path in (self.path / RUNS_NAME).glob(f"*/{RESULT_NAME}"):
             if path.parent.name not in self._results:
-                self._results[path.parent.name] = read_json(path, dict)
+                self._results[path.parent.name] = read_result(path, _RESULT)
         return self._results
 
     def outcomes(self) -> dict[str, Outcome]:

@@ -4,8 +4,8 @@
     metaparameters.json             the points, one per trial
     run-R/result.json               trial R; with it the trial is finished
     run-R/batch-science/metadata.json   steps to the result, as the DPS authors have it
-    rerun-R-seed-S/...              the winner R again, with seed S; or, with the trials'
-                                    own seed, one that had ended early, to its end
+    rerun-R-seed-S/...              the winner R again, with seed S; or, with its own
+                                    seed, a trial that had ended early, to its end
 
 Files appear whole or not at all, and a process claims a trial before it runs it: see
 `tem_tf.workloads.study_files`.
@@ -25,6 +25,7 @@ from tem_tf.workloads.study_files import (
     claim,
     make_directory,
     read_json,
+    read_result,
     require_same,
     write_json,
 )
@@ -34,6 +35,20 @@ METADATA_NAME = "batch-science/metadata.json"
 
 # What the authors' files hold in the place of the steps to the result.
 _CODES = {"incomplete": -1, "infeasible": -2}
+
+# What is read of a result.
+_RESULT = (
+    "configuration",
+    "history",
+    "metaparameters",
+    "seconds",
+    "seed",
+    "status",
+    "steps",
+    "steps_to_result",
+    "stopped_beyond",
+    "trial",
+)
 
 
 class StudyDirectory:
@@ -123,7 +138,7 @@ class StudyDirectory:
         """
         for path in self.path.glob(f"*run-*/{RESULT_NAME}"):
             if path.parent.name not in self._results:
-                self._results[path.parent.name] = read_json(path, dict)
+                self._results[path.parent.name] = read_result(path, _RESULT)
         return dict(sorted(self._results.items(), key=lambda item: _order(item[0])))
 
     def trials(self) -> dict[str, dict[str, Any]]:

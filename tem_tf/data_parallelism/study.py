@@ -122,9 +122,7 @@ def _next_tasks(study: Study, cell: Cell, directory: StudyDirectory) -> list[_Ta
     alone. Then the winner with other seeds.
     """
     seed = cell.run.seed
-    trials = [
-        _Task(run_name(trial), trial, seed, True) for trial in range(study.nruns)
-    ]
+    trials = [_Task(run_name(trial), trial, seed, True) for trial in range(study.nruns)]
     results = directory.results()
     if unfinished := [task for task in trials if task.name not in results]:
         return unfinished

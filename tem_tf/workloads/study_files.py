@@ -12,7 +12,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -126,6 +126,22 @@ def read_json(path: Path, kind: type) -> Any:
         ) from error
     if not isinstance(content, kind):
         raise ValueError(f"{path} must hold a JSON {kind.__name__}; it does not.")
+    return content
+
+
+def read_result(path: Path, names: Collection[str]) -> dict[str, Any]:
+    """Reads a result file that must have some names at least.
+
+    Raises:
+        ValueError: it is damaged, or lacks one of them.
+    """
+    content = read_json(path, dict)
+    if missing := sorted(set(names) - content.keys()):
+        raise ValueError(
+            f"{path} lacks {', '.join(f'`{name}`' for name in missing)}: it is damaged "
+            "or not a result of this study. Restore it, or remove it to have it made "
+            "again; nothing was changed."
+        )
     return content
 
 

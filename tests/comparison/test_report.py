@@ -253,3 +253,6 @@ def test_finished_runs_may_be_forbidden_and_damaged_ones_are_named(tmp_path):
     path.write_text(path.read_text()[:50])
     with pytest.raises(ValueError, match="half-written or damaged"):
         ComparisonDirectory(tmp_path).results()
+    path.write_text("{}")
+    with pytest.raises(ValueError, match=f"{path} lacks `communication`, `history`"):
+        ComparisonDirectory(tmp_path).results()

@@ -105,8 +105,9 @@ def test_study_leaves_the_authors_files(plan):
     # Fewer than three would be complete for its stop alone: it went on to its end.
     whole = results["rerun-2-seed-0"]
     assert whole["stopped_beyond"] is None and whole["steps"] > best
-    assert whole["history"][: len(results["run-2"]["history"])] == (
-        results["run-2"]["history"]
+    assert (
+        whole["history"][: len(results["run-2"]["history"])]
+        == (results["run-2"]["history"])
     )
     assert StudyDirectory(study.path).trials()["run-2"] == whole
     stopped = {n for n in names if results[n]["stopped_beyond"] is not None}
@@ -278,6 +279,17 @@ def test_half_written_file_is_refused_and_kept(plan, name):
     (study.path / name).write_text('{"half": ')
     before = contents(study.path)
     with pytest.raises(ValueError, match=f"{name} cannot be read as JSON"):
+        engine.run(study)
+    assert contents(study.path) == before
+
+
+def test_result_of_something_else_is_refused_and_kept(plan):
+    study = plan()
+    StudyDirectory(study.path).open(study.cells[0], 1)
+    (study.path / "run-0").mkdir()
+    (study.path / "run-0" / "result.json").write_text("{}")
+    before = contents(study.path)
+    with pytest.raises(ValueError, match="result.json lacks `configuration`, `his"):
         engine.run(study)
     assert contents(study.path) == before
 
