@@ -34,16 +34,32 @@ CHECKS = {
 ORDER = (128, 512, 32, 8, 2048)
 SPARSITIES = (0.9, 0)
 COMMON = (
-    "--datasource fashion-mnist --arch simple-cnn --decay_type constant "
-    "--mparams_kind learning_rate --stop_beyond_best --threads 1"
+    "--datasource fashion-mnist --arch simple-cnn --decay_type constant --threads 1"
 )
 # K*(B, density of the gradient). The prediction is in README.md.
 DENSITIES = (0.1, 0.01)
 DENSITY_BATCHES = (32, 128, 512)
+# Smoothness along one trial each, to its last step: the goal is out of reach.
+SMOOTHNESS = (
+    "--optimizer sgd --learning_rate 0.178 --batch_size 128 --train_iterations 600 "
+    "--goal_error 0.001 --check_interval 50 --check_interval_arrival 50 "
+    "--check_lipschitz --lipschitz_interval 50 --lipschitz_examples 5400"
+)
+SMOOTHNESS_SEEDS = (10, 11, 12)
+# What is laid side by side.
+REPORTS = {
+    "sgd": ["sgd"],
+    "momentum": ["sgd", "momentum"],
+    "density": [*(f"sgd/s0-b{b}" for b in DENSITY_BATCHES), "topk-0.1", "topk-0.01"],
+    "smoothness": ["smoothness"],
+}
+
+# Directory and command line.
+Command = tuple[str, str]
 
 
-def cells() -> list[tuple[str, str, int, float]]:
-    """(study, flags, batch size, sparsity) of every cell in order."""
+def cells() -> list[Command]:
+    """Every cell, in order."""
     planned = [
         (name, flags, batch, sparsity)
         for name, flags in (
@@ -56,42 +72,62 @@ def cells() -> list[tuple[str, str, int, float]]:
     for density in DENSITIES:
         flags = f"--optimizer sgd --compressor topk --density {density}"
         planned += [(f"topk-{density}", flags, b, 0) for b in DENSITY_BATCHES]
-    return planned
+    # The dearest of those that are not needed for the first question come last.
+    planned.sort(key=lambda cell: cell[0] == "momentum" and cell[2] == max(ORDER))
+    return [
+        (f"{study}/s{sparsity}-b{batch}", cell_flags(flags, batch, sparsity))
+        for study, flags, batch, sparsity in planned
+    ]
 
 
-def command(flags: str, batch: int, sparsity: float, data: str, place: str) -> list:
-    """The command line of one cell."""
+def cell_flags(flags: str, batch: int, sparsity: float) -> str:
+    """The flags of one cell."""
     sparse_interval, dense_interval, last = CHECKS[batch]
     interval = sparse_interval if sparsity else dense_interval
-    text = (
-        f"main.py {COMMON} {flags} --batch_size {batch} --target_sparsity {sparsity} "
+    return (
+        f"{flags} --batch_size {batch} --target_sparsity {sparsity} "
         f"--goal_error {GOAL_ERROR} --check_interval {interval} "
         f"--check_interval_arrival {interval} --train_iterations {last} "
+        "--mparams_kind learning_rate --stop_beyond_best "
         f"--nruns {TRIALS} --rerun_seeds {RERUNS} --seed {SEED}"
     )
-    return [sys.executable, *text.split(), "--path_data", data, "--study_dir", place]
+
+
+def smoothness() -> list[Command]:
+    """The trials along which the smoothness is measured."""
+    return [
+        (
+            f"smoothness/s{sparsity}-seed{seed}",
+            f"{SMOOTHNESS} --target_sparsity {sparsity} --seed {seed}",
+        )
+        for seed in SMOOTHNESS_SEEDS
+        for sparsity in SPARSITIES
+    ]
 
 
 def main() -> None:
-    """Runs what is not finished, then makes the report of all that is there."""
+    """Runs what is not finished, then makes the reports of all that is there."""
     arguments = [a for a in sys.argv[1:] if a != "--report"]
     data = str(pathlib.Path(arguments[0]).resolve())
     default = ROOT / "studies" / "data_parallelism"
     place = pathlib.Path(arguments[1] if len(arguments) > 1 else default).resolve()
 
-    def run(study: str, flags: str, batch: int, sparsity: float) -> None:
-        cell = place / study / f"s{sparsity}-b{batch}"
-        print(f"== {study}, batch {batch}, sparsity {sparsity}", flush=True)
-        line = command(flags, batch, sparsity, data, str(cell))
+    def run(directory: str, flags: str) -> None:
+        print(f"== {directory}", flush=True)
+        line = [sys.executable, "main.py", *COMMON.split(), *flags.split()]
+        line += ["--path_data", data, "--study_dir", str(place / directory)]
         subprocess.run(line, cwd=ROOT, check=True)
 
     if "--report" not in sys.argv:
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             # The results are asked for, so that a failure is raised here.
-            list(pool.map(lambda cell: run(*cell), cells()))
-    report = [sys.executable, "main.py", "--report", str(place)]
-    report += ["--logdir", str(place / "report")]
-    subprocess.run(report, cwd=ROOT, check=True)
+            list(pool.map(lambda command: run(*command), cells() + smoothness()))
+    for name, studies in REPORTS.items():
+        paths = [str(path) for study in studies if (path := place / study).exists()]
+        if paths:
+            line = [sys.executable, "main.py", "--report", *paths]
+            line += ["--logdir", str(place / "report" / name)]
+            subprocess.run(line, cwd=ROOT, check=True)
 
 
 if __name__ == "__main__":
