@@ -78,7 +78,7 @@ def test_status_where_it_is_switched_off(monkeypatch):
 
 def test_status_refuses_other_values(monkeypatch):
     monkeypatch.setenv("TEM_TF_NATIVE", "off")
-    with pytest.raises(ValueError, match="must be 0, 1 or sanitize. Received: .*=off"):
+    with pytest.raises(ValueError, match="must be 0, 1, .*Received: .*=off"):
         native.status()
 
 
@@ -207,7 +207,7 @@ def test_command_line_refuses_other_values(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["tem_tf.native", "status"])
     with pytest.raises(SystemExit, match="2"):
         __main__.main()
-    assert "error: `TEM_TF_NATIVE` must be 0, 1 or sanitize" in capsys.readouterr().err
+    assert "error: `TEM_TF_NATIVE` must be 0, 1, sanitize" in capsys.readouterr().err
 
 
 @needs_native

@@ -9,7 +9,7 @@ is loaded if it is there; without it the same is done by TensorFlow's operations
 slowly and with the same results. Nothing is ever built on the way.
 
 TEM_TF_NATIVE=0 in the environment switches it off; TEM_TF_NATIVE=sanitize takes the
-build for AddressSanitizer.
+build for AddressSanitizer; avx2 and scalar take no wider instructions than these.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tem_tf.native.building import BuildError
 __all__ = ["BuildError", "Status", "build", "library", "status"]
 
 _VARIABLE = "TEM_TF_NATIVE"
-_MODES = ("", "0", "1", "sanitize")
+_MODES = ("", "0", "1", "sanitize", "avx2", "scalar")
 
 
 class Status(NamedTuple):
@@ -68,12 +68,13 @@ def status() -> Status:
     """Says whether the native library is in use and why; loads it if it is there.
 
     Raises:
-        ValueError: TEM_TF_NATIVE is something else than 0, 1 or sanitize.
+        ValueError: TEM_TF_NATIVE is none of 0, 1, sanitize, avx2 and scalar.
     """
     mode = os.environ.get(_VARIABLE, "")
     if mode not in _MODES:
         raise ValueError(
-            f"`{_VARIABLE}` must be 0, 1 or sanitize. Received: {_VARIABLE}={mode}"
+            f"`{_VARIABLE}` must be 0, 1, sanitize, avx2 or scalar. "
+            f"Received: {_VARIABLE}={mode}"
         )
     if mode == "0":
         return Status(False, f"switched off by {_VARIABLE}=0")

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
+#include <string>
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define TEM_TF_X86 1
@@ -146,9 +148,13 @@ const Passes& BestPasses() {
   static const Passes best = [] {
     Passes passes{scalar::SumOfSquares, scalar::Select};
 #ifdef TEM_TF_X86
+    const char* variable = std::getenv("TEM_TF_NATIVE");
+    const std::string widest = variable == nullptr ? "" : variable;
+    if (widest == "scalar") return passes;
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
       passes = {avx2::SumOfSquares, avx2::Select};
     }
+    if (widest == "avx2") return passes;
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl")) {
       passes = {avx512::SumOfSquares, avx512::Select};

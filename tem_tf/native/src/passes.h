@@ -75,7 +75,8 @@ struct Passes {
   void (*select)(const Stretch& stretch, float threshold, Entries* selected, Left* left);
 };
 
-// Those of the widest instructions that this processor has.
+// Those of the widest instructions that this processor has, or of those that
+// TEM_TF_NATIVE in the environment names (avx2, scalar) if they are less wide.
 const Passes& BestPasses();
 
 }  // namespace tem_tf

@@ -1,4 +1,7 @@
-"""The kernels under AddressSanitizer, which ends the process at a wrong access."""
+"""The tests of selection under AddressSanitizer and in other processors' instructions.
+
+Each is a process of its own; the sanitizer ends it at a wrong access.
+"""
 
 import os
 import pathlib
@@ -9,6 +12,7 @@ import sys
 import pytest
 
 from tem_tf import native
+from tests.native_cases import needs_native
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -29,21 +33,12 @@ def sanitizer() -> str | None:
     return " ".join(paths) if all(map(os.path.isabs, paths)) else None
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(sanitizer() is None, reason="g++ or its libasan is missing")
-def test_selection_and_summation_touch_only_what_is_theirs():
-    native.build(sanitize=True)
-    environment = {
-        **os.environ,
-        "TEM_TF_NATIVE": "sanitize",
-        "LD_PRELOAD": sanitizer() or "",
-        "ASAN_OPTIONS": "detect_leaks=0",  # Python and TensorFlow leave memory behind.
-    }
+def run_tests_of_selection(**environment: str) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
     result = subprocess.run(
         [*command, "tests/test_native_selection.py"],
         cwd=ROOT,
-        env=environment,
+        env=os.environ | environment,
         capture_output=True,
         text=True,
         timeout=200,
@@ -51,3 +46,21 @@ def test_selection_and_summation_touch_only_what_is_theirs():
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     assert " passed" in result.stdout
     assert "skipped" not in result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sanitizer() is None, reason="g++ or its libasan is missing")
+def test_selection_and_summation_touch_only_what_is_theirs():
+    native.build(sanitize=True)
+    run_tests_of_selection(
+        TEM_TF_NATIVE="sanitize",
+        LD_PRELOAD=sanitizer() or "",
+        ASAN_OPTIONS="detect_leaks=0",  # Python and TensorFlow leave memory behind.
+    )
+
+
+@pytest.mark.slow
+@needs_native
+@pytest.mark.parametrize("widest", ["avx2", "scalar"])
+def test_processors_without_wide_registers_select_the_same(widest):
+    run_tests_of_selection(TEM_TF_NATIVE=widest)
