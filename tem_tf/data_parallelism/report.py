@@ -94,8 +94,11 @@ def read(paths: Sequence[Path]) -> list[Series]:
         )
     groups: dict[str, list[StudyFiles]] = {}
     for study in studies:
+        # A setting without a value is as one that an older version did not have.
         shared = {
-            k: v for k, v in study.configuration.items() if k not in _WITHIN_SERIES
+            k: v
+            for k, v in study.configuration.items()
+            if k not in _WITHIN_SERIES and v is not None
         }
         groups.setdefault(json.dumps(shared, sort_keys=True), []).append(study)
     settings = [json.loads(key) for key in groups]
@@ -210,7 +213,7 @@ def _label(shared: dict[str, Any], all_shared: Sequence[dict[str, Any]]) -> str:
         differs = any(other.get(name) != value for other in all_shared)
         if name == "target_sparsity":
             parts.insert(0, f"sparsity {value:g}")
-        elif differs and value is not None:
+        elif differs:
             parts.append(value if name == "optimizer" else f"{name} {value}")
     return ", ".join(map(str, parts))
 

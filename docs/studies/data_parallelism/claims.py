@@ -25,22 +25,27 @@ Reruns = dict[int, np.ndarray]
 
 
 def reruns(directory: pathlib.Path) -> dict[str, Reruns]:
-    """By series ("s0", "s0.9"), of one study; cells without all reruns are left out."""
+    """By series ("s0", "s0.9"), of one study; cells without all reruns are left out.
+
+    A seed that did not reach the goal has infinitely many steps.
+    """
     found: dict[str, Reruns] = {}
     if not list(directory.glob("*/study.json")):
         return found
     for series in report.read([directory]):
         for study in series.studies:
             steps = np.array(study.cell.rerun_steps)
-            if len(steps) == 5 and np.isfinite(steps).all():
+            if len(steps) == 5:
                 name, batch = study.path.name.split("-b")
                 found.setdefault(name, {})[int(batch)] = steps
     return found
 
 
 def trend(batches: Sequence[int], steps: np.ndarray) -> np.ndarray:
-    """c1, c2 of K* = c1 / B + c2 with the least squares in log K*."""
+    """c1, c2 of K* = c1 / B + c2 with the least squares in log K*; nan with inf."""
     inverse = 1 / np.asarray(batches, float)
+    if not np.isfinite(steps).all():
+        return np.full(2, np.nan)
 
     def residuals(logs: np.ndarray) -> np.ndarray:
         return np.logaddexp(logs[0] + np.log(inverse), logs[1]) - np.log(steps)
@@ -55,8 +60,10 @@ def drawn(steps: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 
 def told(value: float, draws: np.ndarray) -> str:
-    """A number with its 95 % interval."""
-    low, high = np.quantile(draws, [0.025, 0.975])
+    """A number with its 95 % interval, of the draws in which it is defined."""
+    draws = draws[~np.isnan(draws)]
+    low = np.quantile(draws, 0.025, method="lower")
+    high = np.quantile(draws, 0.975, method="higher")
     return f"{value:.4g} [{low:.4g}, {high:.4g}]"
 
 
