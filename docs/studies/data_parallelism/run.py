@@ -72,8 +72,8 @@ def cells() -> list[Command]:
     for density in DENSITIES:
         flags = f"--optimizer sgd --compressor topk --density {density}"
         planned += [(f"topk-{density}", flags, b, 0) for b in DENSITY_BATCHES]
-    # The dearest of those that are not needed for the first question come last.
-    planned.sort(key=lambda cell: cell[0] == "momentum" and cell[2] == max(ORDER))
+    # The dearest come last.
+    planned.sort(key=lambda cell: cell[2] == max(ORDER))
     return [
         (f"{study}/s{sparsity}-b{batch}", cell_flags(flags, batch, sparsity))
         for study, flags, batch, sparsity in planned
