@@ -22,6 +22,7 @@ from tem_tf.data_parallelism.configuration import Cell
 from tem_tf.data_parallelism.metaparameters import Point, metaparameters
 from tem_tf.workloads.results import RESULT_NAME, versions
 from tem_tf.workloads.study_files import (
+    alone_in,
     claim,
     make_directory,
     read_json,
@@ -85,29 +86,28 @@ class StudyDirectory:
                 "directory."
             )
 
-    def open(self, cell: Cell, nruns: int) -> list[Point]:
-        """Makes what is missing; returns the metaparameters of the trials.
+    def open(self, cell: Cell, nruns: int) -> None:
+        """Makes what is missing.
 
         Raises:
             ValueError: the directory is another cell's, or damaged.
             OSError: it cannot be written to.
         """
         make_directory(self.path)
-        if not (self.path / STUDY_NAME).exists():
-            content = {"configuration": cell.identity(), "versions": versions()}
-            write_json(self.path / STUDY_NAME, content)
-        self._compare(cell)
-        points = metaparameters(cell.mparams_kind, nruns)
-        known = self.points()
-        shared = min(len(known), nruns)
-        if known[:shared] != points[:shared]:
-            raise ValueError(
-                f"{self.path / POINTS_NAME} holds other points than this version "
-                "draws. Pass another `study_dir`."
-            )
-        if len(known) < nruns:
-            write_json(self.path / POINTS_NAME, points)
-        return points
+        with alone_in(self.path):  # What is checked stays so until it is written.
+            if not (self.path / STUDY_NAME).exists():
+                content = {"configuration": cell.identity(), "versions": versions()}
+                write_json(self.path / STUDY_NAME, content)
+            self._compare(cell)
+            known = self.points()
+            points = metaparameters(cell.mparams_kind, max(nruns, len(known)))
+            if known != points[: len(known)]:
+                raise ValueError(
+                    f"{self.path / POINTS_NAME} holds other points than this version "
+                    "draws. Pass another `study_dir`."
+                )
+            if len(known) < nruns:
+                write_json(self.path / POINTS_NAME, points)
 
     def points(self) -> list[Point]:
         """The metaparameters of the trials so far."""
@@ -196,7 +196,7 @@ def run_name(trial: int) -> str:
 
 
 def rerun_name(trial: int, seed: int) -> str:
-    """The directory of a trial's repetition with another seed."""
+    """The directory of a trial's repetition, with another seed or to its end."""
     return f"rerun-{trial}-seed-{seed}"
 
 

@@ -21,6 +21,7 @@ from tem_tf.data_parallelism.directory import (
     run_name,
 )
 from tem_tf.data_parallelism.fit import LEAST_COMPLETE
+from tem_tf.data_parallelism.metaparameters import metaparameters
 from tem_tf.data_parallelism.trials import Splits, Workbench
 from tem_tf.workloads import data_sources
 from tem_tf.workloads.batches import EpochOrder
@@ -86,7 +87,7 @@ def _work_on_cell(
     keep_on: Callable[[], None],
 ) -> None:
     directory = StudyDirectory(study.path_of(cell))
-    points = directory.open(cell, study.nruns)
+    directory.open(cell, study.nruns)
     bench: Workbench | None = None
     while tasks := _next_tasks(study, cell, directory):
         for task in tasks:
@@ -95,8 +96,10 @@ def _work_on_cell(
                     continue
                 if bench is None:  # Not made where there is nothing to do.
                     bench = Workbench(cell, splits, strategy, keep_on)
+                # Of any trial: the winner may be one of an earlier, larger `nruns`.
+                point = metaparameters(cell.mparams_kind, task.trial + 1)[task.trial]
                 best = directory.best if task.may_stop else lambda: None
-                result = bench.run(points[task.trial], task.seed, best)
+                result = bench.run(point, task.seed, best)
                 result["trial"] = task.trial
                 directory.save(task.name, result)
             print(_line(cell, task.name, result, directory.best()), flush=True)
@@ -126,7 +129,7 @@ def _next_tasks(study: Study, cell: Cell, directory: StudyDirectory) -> list[_Ta
     results = directory.results()
     if unfinished := [task for task in trials if task.name not in results]:
         return unfinished
-    known = list(directory.trials().values())[: study.nruns]
+    known = list(directory.trials().values())
     missing = LEAST_COMPLETE - sum(r["status"] == "complete" for r in known)
     stopped = [r for r in known if r["stopped_beyond"] is not None]
     if missing > 0 and stopped:
