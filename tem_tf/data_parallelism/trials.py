@@ -223,7 +223,8 @@ class _Trial:
             ):
                 return "complete"
             best = self._best() if self._cell.stop_beyond_best else None
-            if best is not None and self.steps >= best:
+            # At its last step a trial has not ended early.
+            if best is not None and best <= self.steps < self._run.train_iterations:
                 self.stopped_beyond = best
                 return "incomplete"
         return "incomplete"
@@ -234,6 +235,9 @@ class _Trial:
     def _is_check(self) -> bool:
         is_last = self.steps == self._run.train_iterations
         return is_last or any(self.steps % i == 0 for i in self._intervals())
+
+    def _steps_per_second(self) -> float:
+        return self.steps / max(self._stopwatch.seconds["train"], 1e-9)
 
     def _next_stop(self) -> int:
         intervals = list(self._intervals())
@@ -249,12 +253,11 @@ class _Trial:
             self._measure_smoothness()
         while self.steps < stop:
             self._bench.keep_on()
-            seconds = max(self._stopwatch.seconds["train"], 1e-9)
-            fitting = max(1, int(_CALL_SECONDS * self.steps / seconds))
+            fitting = max(1, int(_CALL_SECONDS * self._steps_per_second()))
             with self._stopwatch("train"):
                 self._trainer.run(self._order.take(min(stop - self.steps, fitting)))
             if self.steps < stop and self._progress.is_due():
-                self._progress.report(self.steps, self.steps / seconds)
+                self._progress.report(self.steps, self._steps_per_second())
 
     def _measure_smoothness(self) -> None:
         """Takes one step and measures L along it."""
@@ -283,9 +286,8 @@ class _Trial:
             }
         )
         if self._progress.is_due():
-            speed = self.steps / max(self._stopwatch.seconds["train"], 1e-9)
             error = f"validation error {1 - validation.accuracy:.4f}"
-            self._progress.report(self.steps, speed, error)
+            self._progress.report(self.steps, self._steps_per_second(), error)
         if not math.isfinite(train.loss) or not math.isfinite(validation.loss):
             return None
         # Without the last digits: 1 - 0.85 is more than 0.15 in floating point.

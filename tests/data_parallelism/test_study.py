@@ -189,6 +189,15 @@ def test_divergence_is_infeasible(plan, splits, compressor):
     assert result["steps_to_result"] is None
 
 
+def test_trial_at_its_last_step_has_not_ended_early(plan, splits):
+    settings = {"learning_rate": 0.001, "goal_error": 0.001, "train_iterations": 20}
+    cell = plan(kinds=(), cell={"stop_beyond_best": True}, **settings).cells[0]
+    bench = trials.Workbench(cell, splits, tf.distribute.get_strategy())
+    for best, stopped in ((10, 10), (20, None)):
+        result = bench.run({}, 0, lambda best=best: best)
+        assert (result["steps"], result["stopped_beyond"]) == (best, stopped)
+
+
 def test_infeasible_trial_has_the_authors_code(plan):
     study = plan(kinds=(), learning_rate=1e20)
     assert engine.run(study)
