@@ -77,15 +77,20 @@ def empty_report(place: Path) -> None:
     Raises:
         ValueError: it holds something else.
     """
-    if place.exists():
-        if not (place / _MARK).exists():
-            raise ValueError(
-                f"{place} was not made by a report and is not overwritten. Pass "
-                "another `logdir`."
-            )
-        shutil.rmtree(place)
-    place.mkdir(parents=True)
-    (place / _MARK).touch()
+    mark = place / _MARK
+    earlier = [entry for entry in place.glob("*") if entry != mark]
+    if earlier and not mark.exists():
+        raise ValueError(
+            f"{place} was not made by a report and is not overwritten. Pass "
+            "another `logdir`."
+        )
+    place.mkdir(parents=True, exist_ok=True)
+    mark.touch()  # It stays: a process killed here leaves what the next may remove.
+    for entry in earlier:
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
 
 
 def require_same(
