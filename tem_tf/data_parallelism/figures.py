@@ -76,7 +76,7 @@ def _steps_to_result(series: Sequence[Series]) -> Figure | None:
             for study in one.studies:
                 low, high = intervals[study]
                 if study.cell.winner is not None:
-                    high = min(high, study.cell.limit)
+                    high = min(high, max(study.cell.limits))
                     axes.vlines(study.cell.batch_size, low, high, colour, alpha=0.5)
             grid = np.geomspace(batches.min(), batches.max(), 200)
             axes.plot(grid, one.fit.steps(grid), "-", color=colour, lw=1)

@@ -1,11 +1,13 @@
 """Steps to the result K* of a cell, and its trend K* = c₁ / B + c₂ over batch sizes.
 
 K* is the least K over trials, so its spread comes from bootstrapping that minimum:
-trials are drawn with replacement. A cell is censored if its winner is the smallest or
-largest value tried of a metaparameter (a wider range may hold a better one) or fewer
-than three trials are complete. The fit minimises squared differences of log K*; from a
-censored cell only those by which the trend lies on the wrong side count: above K*
-where trials are complete, below the number of steps where none is.
+trials are drawn with replacement. No draw is below K*, so this spread is one-sided. A
+cell is censored if its winner is the smallest or largest value tried of a metaparameter
+(a wider range may hold a better one) or fewer than three trials are complete. The fit
+minimises squared differences of log K*; from a censored cell only those by which the
+trend lies on the wrong side count: above K* where trials are complete, below the steps
+that all of them were given where none is. If fewer than two cells are not censored, all
+in which a trial is complete are taken as they are.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ class CellResult:
         steps: Steps to the result of each trial; inf where it is not complete.
         metaparameters: Of each trial.
         statuses: Of each trial.
-        limit: `train_iterations`.
+        limits: Steps that each trial was given: `train_iterations`, or fewer where the
+            early stop ended it.
         rerun_steps: Steps to the result of the winner with other seeds; inf as above.
     """
 
@@ -40,7 +43,7 @@ class CellResult:
     steps: tuple[float, ...]
     metaparameters: tuple[dict[str, float], ...]
     statuses: tuple[str, ...]
-    limit: int
+    limits: tuple[int, ...]
     rerun_steps: tuple[float, ...] = ()
 
     @property
@@ -52,6 +55,14 @@ class CellResult:
     def winner(self) -> int | None:
         """Index of the first trial with K* steps."""
         return self.steps.index(self.best) if math.isfinite(self.best) else None
+
+    def resampled(self, generator: np.random.Generator) -> tuple[float, float]:
+        """K* of as many trials, drawn with replacement, and the least of their limits.
+
+        If K* is inf, it is known to be above that limit and no more.
+        """
+        drawn = generator.integers(len(self.steps), size=len(self.steps))
+        return min(self.steps[i] for i in drawn), min(self.limits[i] for i in drawn)
 
     def count(self, status: str) -> int:
         """Number of trials with that status."""
@@ -119,7 +130,7 @@ def fit_trend(cells: Sequence[CellResult], seed: int = 0) -> Fit | None:
     if len({cell.batch_size for cell in found}) < 2:
         return None
     batches = np.array([cell.batch_size for cell in cells], float)
-    limits = np.array([cell.limit for cell in cells], float)
+    limits = np.array([min(cell.limits) for cell in cells], float)
     bests = np.array([cell.best for cell in cells])
     is_point = np.array([not cell.censored for cell in cells])
     if is_point.sum() < 2:  # Then there is no trend but through all that was found.
@@ -129,13 +140,13 @@ def fit_trend(cells: Sequence[CellResult], seed: int = 0) -> Fit | None:
     generator = np.random.default_rng(seed)
     drawn_bests, drawn_fits = [], []
     for _ in range(DRAWS):
-        drawn = np.array([min(generator.choice(c.steps, len(c.steps))) for c in cells])
+        drawn, limits = np.transpose([cell.resampled(generator) for cell in cells])
         drawn_bests.append(drawn)
         if np.isfinite(drawn).sum() >= 2:
             point = is_point & np.isfinite(drawn)
             if point.sum() < 2:
                 point = np.isfinite(drawn)
-            drawn_fits.append(_least_squares(batches, drawn, limits, point, (c1, c2)))
+            drawn_fits.append(_least_squares(batches, drawn, limits, point))
     intervals = [_interval(column) for column in np.transpose(drawn_bests)]
     c1_interval, c2_interval = (_interval(x) for x in np.transpose(drawn_fits))
 
@@ -153,7 +164,6 @@ def _least_squares(
     bests: np.ndarray,
     limits: np.ndarray,
     is_point: np.ndarray,
-    start: tuple[float, float] | None = None,
 ) -> tuple[float, float]:
     """c₁, c₂ >= 0 with the least sum of squares in log K*, one-sided where censored."""
     from scipy.optimize import least_squares
@@ -168,11 +178,9 @@ def _least_squares(
         )
         return np.where(is_point, difference, one_sided)
 
-    if start is None:
-        products, plateau = bests * batches, np.min(bests)
-        start = float(np.max(products[found])), float(plateau)
+    # Where both terms count: the slope in the logarithm of nearly 0 is 0.
+    logs = np.log([np.max((bests * batches)[found]), np.min(bests)])
     # exp(±30) of a start is as good as 0 or infinity.
-    logs = np.log(np.maximum(start, 1e-9))
     solution = least_squares(residuals, logs, bounds=(logs - 30, logs + 30)).x
     return float(np.exp(solution[0])), float(np.exp(solution[1]))
 

@@ -188,7 +188,12 @@ def _read_study(path: Path) -> StudyFiles | None:
         steps=tuple(_steps(r) for r in trials),
         metaparameters=tuple(r["metaparameters"] for r in trials),
         statuses=tuple(r["status"] for r in trials),
-        limit=configuration["train_iterations"],
+        limits=tuple(
+            configuration["train_iterations"]
+            if r["stopped_beyond"] is None
+            else r["steps"]
+            for r in trials
+        ),
     )
     results = directory.results()
     if cell.winner is not None:

@@ -16,11 +16,12 @@ def few_draws(monkeypatch):
     monkeypatch.setattr("tem_tf.data_parallelism.fit.DRAWS", 100)
 
 
-def cell(batch_size, steps, limit=10_000, rates=RATES, **more):
+def cell(batch_size, steps, limit=10_000, rates=RATES, limits=None, **more):
     """A cell whose trials needed these steps; inf: incomplete."""
     statuses = tuple("complete" if s < math.inf else "incomplete" for s in steps)
     points = tuple({"learning_rate": rate} for rate in rates[: len(steps)])
-    return CellResult(batch_size, tuple(steps), points, statuses, limit, **more)
+    limits = limits or (limit,) * len(steps)
+    return CellResult(batch_size, tuple(steps), points, statuses, limits, **more)
 
 
 def trend(batch_size, c1=4000.0, c2=50.0):
@@ -78,6 +79,41 @@ def test_censored_cells_bound_the_trend_on_one_side():
     many = cell(512, [math.inf] * 5, limit=200)
     assert fit_trend([*points, few]).c2 == pytest.approx(plain.c2, rel=1e-3)
     assert fit_trend([*points, many]).c2 > 1.1 * plain.c2
+
+
+def test_trial_that_was_stopped_early_is_not_taken_for_one_that_failed():
+    """What is drawn without a complete trial is above what its trials were given."""
+
+    def cells(limit):
+        # The winner and the next, and fifteen that ended when they were beyond it.
+        made = []
+        for batch in (8, 32, 128, 512):
+            best = 4000 / batch + 50
+            steps = (best, 1.1 * best, 1.2 * best, *[math.inf] * 15)
+            rates = tuple(0.01 + 0.01 * i for i in (9, *range(9), *range(10, 18)))
+            limits = (limit or 10_000,) * 3 + (limit or int(best),) * 15
+            made.append(cell(batch, steps, rates=rates, limits=limits))
+        return made
+
+    stopped, failed = fit_trend(cells(None)), fit_trend(cells(10_000))
+    assert (stopped.c1, stopped.c2) == (failed.c1, failed.c2)
+    # The three that are complete differ by a fifth.
+    assert stopped.c2_interval[1] < 1.5 * stopped.c2
+    assert failed.c2_interval[1] > 3 * failed.c2
+    # K* itself is not bounded: in 4 % of the draws none is complete.
+    assert math.isinf(stopped.best_intervals[0][1])
+
+
+def test_intervals_do_not_depend_on_where_the_search_starts():
+    """Steeper than linear, the trend has no plateau; that of other draws has one."""
+    cells = [
+        cell(8, [math.inf, 1100, math.inf, 1000, 1050]),
+        cell(32, [math.inf, 250, math.inf, 220, 300]),
+        cell(128, [math.inf, 200, math.inf, 50, 120]),
+    ]
+    fit = fit_trend(cells)
+    assert fit.c2 < 1
+    assert fit.c2_interval[1] > 20
 
 
 def test_there_is_no_fit_of_one_point():

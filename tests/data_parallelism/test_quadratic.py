@@ -46,7 +46,8 @@ def cells(largest):
     for batch in BATCHES:
         steps = tuple(steps_to_goal(largest, batch))
         statuses = tuple("complete" if s < math.inf else "infeasible" for s in steps)
-        made.append(CellResult(batch, steps, points, statuses, LIMIT))
+        limits = (LIMIT,) * len(RATES)
+        made.append(CellResult(batch, steps, points, statuses, limits))
     return made
 
 
