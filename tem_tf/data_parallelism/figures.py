@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib
 import numpy as np
 
+from tem_tf.data_parallelism.fit import best_interval
 from tem_tf.workloads.figure_files import save_figures
 
 matplotlib.use("Agg")  # Files alone: there may be no screen.
@@ -71,13 +72,11 @@ def _steps_to_result(series: Sequence[Series]) -> Figure | None:
             x, y = zip(*reruns, strict=True)
             label = f"{one.label}, median of new seeds"
             axes.plot(x, y, "+", color=colour, ms=10, label=label)
+        for cell in found:
+            low, high = best_interval(cell)
+            high = min(high, max(cell.limits))
+            axes.vlines(cell.batch_size, low, high, colour, alpha=0.5)
         if one.fit:
-            intervals = dict(zip(one.studies, one.fit.best_intervals, strict=True))
-            for study in one.studies:
-                low, high = intervals[study]
-                if study.cell.winner is not None:
-                    high = min(high, max(study.cell.limits))
-                    axes.vlines(study.cell.batch_size, low, high, colour, alpha=0.5)
             grid = np.geomspace(batches.min(), batches.max(), 200)
             axes.plot(grid, one.fit.steps(grid), "-", color=colour, lw=1)
         start = np.argmin(batches)
@@ -105,11 +104,14 @@ def _metaparameters(series: Sequence[Series]) -> Figure | None:
     figure, grid = _grid(len(studies), len(kinds))
     for row, (one, study) in zip(grid, studies, strict=True):
         for axes, kind in zip(row, kinds, strict=True):
+            if kind not in study.configuration["mparams_kind"]:
+                axes.set_visible(False)
+                continue
             for status, marker in MARKERS.items():
                 points = [
                     (r["metaparameters"][kind], max(r["steps"], 1))
                     for r in study.trials.values()
-                    if r["status"] == status and kind in r["metaparameters"]
+                    if r["status"] == status
                 ]
                 if points:
                     axes.plot(*zip(*points, strict=True), marker, ls="", label=status)

@@ -100,7 +100,6 @@ class Fit:
     Attributes:
         c1: In steps · examples. c2: In steps.
         c1_interval, c2_interval: 95 %, from the bootstrap over trials.
-        best_intervals: Of K* for each cell, 95 %; inf where it is not bounded.
         r_squared: Of log K*, over the cells that are not censored; NaN below three.
     """
 
@@ -108,12 +107,17 @@ class Fit:
     c2: float
     c1_interval: tuple[float, float]
     c2_interval: tuple[float, float]
-    best_intervals: tuple[tuple[float, float], ...]
     r_squared: float
 
     def steps(self, batch_size: float | np.ndarray) -> float | np.ndarray:
         """K* by the trend."""
         return self.c1 / batch_size + self.c2
+
+
+def best_interval(cell: CellResult, seed: int = 0) -> tuple[float, float]:
+    """95 % of K*, from the bootstrap over trials; inf where it is not bounded."""
+    generator = np.random.default_rng(seed)
+    return _interval([cell.resampled(generator)[0] for _ in range(DRAWS)])
 
 
 def fit_trend(cells: Sequence[CellResult], seed: int = 0) -> Fit | None:
@@ -138,16 +142,14 @@ def fit_trend(cells: Sequence[CellResult], seed: int = 0) -> Fit | None:
     c1, c2 = _least_squares(batches, bests, limits, is_point)
 
     generator = np.random.default_rng(seed)
-    drawn_bests, drawn_fits = [], []
+    drawn_fits = []
     for _ in range(DRAWS):
         drawn, limits = np.transpose([cell.resampled(generator) for cell in cells])
-        drawn_bests.append(drawn)
         if np.isfinite(drawn).sum() >= 2:
             point = is_point & np.isfinite(drawn)
             if point.sum() < 2:
                 point = np.isfinite(drawn)
             drawn_fits.append(_least_squares(batches, drawn, limits, point))
-    intervals = [_interval(column) for column in np.transpose(drawn_bests)]
     c1_interval, c2_interval = (_interval(x) for x in np.transpose(drawn_fits))
 
     observed = np.log(bests[is_point])
@@ -156,7 +158,7 @@ def fit_trend(cells: Sequence[CellResult], seed: int = 0) -> Fit | None:
     r_squared = math.nan
     if is_point.sum() > 2 and spread > 0:
         r_squared = float(1 - np.sum((observed - predicted) ** 2) / spread)
-    return Fit(c1, c2, c1_interval, c2_interval, tuple(intervals), r_squared)
+    return Fit(c1, c2, c1_interval, c2_interval, r_squared)
 
 
 def _least_squares(

@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from tem_tf.data_parallelism.directory import STUDY_NAME, StudyDirectory
-from tem_tf.data_parallelism.fit import STATUSES, CellResult, Fit, fit_trend
+from tem_tf.data_parallelism.fit import (
+    STATUSES,
+    CellResult,
+    Fit,
+    best_interval,
+    fit_trend,
+)
 from tem_tf.workloads.results import finite_or_null
 from tem_tf.workloads.study_files import alone_in
 
@@ -149,9 +155,9 @@ def table(series: Sequence[Series]) -> list[dict[str, Any]]:
     kinds = list(dict.fromkeys(kind for point in points for kind in point))
     rows = []
     for one in series:
-        for i, study in enumerate(one.studies):
+        for study in one.studies:
             cell, winner = study.cell, study.winner
-            interval = one.fit.best_intervals[i] if one.fit else ("", "")
+            low, high = best_interval(cell)
             row = {
                 "series": one.label,
                 "batch_size": cell.batch_size,
@@ -160,8 +166,8 @@ def table(series: Sequence[Series]) -> list[dict[str, Any]]:
                 "trials": len(cell.steps),
                 **{status: cell.count(status) for status in STATUSES},
                 "steps_to_result": cell.best if winner else "",
-                "low": interval[0],
-                "high": interval[1],
+                "low": low,
+                "high": high,
                 "censored": cell.censored,
                 "reruns": len(cell.rerun_steps),
                 "rerun_median": "" if cell.rerun_median is None else cell.rerun_median,

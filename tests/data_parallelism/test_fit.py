@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tem_tf.data_parallelism.fit import CellResult, fit_trend
+from tem_tf.data_parallelism.fit import CellResult, best_interval, fit_trend
 
 RATES = (0.01, 0.1, 0.001, 0.03, 0.3)
 
@@ -40,8 +40,7 @@ def test_fit_finds_the_constants_of_exact_data():
 
 
 def test_interval_is_the_bootstrap_of_the_minimum():
-    fit = fit_trend([trend(b) for b in (8, 32, 128)])
-    low, high = fit.best_intervals[0]
+    low, high = best_interval(trend(8))
     assert low == 550  # no trial is better than the best,
     # and with 5 trials the best is missed in a third of the draws, the best two in 8 %:
     assert high == 1.5 * 550
@@ -101,7 +100,7 @@ def test_trial_that_was_stopped_early_is_not_taken_for_one_that_failed():
     assert stopped.c2_interval[1] < 1.5 * stopped.c2
     assert failed.c2_interval[1] > 3 * failed.c2
     # K* itself is not bounded: in 4 % of the draws none is complete.
-    assert math.isinf(stopped.best_intervals[0][1])
+    assert math.isinf(best_interval(cells(None)[0])[1])
 
 
 def test_intervals_do_not_depend_on_where_the_search_starts():
