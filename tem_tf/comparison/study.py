@@ -35,12 +35,13 @@ from tem_tf.workloads.study_files import (
     make_directory,
     read_json,
     read_result,
+    require_data,
     require_same,
     write_json,
 )
 from tem_tf.workloads.tasks import KINDS
 
-DATA_NAME, RUNS_NAME = "data.json", "runs"
+RUNS_NAME = "runs"
 COUNTS_NAME = "counts.txt"  # of the run that is replayed
 _WAIT_SECONDS = 0.5  # between two looks at runs that other processes have
 
@@ -108,21 +109,6 @@ class ComparisonDirectory:
             self.check(dataclasses.replace(comparison, resumes=True))
             write_json(self.path / COMPARISON_NAME, content)
 
-    def require_data(self, checksum: int) -> None:
-        """Checks that the data is that of the runs before: a path says little of it.
-
-        Args:
-            checksum: Of the data.
-
-        Raises:
-            ValueError: it is other data.
-        """
-        path, ours = self.path / DATA_NAME, {"checksum of the data": checksum}
-        with alone_in(self.path):
-            if not path.exists():
-                write_json(path, ours)
-        require_same(self.path, read_json(path, dict), ours)
-
     def results(self) -> dict[str, dict[str, Any]]:
         """Every finished run by its name.
 
@@ -177,7 +163,7 @@ def _work(comparison: Comparison, keep_on: Callable[[], None] = lambda: None) ->
     strategy = make_strategy(comparison.run)
     data = load(comparison)
     directory = ComparisonDirectory(comparison.path)
-    directory.require_data(data.digest())
+    require_data(directory.path, data.digest())
     while todo := (plan := Plan(comparison, directory.outcomes())).todo:
         keep_on()
         for task in todo.values():

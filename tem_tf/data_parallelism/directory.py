@@ -1,6 +1,7 @@
 """A study directory: its files, who runs which trial, and what was found so far.
 
     study.json                      what defines the trials; never changed
+    data.json                       a checksum of the data that the trials share
     metaparameters.json             the points, one per trial
     run-R/result.json               trial R; with it the trial is finished
     run-R/batch-science/metadata.json   steps to the result, as the DPS authors have it
@@ -36,6 +37,17 @@ METADATA_NAME = "batch-science/metadata.json"
 
 # What the authors' files hold in the place of the steps to the result.
 _CODES = {"incomplete": -1, "infeasible": -2}
+
+# What is read of a configuration, beside the comparison with another.
+_NEEDED = {
+    "batch_size",
+    "check_interval",
+    "check_interval_arrival",
+    "goal_error",
+    "mparams_kind",
+    "target_sparsity",
+    "train_iterations",
+}
 
 # What is read of a result.
 _RESULT = (
@@ -126,9 +138,10 @@ class StudyDirectory:
                 f"There is no study in {self.path}: it has no {STUDY_NAME}."
             )
         content = read_json(path, dict)
-        if not isinstance(content.get("configuration"), dict):
-            raise ValueError(f"{path} must hold a study's `configuration`.")
-        return content["configuration"]
+        configuration = content.get("configuration")
+        if not isinstance(configuration, dict) or not configuration.keys() >= _NEEDED:
+            raise ValueError(f"{path} must hold a study's whole `configuration`.")
+        return configuration
 
     def results(self) -> dict[str, dict[str, Any]]:
         """Everything finished, by the name of its directory, e.g. "run-3".

@@ -28,6 +28,7 @@ from tem_tf.workloads.batches import EpochOrder
 from tem_tf.workloads.data_sources import Data
 from tem_tf.workloads.processes import run_in_processes
 from tem_tf.workloads.replicas import make_strategy
+from tem_tf.workloads.study_files import require_data
 
 
 def run(study: Study) -> bool:
@@ -74,7 +75,11 @@ def _work(study: Study, keep_on: Callable[[], None] = lambda: None) -> None:
     """Goes through all cells."""
     strategy = make_strategy(study.cells[0].run)
     data = load(study)
-    splits = Splits.of(data)
+    splits, checksum = Splits.of(data), data.digest()
+    for cell in study.cells:
+        directory = StudyDirectory(study.path_of(cell))
+        directory.open(cell, study.nruns)
+        require_data(directory.path, checksum)
     for cell in study.cells:
         _work_on_cell(study, cell, splits, strategy, keep_on)
 
@@ -87,7 +92,6 @@ def _work_on_cell(
     keep_on: Callable[[], None],
 ) -> None:
     directory = StudyDirectory(study.path_of(cell))
-    directory.open(cell, study.nruns)
     bench: Workbench | None = None
     while tasks := _next_tasks(study, cell, directory):
         for task in tasks:

@@ -19,7 +19,7 @@ from typing import Any
 
 from tem_tf.workloads.results import RESULT_NAME, finite_or_null
 
-_MARK = ".tem_tf-report"
+_MARK, _DATA_NAME = ".tem_tf-report", "data.json"
 
 
 @contextmanager
@@ -91,6 +91,23 @@ def empty_report(place: Path) -> None:
             shutil.rmtree(entry)
         else:
             entry.unlink()
+
+
+def require_data(place: Path, checksum: int) -> None:
+    """Checks that the data is that of the runs before: a path says little of it.
+
+    Args:
+        place: The study directory. The first call leaves the checksum there.
+        checksum: Of the data.
+
+    Raises:
+        ValueError: it is other data.
+    """
+    path, ours = place / _DATA_NAME, {"checksum of the data": checksum}
+    with alone_in(place):
+        if not path.exists():
+            write_json(path, ours)
+    require_same(place, read_json(path, dict), ours)
 
 
 def require_same(

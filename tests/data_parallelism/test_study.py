@@ -303,6 +303,26 @@ def test_result_of_something_else_is_refused_and_kept(plan):
     assert contents(study.path) == before
 
 
+def test_directory_of_other_data_is_refused(plan, data, tmp_path):
+    """Whatever `path_data` says."""
+    study = plan(train_iterations=10)
+    engine.run(study)
+    before = contents(study.path)
+    write_mnist(tmp_path / "other" / "MNIST", train=390)
+    words = "another configuration: `checksum of the data`"
+    with pytest.raises(ValueError, match=words):
+        engine.run(plan(train_iterations=10, path_data=str(tmp_path / "other")))
+    assert contents(study.path) == before
+
+
+def test_configuration_that_lacks_a_setting_is_named(plan):
+    study = plan()
+    StudyDirectory(study.path).open(study.cells[0], 1)
+    (study.path / "study.json").write_text('{"configuration": {"batch_size": 20}}')
+    with pytest.raises(ValueError, match="must hold a study's whole `configuration`"):
+        StudyDirectory(study.path).configuration()
+
+
 def test_no_load_cache_refuses_finished_trials(plan):
     study = plan(train_iterations=10)
     engine.run(study)

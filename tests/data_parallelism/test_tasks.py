@@ -41,6 +41,7 @@ def study_of(tmp_path, monkeypatch):
         configuration = Configuration(goal_error=0.3)
         cell = Cell(configuration, ("learning_rate",), stop_beyond_best=True)
         study = Study((cell,), directory=str(tmp_path / "study"), **settings)
+        StudyDirectory(study.path).open(cell, study.nruns)
         engine._work_on_cell(study, cell, None, None, None)
         return StudyDirectory(study.path)
 

@@ -9,6 +9,7 @@ holds the true median in 94 % of cases. STUDIES is the directory that run.py was
 """
 
 import itertools
+import json
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
@@ -106,14 +107,16 @@ def tell_trend(cells: Reruns) -> None:
 
 
 def tell_ratio(title: str, above: Reruns, below: Reruns) -> None:
-    """How many times the steps, at each batch size, and of the half-way points."""
+    """How many times the steps, at each batch size, and of the half-way points.
+
+    Seeds are paired: `medians` draws the same ones in both.
+    """
     shared = sorted(above.keys() & below.keys())
     if not shared:
         return
     print(title)
     _, top, top_draws = medians({b: above[b] for b in shared})
     _, bottom, bottom_draws = medians({b: below[b] for b in shared})
-    bottom_draws = np.roll(bottom_draws, 1, axis=0)  # Not drawn as the top was.
     for i, batch in enumerate(shared):
         ratio = told(top[i] / bottom[i], top_draws[:, i] / bottom_draws[:, i])
         print(f"  B {batch:>5}: {ratio}")
@@ -190,6 +193,22 @@ def tell_densities(series: dict[str, Reruns]) -> None:
         )
 
 
+# ------------------------------------------------------------------------ smoothness
+
+
+def tell_smoothness(directory: pathlib.Path) -> None:
+    """Median and range of L over the steps at which it was measured."""
+    for path in sorted(directory.glob("*/run-0/result.json")):
+        result = json.loads(path.read_text())
+        values = [one["lipschitz"] for one in result["lipschitz"]["history"]]
+        error = 1 - result["history"][-1]["validation_accuracy"]
+        print(
+            f"smoothness, {path.parts[-3]}: median of {len(values)} measurements "
+            f"{np.median(values):.4g} ({min(values):.4g} to {max(values):.4g}), "
+            f"validation error at the end {error:.4f}"
+        )
+
+
 def main() -> None:
     """Tells all that is there."""
     place = pathlib.Path(sys.argv[1])
@@ -219,6 +238,7 @@ def main() -> None:
             tell_densities(
                 {n: {b: c[b] for b in sorted(shared)} for n, c in densities.items()}
             )
+    tell_smoothness(place / "smoothness")
 
 
 if __name__ == "__main__":
