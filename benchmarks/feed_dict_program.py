@@ -103,7 +103,7 @@ class FeedDictProgram:
             )
         with tf.control_dependencies(_assigned(current, chosen)):
             masked = [w * c for w, c in zip(trained, chosen, strict=True)]
-        self._masks = chosen
+        self._masks = current
         self._sparsity = tf.nn.zero_fraction(
             tf.concat([tf.reshape(w, [-1]) for w in masked], 0)
         )
