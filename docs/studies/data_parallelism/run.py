@@ -59,7 +59,7 @@ Command = tuple[str, str]
 
 
 def cells() -> list[Command]:
-    """Every cell, in order."""
+    """Every cell."""
     planned = [
         (name, flags, batch, sparsity)
         for name, flags in (
@@ -72,8 +72,6 @@ def cells() -> list[Command]:
     for density in DENSITIES:
         flags = f"--optimizer sgd --compressor topk --density {density}"
         planned += [(f"topk-{density}", flags, b, 0) for b in DENSITY_BATCHES]
-    # The dearest come last.
-    planned.sort(key=lambda cell: cell[2] == max(ORDER))
     return [
         (f"{study}/s{sparsity}-b{batch}", cell_flags(flags, batch, sparsity))
         for study, flags, batch, sparsity in planned
@@ -119,9 +117,12 @@ def main() -> None:
         subprocess.run(line, cwd=ROOT, check=True)
 
     if "--report" not in sys.argv:
+        # The dearest come last.
+        commands = cells() + smoothness()
+        commands.sort(key=lambda command: command[0].endswith(f"-b{max(ORDER)}"))
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             # The results are asked for, so that a failure is raised here.
-            list(pool.map(lambda command: run(*command), cells() + smoothness()))
+            list(pool.map(lambda command: run(*command), commands))
     for name, studies in REPORTS.items():
         paths = [str(path) for study in studies if (path := place / study).exists()]
         if paths:
