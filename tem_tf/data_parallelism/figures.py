@@ -17,7 +17,7 @@ matplotlib.use("Agg")  # Files alone: there may be no screen.
 # The names inside an SVG file, else drawn at random.
 matplotlib.rcParams["svg.hashsalt"] = "tem_tf"
 
-from matplotlib import pyplot  # noqa: E402  (after the backend is chosen)
+from matplotlib import pyplot, ticker  # noqa: E402  (after the backend is chosen)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,48 +48,46 @@ def draw(series: Sequence[Series], place: Path) -> list[Path]:
 def _steps_to_result(series: Sequence[Series]) -> Figure | None:
     """K* against B with its interval, the trend and the line of linear scaling."""
     figure, axes = pyplot.subplots(figsize=(_WIDTH, _HEIGHT), layout="constrained")
-    drawn = False
-    for colour, one in zip(_cycle(len(series)), series, strict=True):
+    ticks: set[int] = set()
+    for number, (colour, one) in enumerate(
+        zip(_cycle(len(series)), series, strict=True)
+    ):
         found = [s.cell for s in one.studies if s.cell.winner is not None]
         if not found:
             continue
-        drawn = True
         batches = np.array([cell.batch_size for cell in found], float)
         bests = np.array([cell.best for cell in found])
-        for censored in (False, True):
-            chosen = np.array([bool(cell.censored) == censored for cell in found])
-            if chosen.any():
-                axes.plot(
-                    batches[chosen],
-                    bests[chosen],
-                    "o",
-                    color=colour,
-                    mfc="none" if censored else colour,
-                    label=one.label + (" (censored)" if censored else ""),
-                )
-        reruns = [(c.batch_size, c.rerun_median) for c in found if c.rerun_median]
-        if reruns:
-            x, y = zip(*reruns, strict=True)
-            label = f"{one.label}, median of new seeds"
-            axes.plot(x, y, "+", color=colour, ms=10, label=label)
+        ticks.update(cell.batch_size for cell in found)
+        # Side by side, so that none hides another.
+        aside = 1.05 ** (number - (len(series) - 1) / 2)
+        axes.plot([], [], "o-", color=colour, label=one.label)
         for cell in found:
+            x, face = aside * cell.batch_size, "none" if cell.censored else colour
+            axes.plot(x, cell.best, "o", color=colour, mfc=face)
+            if cell.rerun_median:
+                axes.plot(x, cell.rerun_median, "+", color=colour, ms=10)
             low, high = best_interval(cell)
-            high = min(high, max(cell.limits))
-            axes.vlines(cell.batch_size, low, high, colour, alpha=0.5)
+            axes.vlines(x, low, min(high, max(cell.limits)), colour, alpha=0.5)
         if one.fit:
             grid = np.geomspace(batches.min(), batches.max(), 200)
             axes.plot(grid, one.fit.steps(grid), "-", color=colour, lw=1)
         start = np.argmin(batches)
         linear = bests[start] * batches[start] / batches
         axes.plot(batches, linear, ":", color=colour, lw=1)
-    if not drawn:
+    if not ticks:
         pyplot.close(figure)
         return None
     axes.set(xscale="log", yscale="log")
+    axes.set_xticks(sorted(ticks), labels=map(str, sorted(ticks)))
+    axes.minorticks_off()
     axes.set(xlabel="batch size B", ylabel="steps to result K*")
-    axes.set_title("Solid: K* = c₁/B + c₂; dotted: linear scaling", fontsize="small")
+    axes.set_title(
+        "Solid: K* = c₁/B + c₂; dotted: linear scaling; open: censored; "
+        "+: median of new seeds",
+        fontsize="x-small",
+    )
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small")
     return figure
 
 
@@ -122,6 +120,9 @@ def _metaparameters(series: Sequence[Series]) -> Figure | None:
             elif kind != "decay_steps":
                 axes.set_xscale("log")
             axes.set(xlabel=kind, ylabel="steps", yscale="log")
+            # Powers of ten alone, or plain numbers where there is none of them.
+            axes.yaxis.set_major_formatter(ticker.LogFormatter(labelOnlyBase=False))
+            axes.yaxis.set_minor_formatter(ticker.LogFormatter(labelOnlyBase=False))
             axes.set_title(_name(one, study), fontsize="small")
             axes.legend(fontsize="x-small")
     return figure
