@@ -164,6 +164,8 @@ def _curves(series: Sequence[Series], curve: Any, label: str) -> Figure | None:
     figure, axes = pyplot.subplots(figsize=(_WIDTH, _HEIGHT), layout="constrained")
     styles = ["-", "--", ":", "-."]
     batches = sorted({s.cell.batch_size for one in series for s in one.studies})
+    # By batch size, or by series where there is one batch size.
+    colours = _cycle(max(len(batches), len(series)))
     drawn = False
     for number, one in enumerate(series):
         for study in one.studies:
@@ -175,7 +177,9 @@ def _curves(series: Sequence[Series], curve: Any, label: str) -> Figure | None:
                 *zip(*points, strict=True),
                 ls=styles[number % len(styles)],
                 marker="." if len(points) < 20 else "",
-                color=_cycle(len(batches))[batches.index(study.cell.batch_size)],
+                color=colours[
+                    batches.index(study.cell.batch_size) if len(batches) > 1 else number
+                ],
                 label=_name(one, study),
             )
     if not drawn:
