@@ -88,7 +88,6 @@ class StudyDirectory:
                     f"`study_dir` {self.path} holds studies of several cells. Pass one "
                     f"of them, as {others[0].parent}."
                 )
-            return
         self._compare(cell)
         self.points()
         if self.results() and not resumes:
@@ -107,10 +106,10 @@ class StudyDirectory:
         """
         make_directory(self.path)
         with alone_in(self.path):  # What is checked stays so until it is written.
+            self._compare(cell)
             if not (self.path / STUDY_NAME).exists():
                 content = {"configuration": cell.identity(), "versions": versions()}
                 write_json(self.path / STUDY_NAME, content)
-            self._compare(cell)
             known = self.points()
             points = metaparameters(cell.mparams_kind, max(nruns, len(known)))
             if known != points[: len(known)]:
@@ -200,7 +199,14 @@ class StudyDirectory:
         write_json(folder / RESULT_NAME, result)
 
     def _compare(self, cell: Cell) -> None:
-        require_same(self.path, self.configuration(), cell.identity())
+        ours = cell.identity()
+        if (self.path / STUDY_NAME).exists():
+            require_same(self.path, self.configuration(), ours)
+        # Results say whose they are, too: study.json may have been removed.
+        for name, result in self.results().items():
+            if name.startswith("run-"):  # Reruns have other seeds.
+                theirs = {k: v for k, v in result["configuration"].items() if k in ours}
+                require_same(self.path, theirs, {k: ours[k] for k in theirs})
 
 
 def run_name(trial: int) -> str:

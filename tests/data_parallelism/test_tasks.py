@@ -81,3 +81,14 @@ def test_fewer_trials_than_there_are_change_nothing_but_the_reruns(study_of):
     assert reruns(directory) == {"rerun-7-seed-1"}
     assert directory.results()["rerun-7-seed-1"]["metaparameters"] == POINTS[7]
     assert directory.points() == POINTS[:8]
+
+
+def test_trials_say_whose_they_are_where_study_json_is_gone(study_of):
+    directory = study_of([50, 60, 70], nruns=3)
+    (directory.path / "study.json").unlink()
+    configuration = Configuration(goal_error=0.3, batch_size=50)
+    cell = Cell(configuration, ("learning_rate",), stop_beyond_best=True)
+    for refuses in (lambda d: d.check(cell, True), lambda d: d.open(cell, 3)):
+        with pytest.raises(ValueError, match=r"`batch_size` \(100 there, 50 here\)"):
+            refuses(StudyDirectory(directory.path))
+    assert not (directory.path / "study.json").exists()
