@@ -31,6 +31,7 @@ MOST_PILOTS = 8
 MOST_WIDENINGS = 3
 
 DENSE_BUDGET = None  # The budget of a method that has none.
+PROBE = "probe"  # Name of one dense step, from which the number of entries is known.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +114,7 @@ class Plan:
         self.unmet: list[str] = []
         self.tuning: list[tuple[str, float | None, float, float | None, float]] = []
         self._chosen: dict[tuple[str, float | None], float] = {}
-        probe = Task("probe", {"compressor": "none", "train_iterations": 1})
+        probe = Task(PROBE, {"compressor": "none", "train_iterations": 1})
         try:
             self._size = self._outcome(probe).size
         except _WaitsError:

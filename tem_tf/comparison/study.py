@@ -21,8 +21,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from tem_tf.comparison.configuration import COMPARISON_NAME, Comparison
-from tem_tf.comparison.plan import Outcome, Plan, Task
+from tem_tf.comparison.configuration import (
+    COMPARISON_NAME,
+    FIXED_SETTINGS,
+    Comparison,
+)
+from tem_tf.comparison.plan import PROBE, Outcome, Plan, Task
 from tem_tf.comparison.quality import quality_of
 from tem_tf.comparison.volume import as_counts
 from tem_tf.workloads.experiment import Experiment
@@ -37,6 +41,7 @@ from tem_tf.workloads.study_files import (
     read_result,
     require_data,
     require_same,
+    require_same_in_results,
     write_json,
 )
 from tem_tf.workloads.tasks import KINDS
@@ -45,9 +50,13 @@ RUNS_NAME = "runs"
 COUNTS_NAME = "counts.txt"  # of the run that is replayed
 _WAIT_SECONDS = 0.5  # between two looks at runs that other processes have
 
+# What the runs of a comparison do not share, of what two comparisons must.
+_OF_EACH_RUN = ("seed", *FIXED_SETTINGS)
+
 # What is read of a result.
 _RESULT = (
     "communication",
+    "configuration",
     "history",
     "pruning",
     "replicas",
@@ -75,16 +84,17 @@ class ComparisonDirectory:
         Raises:
             ValueError: it is another's, damaged, or has results and may not.
         """
-        path = self.path / COMPARISON_NAME
-        if not path.exists():
-            if (self.path / "study.json").exists():
-                raise ValueError(
-                    f"`study_dir` {self.path} is a study of another kind. Pass another "
-                    "directory."
-                )
-            return
-        content = read_json(path, dict)
-        require_same(self.path, content.get("shared", {}), comparison.identity())
+        path, ours = self.path / COMPARISON_NAME, comparison.identity()
+        if path.exists():
+            require_same(self.path, read_json(path, dict).get("shared", {}), ours)
+        elif (self.path / "study.json").exists():
+            raise ValueError(
+                f"`study_dir` {self.path} is a study of another kind. Pass another "
+                "directory."
+            )
+        shared = {k: v for k, v in ours.items() if k not in _OF_EACH_RUN}
+        runs = [r for name, r in self.results().items() if name != PROBE]
+        require_same_in_results(self.path, runs, shared)
         if self.results() and not comparison.resumes:
             raise ValueError(
                 f"`study_dir` {self.path} has {len(self.results())} finished runs, and "

@@ -29,6 +29,7 @@ from tem_tf.workloads.study_files import (
     read_json,
     read_result,
     require_same,
+    require_same_in_results,
     write_json,
 )
 
@@ -202,11 +203,9 @@ class StudyDirectory:
         ours = cell.identity()
         if (self.path / STUDY_NAME).exists():
             require_same(self.path, self.configuration(), ours)
-        # Results say whose they are, too: study.json may have been removed.
-        for name, result in self.results().items():
-            if name.startswith("run-"):  # Reruns have other seeds.
-                theirs = {k: v for k, v in result["configuration"].items() if k in ours}
-                require_same(self.path, theirs, {k: ours[k] for k in theirs})
+        results = self.results().items()
+        trials = [r for name, r in results if name.startswith("run-")]
+        require_same_in_results(self.path, trials, ours)  # Reruns have other seeds.
 
 
 def run_name(trial: int) -> str:

@@ -37,7 +37,7 @@ _WITHIN_SERIES = (
 )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class StudyFiles:
     """All files of one study directory.
 

@@ -12,7 +12,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -131,6 +131,24 @@ def require_same(
             f"`study_dir` {path} is the study of another configuration: "
             f"{', '.join(differences)}. Pass another directory."
         )
+
+
+def require_same_in_results(
+    path: Path, results: Iterable[Mapping[str, Any]], ours: Mapping[str, Any]
+) -> None:
+    """As `require_same`, by what finished runs say of themselves.
+
+    They outlive the file that says it of all, which may be damaged and removed.
+
+    Args:
+        path: The directory.
+        results: Contents of result files; settings that one does not hold are not
+            compared.
+        ours: What the command asks for.
+    """
+    for result in results:
+        theirs = {k: v for k, v in result["configuration"].items() if k in ours}
+        require_same(path, theirs, {k: ours[k] for k in theirs})
 
 
 def read_json(path: Path, kind: type) -> Any:

@@ -75,6 +75,7 @@ def result_of(task, planned):
         for step in range(min(10, steps), steps + 1, 10)
     ]
     result = {
+        "configuration": planned.run.as_dict() | dict(task.settings),
         "status": "finished",
         "steps": steps,
         "seed": seed,

@@ -202,6 +202,18 @@ def test_directory_of_another_configuration_is_refused_by_name(tmp_path):
     ComparisonDirectory(tmp_path).check(dataclasses.replace(comparison, nseeds=9))
 
 
+def test_runs_say_whose_they_are_where_comparison_json_is_gone(tmp_path):
+    comparison = made_up.comparison(tmp_path, rates=(), budgets=(0.05,), nseeds=1)
+    made_up.write(comparison)
+    (tmp_path / "comparison.json").unlink()
+    run = dataclasses.replace(comparison.run, batch_size=40)
+    words = r"another configuration: `batch_size` \(20 there, 40 here\)"
+    with pytest.raises(ValueError, match=words):
+        ComparisonDirectory(tmp_path).open(dataclasses.replace(comparison, run=run))
+    assert not (tmp_path / "comparison.json").exists()
+    ComparisonDirectory(tmp_path).open(comparison)
+
+
 def test_two_comparisons_cannot_both_open_an_empty_directory(tmp_path):
     one = made_up.comparison(tmp_path)
     run = dataclasses.replace(one.run, batch_size=40)
@@ -254,5 +266,5 @@ def test_finished_runs_may_be_forbidden_and_damaged_ones_are_named(tmp_path):
     with pytest.raises(ValueError, match="half-written or damaged"):
         ComparisonDirectory(tmp_path).results()
     path.write_text("{}")
-    with pytest.raises(ValueError, match=f"{path} lacks `communication`, `history`"):
+    with pytest.raises(ValueError, match=f"{path} lacks `communication`, `conf"):
         ComparisonDirectory(tmp_path).results()
