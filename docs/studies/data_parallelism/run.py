@@ -22,14 +22,14 @@ ROOT = HERE.parents[2]
 GOAL_ERROR = 0.16
 SEED = 10
 TRIALS, RERUNS = 20, 5
-# batch size -> (steps between two checks at sparsity 0.9 and at 0, last step). Checks
-# are at most 5 % of the K* that is expected.
+# batch size -> last step.
+LAST_STEP = {8: 12_000, 32: 5000, 128: 2000, 512: 1200, 2048: 800}
+# Steps between two checks, at most 5 % of K*, by batch size as above.
 CHECKS = {
-    8: (200, 100, 12_000),
-    32: (50, 25, 5000),
-    128: (25, 10, 2000),
-    512: (10, 5, 1200),
-    2048: (10, 5, 800),
+    ("sgd", 0): (100, 25, 10, 5, 5),
+    ("sgd", 0.9): (200, 50, 25, 10, 10),
+    ("momentum", 0): (100, 25, 10, 2, 2),
+    ("momentum", 0.9): (200, 50, 25, 10, 10),
 }
 ORDER = (128, 512, 32, 8, 2048)
 SPARSITIES = (0.9, 0)
@@ -61,31 +61,29 @@ Command = tuple[str, str]
 def cells() -> list[Command]:
     """Every cell."""
     planned = [
-        (name, flags, batch, sparsity)
-        for name, flags in (
-            ("sgd", "--optimizer sgd"),
-            ("momentum", "--optimizer momentum --momentum 0.9"),
-        )
+        (optimizer, optimizer, flags, batch, sparsity)
+        for optimizer, flags in (("sgd", ""), ("momentum", "--momentum 0.9"))
         for batch in ORDER
         for sparsity in SPARSITIES
     ]
     for density in DENSITIES:
-        flags = f"--optimizer sgd --compressor topk --density {density}"
-        planned += [(f"topk-{density}", flags, b, 0) for b in DENSITY_BATCHES]
+        flags = f"--compressor topk --density {density}"
+        planned += [(f"topk-{density}", "sgd", flags, b, 0) for b in DENSITY_BATCHES]
     return [
-        (f"{study}/s{sparsity}-b{batch}", cell_flags(flags, batch, sparsity))
-        for study, flags, batch, sparsity in planned
+        (f"{study}/s{sparsity}-b{batch}", cell_flags(optimizer, flags, batch, sparsity))
+        for study, optimizer, flags, batch, sparsity in planned
     ]
 
 
-def cell_flags(flags: str, batch: int, sparsity: float) -> str:
+def cell_flags(optimizer: str, flags: str, batch: int, sparsity: float) -> str:
     """The flags of one cell."""
-    sparse_interval, dense_interval, last = CHECKS[batch]
-    interval = sparse_interval if sparsity else dense_interval
+    position = list(LAST_STEP).index(batch)
+    interval = CHECKS[optimizer, sparsity][position]
     return (
-        f"{flags} --batch_size {batch} --target_sparsity {sparsity} "
-        f"--goal_error {GOAL_ERROR} --check_interval {interval} "
-        f"--check_interval_arrival {interval} --train_iterations {last} "
+        f"--optimizer {optimizer} {flags} --batch_size {batch} "
+        f"--target_sparsity {sparsity} --goal_error {GOAL_ERROR} "
+        f"--check_interval {interval} --check_interval_arrival {interval} "
+        f"--train_iterations {LAST_STEP[batch]} "
         "--mparams_kind learning_rate --stop_beyond_best "
         f"--nruns {TRIALS} --rerun_seeds {RERUNS} --seed {SEED}"
     )
