@@ -24,12 +24,12 @@ SEED = 10
 TRIALS, RERUNS = 20, 5
 # batch size -> last step.
 LAST_STEP = {8: 12_000, 32: 5000, 128: 2000, 512: 1200, 2048: 800}
-# Steps between two checks, at most 5 % of K*, by batch size as above.
+# Steps between two checks, by batch size as above: at most 5 % of K*, 6 % in two cells.
 CHECKS = {
     ("sgd", 0): (50, 10, 5, 5, 5),
     ("sgd", 0.9): (200, 50, 25, 10, 10),
     ("momentum", 0): (50, 10, 5, 2, 2),
-    ("momentum", 0.9): (100, 50, 25, 10, 10),
+    ("momentum", 0.9): (100, 25, 10, 10, 10),
 }
 ORDER = (128, 512, 32, 8, 2048)
 SPARSITIES = (0.9, 0)
