@@ -24,12 +24,13 @@ SEED = 10
 TRIALS, RERUNS = 20, 5
 # batch size -> last step.
 LAST_STEP = {8: 12_000, 32: 5000, 128: 2000, 512: 1200, 2048: 800}
-# Steps between two checks, by batch size as above: at most 5 % of K*, 6 % in two cells.
+# (optimizer, sparsity) -> batch size -> steps between two checks: at most 5 % of K*, 6 %
+# in two cells.
 CHECKS = {
-    ("sgd", 0): (50, 10, 5, 5, 5),
-    ("sgd", 0.9): (200, 50, 25, 10, 10),
-    ("momentum", 0): (50, 10, 5, 2, 2),
-    ("momentum", 0.9): (100, 25, 10, 10, 10),
+    ("sgd", 0): {8: 50, 32: 10, 128: 5, 512: 5, 2048: 5},
+    ("sgd", 0.9): {8: 200, 32: 50, 128: 25, 512: 10, 2048: 10},
+    ("momentum", 0): {8: 50, 32: 10, 128: 5, 512: 2, 2048: 2},
+    ("momentum", 0.9): {8: 100, 32: 25, 128: 10, 512: 10, 2048: 10},
 }
 ORDER = (128, 512, 32, 8, 2048)
 SPARSITIES = (0.9, 0)
@@ -77,8 +78,7 @@ def cells() -> list[Command]:
 
 def cell_flags(optimizer: str, flags: str, batch: int, sparsity: float) -> str:
     """The flags of one cell."""
-    position = list(LAST_STEP).index(batch)
-    interval = CHECKS[optimizer, sparsity][position]
+    interval = CHECKS[optimizer, sparsity][batch]
     return (
         f"--optimizer {optimizer} {flags} --batch_size {batch} "
         f"--target_sparsity {sparsity} --goal_error {GOAL_ERROR} "
