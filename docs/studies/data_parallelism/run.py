@@ -24,8 +24,8 @@ SEED = 10
 TRIALS, RERUNS = 20, 5
 # batch size -> last step.
 LAST_STEP = {8: 12_000, 32: 5000, 128: 2000, 512: 1200, 2048: 800}
-# (optimizer, sparsity) -> batch size -> steps between two checks: at most 5 % of K*, 6 %
-# in two cells.
+# (optimizer, sparsity) -> batch size -> steps between two checks: at most 5 % of K*,
+# and 6 % in two cells.
 CHECKS = {
     ("sgd", 0): {8: 50, 32: 10, 128: 5, 512: 5, 2048: 5},
     ("sgd", 0.9): {8: 200, 32: 50, 128: 25, 512: 10, 2048: 10},
