@@ -29,8 +29,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import numpy as np
 import tensorflow as tf
 
+from tem_studies.convex import data, methods, problem, simulation, splits
 from tem_tf.compressors import HardThreshold
-from tem_tf.convex import data, methods, problem, simulation, splits
 
 INTERVAL = 10
 

@@ -30,15 +30,15 @@ import numpy as np
 import tensorflow as tf
 from feed_dict_program import RATE, Opponent
 
-from tem_tf.data_parallelism.configuration import Cell
-from tem_tf.data_parallelism.trials import Splits, Workbench
-from tem_tf.data_parallelism.tunable import TunableOptimizer
-from tem_tf.workloads import architectures, pruning
-from tem_tf.workloads.batches import DeviceSplit, EpochOrder
-from tem_tf.workloads.chunks import use_one_thread_per_operation
-from tem_tf.workloads.configuration import Configuration
-from tem_tf.workloads.data_sources import Data, Split, split
-from tem_tf.workloads.training import Trainer
+from tem_studies.data_parallelism.configuration import Cell
+from tem_studies.data_parallelism.trials import Splits, Workbench
+from tem_studies.data_parallelism.tunable import TunableOptimizer
+from tem_studies.workloads import architectures, pruning
+from tem_studies.workloads.batches import DeviceSplit, EpochOrder
+from tem_studies.workloads.chunks import use_one_thread_per_operation
+from tem_studies.workloads.configuration import Configuration
+from tem_studies.workloads.data_sources import Data, Split, split
+from tem_studies.workloads.training import Trainer
 
 SHAPES = {"simple-cnn": (28, 28, 1), "resnet-8": (32, 32, 3)}
 DATASOURCES = {"simple-cnn": "fashion-mnist", "resnet-8": "cifar-10"}

@@ -41,9 +41,9 @@ import numpy as np
 import tensorflow as tf
 
 import tem_tf
-from tem_tf.workloads import architectures
-from tem_tf.workloads.language_model import LanguageModel
-from tem_tf.workloads.neumf import NeuMF
+from tem_studies.workloads import architectures
+from tem_studies.workloads.language_model import LanguageModel
+from tem_studies.workloads.neumf import NeuMF
 
 DENSITY = 0.001
 # So small that gradients stay as they are, and with them the density. Our choice.

@@ -13,7 +13,7 @@ import tensorflow as tf
 from worker_group import serve
 
 import tem_tf
-from tem_tf.workloads import architectures, data_files
+from tem_studies.workloads import architectures, data_files
 
 BATCH = 128  # Over all workers; our choice.
 CHECK_STEPS = 20  # Between two measurements of the accuracy.

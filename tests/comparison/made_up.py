@@ -5,9 +5,9 @@ import math
 
 import numpy as np
 
-from tem_tf.comparison import plan, study
-from tem_tf.comparison.configuration import Comparison
-from tem_tf.workloads.configuration import Configuration
+from tem_studies.comparison import plan, study
+from tem_studies.comparison.configuration import Comparison
+from tem_studies.workloads.configuration import Configuration
 
 SIZE, STEPS, WORKERS = 20_000, 50, 2
 # Of a method: accuracy at its best rate, total error.

@@ -5,10 +5,10 @@ import pathlib
 
 import pytest
 
-from tem_tf.comparison import command_line
-from tem_tf.comparison.configuration import Comparison
-from tem_tf.comparison.study import ComparisonDirectory
-from tem_tf.workloads.configuration import Configuration
+from tem_studies.comparison import command_line
+from tem_studies.comparison.configuration import Comparison
+from tem_studies.comparison.study import ComparisonDirectory
+from tem_studies.workloads.configuration import Configuration
 
 RUN = Configuration(datasource="digits", train_iterations=100)
 METHODS = ("none", "topk", "hard_threshold")
@@ -202,7 +202,7 @@ def test_a_study_directory_that_is_damaged_is_named(tmp_path, text, words):
 )
 def test_the_plans_of_our_study_are_comparisons(name, methods, workers, arch):
     root = pathlib.Path(command_line.__file__).parents[2]
-    plan = root / "docs" / "studies" / "compressors" / f"{name}.toml"
+    plan = root / "studies" / "compressors" / f"{name}.toml"
     comparison, _ = configure(compare=str(plan))
     assert len(comparison.methods) == methods
     assert (comparison.run.workers, comparison.run.arch) == (workers, arch)

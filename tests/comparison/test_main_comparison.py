@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from absl.testing import flagsaver
 
-import main
+from tem_studies import command_line
 
-ROOT = pathlib.Path(main.__file__).parent
+ROOT = pathlib.Path(__file__).parents[2]
 SMALL = (
     "--datasource digits --target_sparsity 0 --batch_size 16 --workers 2 "
     "--train_iterations 12 --check_interval 6 --threads 1 "
@@ -93,7 +93,10 @@ def test_a_comparison_that_was_killed_goes_on_and_loses_nothing(tmp_path):
     ],
 )
 def test_wrong_flags_are_refused_before_any_work(flags, words, capsys, monkeypatch):
-    monkeypatch.setattr("tem_tf.comparison.study.run", None)  # Nothing is started.
+    monkeypatch.setattr("tem_studies.comparison.study.run", None)  # Nothing is started.
     with flagsaver.flagsaver():
-        assert main.main(["main.py", "--datasource", "digits", *flags.split()]) == 1
+        assert (
+            command_line.main(["main.py", "--datasource", "digits", *flags.split()])
+            == 1
+        )
     assert words in capsys.readouterr().err

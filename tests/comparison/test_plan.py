@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from tem_tf.comparison import volume
-from tem_tf.comparison.configuration import Comparison
-from tem_tf.comparison.plan import MOST_PILOTS, Outcome, Plan, next_strength
-from tem_tf.workloads.configuration import Configuration
+from tem_studies.comparison import volume
+from tem_studies.comparison.configuration import Comparison
+from tem_studies.comparison.plan import MOST_PILOTS, Outcome, Plan, next_strength
+from tem_studies.workloads.configuration import Configuration
 
 SIZE, STEPS = 20_000, 100
 BUDGET = volume.budget_bytes(0.01, SIZE, STEPS)

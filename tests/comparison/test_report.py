@@ -10,9 +10,9 @@ import types
 import numpy as np
 import pytest
 
-from tem_tf.comparison import figures, report, study, tables, tensorboard
-from tem_tf.comparison.study import ComparisonDirectory
-from tem_tf.workloads.study_files import alone_in
+from tem_studies.comparison import figures, report, study, tables, tensorboard
+from tem_studies.comparison.study import ComparisonDirectory
+from tem_studies.workloads.study_files import alone_in
 from tests.comparison import made_up
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tem_tf.comparison.statistics import Difference, paired, rank_correlation
+from tem_studies.comparison.statistics import Difference, paired, rank_correlation
 
 
 def test_paired_difference_takes_out_what_seeds_share():

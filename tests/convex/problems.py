@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from tem_tf.convex import problem
+from tem_studies.convex import problem
 
 
 def signed_rows(m, d, seed=0):

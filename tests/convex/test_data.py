@@ -6,7 +6,7 @@ import gzip
 import numpy as np
 import pytest
 
-from tem_tf.convex import data, splits
+from tem_studies.convex import data, splits
 
 
 def write(tmp_path, text, name="file.libsvm"):

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 import tem_tf
-from tem_tf.convex import methods, schedules, simulation
+from tem_studies.convex import methods, schedules, simulation
 from tests.compressor_cases import COMPRESSORS, EveryOther
 from tests.convex import transcription
 from tests.convex.problems import tiny

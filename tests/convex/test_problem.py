@@ -8,7 +8,7 @@ import tensorflow as tf
 from scipy.special import expit
 
 import tem_tf
-from tem_tf.convex import data, methods, problem, simulation, splits
+from tem_studies.convex import data, methods, problem, simulation, splits
 from tests.convex.problems import signed_rows, tiny
 
 

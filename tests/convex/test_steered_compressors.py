@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 import tem_tf
-from tem_tf.convex import simulation
-from tem_tf.convex.configuration import ConvexConfiguration
-from tem_tf.convex.methods import METHODS
+from tem_studies.convex import simulation
+from tem_studies.convex.configuration import ConvexConfiguration
+from tem_studies.convex.methods import METHODS
 from tests.convex.problems import tiny
 
 ITERATIONS = 200

@@ -11,9 +11,9 @@ import pytest
 import tensorflow as tf
 from absl.testing import flagsaver
 
-import main
 import tem_tf
-from tem_tf.convex import (
+from tem_studies import command_line
+from tem_studies.convex import (
     cells,
     data,
     figures,
@@ -22,9 +22,9 @@ from tem_tf.convex import (
     study,
     trace,
 )
-from tem_tf.convex.configuration import METHODS, SPLITS, ConvexConfiguration
-from tem_tf.convex.methods import METHODS as METHOD_OBJECTS
-from tem_tf.convex.splits import SPLITS as SPLIT_NAMES
+from tem_studies.convex.configuration import METHODS, SPLITS, ConvexConfiguration
+from tem_studies.convex.methods import METHODS as METHOD_OBJECTS
+from tem_studies.convex.splits import SPLITS as SPLIT_NAMES
 
 pytestmark = pytest.mark.slow  # Whole runs.
 
@@ -37,9 +37,9 @@ SHORT = (
 def run_main(text):
     """Runs main.py in this process; returns the exit code."""
     with flagsaver.flagsaver():
-        for name in main.FLAGS:
-            main.FLAGS[name].present = 0
-        return main.main(["main.py", *text.split()])
+        for name in command_line.FLAGS:
+            command_line.FLAGS[name].present = 0
+        return command_line.main(["main.py", *text.split()])
 
 
 @pytest.fixture
@@ -348,11 +348,13 @@ def test_iterations_that_are_no_multiple_of_the_interval_are_refused():
 
 def test_flags_and_settings_are_the_same():
     fields = {field.name: field for field in dataclasses.fields(ConvexConfiguration)}
-    own = main.CONVEX_FLAGS.split()
+    own = command_line.CONVEX_FLAGS.split()
     assert set(own) <= set(fields)
     for name in set(own) - {"methods", "compressors", "classes", "made_up_size"}:
         default = fields[name].default
-        assert main.FLAGS[name].default == (default if default != () else None), name
+        assert command_line.FLAGS[name].default == (
+            default if default != () else None
+        ), name
     # The configuration imports no TensorFlow, so it names them itself.
     assert tuple(METHOD_OBJECTS) == METHODS
     assert SPLIT_NAMES == SPLITS
@@ -360,9 +362,9 @@ def test_flags_and_settings_are_the_same():
 
 def test_help_shows_the_flags_of_this_study(capsys):
     with pytest.raises(SystemExit):
-        main.main(["main.py", "--help"])
+        command_line.main(["main.py", "--help"])
     shown = capsys.readouterr().out
-    for name in main.CONVEX_FLAGS.split():
+    for name in command_line.CONVEX_FLAGS.split():
         assert f"--{name} " in shown
 
 

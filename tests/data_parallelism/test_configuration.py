@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from tem_tf.data_parallelism.configuration import Cell
-from tem_tf.workloads.configuration import Configuration
+from tem_studies.data_parallelism.configuration import Cell
+from tem_studies.workloads.configuration import Configuration
 
 RUN = {"goal_error": 0.3}
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tem_tf.data_parallelism.fit import CellResult, best_interval, fit_trend
+from tem_studies.data_parallelism.fit import CellResult, best_interval, fit_trend
 
 RATES = (0.01, 0.1, 0.001, 0.03, 0.3)
 
@@ -13,7 +13,7 @@ RATES = (0.01, 0.1, 0.001, 0.03, 0.3)
 @pytest.fixture(autouse=True)
 def few_draws(monkeypatch):
     """A fit takes milliseconds, and the bootstrap a thousand of them."""
-    monkeypatch.setattr("tem_tf.data_parallelism.fit.DRAWS", 100)
+    monkeypatch.setattr("tem_studies.data_parallelism.fit.DRAWS", 100)
 
 
 def cell(batch_size, steps, limit=10_000, rates=RATES, limits=None, **more):

@@ -3,10 +3,10 @@
 import numpy as np
 import tensorflow as tf
 
-from tem_tf.data_parallelism.lipschitz import SplitGradient
-from tem_tf.workloads import architectures
-from tem_tf.workloads.batches import DeviceSplit, cross_entropy
-from tem_tf.workloads.data_sources import Split
+from tem_studies.data_parallelism.lipschitz import SplitGradient
+from tem_studies.workloads import architectures
+from tem_studies.workloads.batches import DeviceSplit, cross_entropy
+from tem_studies.workloads.data_sources import Split
 from tests.workloads.files import examples
 
 IMAGES, LABELS = examples(70, (16, 16, 1))
@@ -14,7 +14,7 @@ MEAN, DEVIATION = np.float32([120.0]), np.float32([70.0])
 
 
 def test_gradient_is_that_of_the_mean_loss_in_the_kept_weights(monkeypatch):
-    monkeypatch.setattr("tem_tf.data_parallelism.lipschitz.CHUNK", 30)
+    monkeypatch.setattr("tem_studies.data_parallelism.lipschitz.CHUNK", 30)
     split = DeviceSplit(Split(IMAGES, LABELS), MEAN, DEVIATION)
     model = architectures.build("simple-cnn", (16, 16, 1), seed=0)
     other = architectures.build("simple-cnn", (16, 16, 1), seed=1)

@@ -14,10 +14,10 @@ import time
 import pytest
 from absl.testing import flagsaver
 
-import main
+from tem_studies import command_line
 from tests.data_parallelism.small_data import write_cifar10, write_mnist
 
-ROOT = pathlib.Path(main.__file__).parent
+ROOT = pathlib.Path(__file__).parents[2]
 # The two command lines of the DPS authors' README, as they stand there.
 MNIST = (
     "--nruns 100 --path_data PATH_TO_DATA --datasource mnist --arch simple-cnn "
@@ -188,7 +188,7 @@ def error_of(capsys):
 
     def run(arguments):
         with flagsaver.flagsaver():
-            assert main.main(["main.py", *arguments.split()]) == 1
+            assert command_line.main(["main.py", *arguments.split()]) == 1
         out, error = capsys.readouterr()
         assert (out, error.count("\n")) == ("", 1)
         return error
@@ -219,12 +219,12 @@ def test_wrong_study_is_refused(error_of, arguments, message):
 def test_several_values_follow_one_flag():
     with flagsaver.flagsaver():
         line = "main.py --batch_size 8 32 --mparams_kind a b --nruns 3"
-        main.parse(line.split(" "))
-        assert main.FLAGS.batch_size == (8, 32)
-        assert main.FLAGS.mparams_kind == ("a", "b")
-        assert main.FLAGS.nruns == 3
+        command_line.parse(line.split(" "))
+        assert command_line.FLAGS.batch_size == (8, 32)
+        assert command_line.FLAGS.mparams_kind == ("a", "b")
+        assert command_line.FLAGS.nruns == 3
 
 
 def test_study_flags_have_their_authors_defaults():
     wanted = {"lipschitz_interval": 1000, "check_lipschitz": False, "nruns": 1}
-    assert {name: main.FLAGS[name].default for name in wanted} == wanted
+    assert {name: command_line.FLAGS[name].default for name in wanted} == wanted

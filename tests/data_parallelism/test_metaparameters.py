@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from tem_tf.data_parallelism.metaparameters import (
+from tem_studies.data_parallelism.metaparameters import (
     METAPARAMETERS,
     check_kinds,
     metaparameters,

@@ -13,8 +13,8 @@ import math
 import numpy as np
 import pytest
 
-from tem_tf.data_parallelism.fit import CellResult, fit_trend
-from tem_tf.data_parallelism.lipschitz import smoothness
+from tem_studies.data_parallelism.fit import CellResult, fit_trend
+from tem_studies.data_parallelism.lipschitz import smoothness
 
 BATCHES = (1, 8, 64, 512, 4096, 32_768)
 SLOW, GOAL, VARIANCE = 0.005, 1e-2, 1.0  # E‖∇f‖² is 1 at the start.
@@ -54,7 +54,7 @@ def cells(largest):
 @pytest.fixture(autouse=True)
 def few_draws(monkeypatch):
     """The intervals play no part here."""
-    monkeypatch.setattr("tem_tf.data_parallelism.fit.DRAWS", 10)
+    monkeypatch.setattr("tem_studies.data_parallelism.fit.DRAWS", 10)
 
 
 def test_steps_to_result_follow_the_trend_and_c1_grows_with_smoothness():

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tem_tf.data_parallelism import report
+from tem_studies.data_parallelism import report
 
 SETTINGS = {
     "target_sparsity": 0.0,

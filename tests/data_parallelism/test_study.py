@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tem_tf.data_parallelism import study as engine
-from tem_tf.data_parallelism import trials
-from tem_tf.data_parallelism.configuration import Cell, Study
-from tem_tf.data_parallelism.directory import StudyDirectory
-from tem_tf.workloads import data_sources
-from tem_tf.workloads.configuration import Configuration
+from tem_studies.data_parallelism import study as engine
+from tem_studies.data_parallelism import trials
+from tem_studies.data_parallelism.configuration import Cell, Study
+from tem_studies.data_parallelism.directory import StudyDirectory
+from tem_studies.workloads import data_sources
+from tem_studies.workloads.configuration import Configuration
 from tests.data_parallelism.small_data import write_mnist
 
 pytestmark = pytest.mark.slow  # Whole runs.

@@ -2,11 +2,11 @@
 
 import pytest
 
-from tem_tf.data_parallelism import study as engine
-from tem_tf.data_parallelism.configuration import Cell, Study
-from tem_tf.data_parallelism.directory import StudyDirectory
-from tem_tf.data_parallelism.metaparameters import metaparameters
-from tem_tf.workloads.configuration import Configuration
+from tem_studies.data_parallelism import study as engine
+from tem_studies.data_parallelism.configuration import Cell, Study
+from tem_studies.data_parallelism.directory import StudyDirectory
+from tem_studies.data_parallelism.metaparameters import metaparameters
+from tem_studies.workloads.configuration import Configuration
 
 POINTS = metaparameters(["learning_rate"], 20)
 LIMIT = 100

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, BinaryIO
 
-from launch.worker_processes import HOST, reserve_ports
+from tem_tf.launch.worker_processes import HOST, reserve_ports
 
 ROOT = pathlib.Path(__file__).parents[2]
 START_SECONDS = 120  # They take 4-14 s on an idle machine with two cores.

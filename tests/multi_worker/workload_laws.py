@@ -4,13 +4,13 @@ import keras
 import numpy as np
 
 import tem_tf
-from tem_tf.workloads import ratings_files, ratings_task, text_task
-from tem_tf.workloads.batches import DeviceSplit
-from tem_tf.workloads.configuration import Configuration
-from tem_tf.workloads.data_sources import Split
-from tem_tf.workloads.ratings_files import Ratings
-from tem_tf.workloads.text_files import TextData
-from tem_tf.workloads.training import Trainer
+from tem_studies.workloads import ratings_files, ratings_task, text_task
+from tem_studies.workloads.batches import DeviceSplit
+from tem_studies.workloads.configuration import Configuration
+from tem_studies.workloads.data_sources import Split
+from tem_studies.workloads.ratings_files import Ratings
+from tem_studies.workloads.text_files import TextData
+from tem_studies.workloads.training import Trainer
 from tests.workloads.files import examples
 
 STEPS, BATCH = 4, 12

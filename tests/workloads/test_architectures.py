@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tem_tf.workloads import architectures
+from tem_studies.workloads import architectures
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tem_tf.workloads import augmentation
-from tem_tf.workloads.examples import Share
+from tem_studies.workloads import augmentation
+from tem_studies.workloads.examples import Share
 
 IMAGES = np.random.default_rng(0).integers(1, 256, (40, 32, 32, 3), dtype=np.uint8)
 DRAWS = np.random.default_rng(1).random((40, 4)).astype(np.float32)

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tem_tf.workloads.batches import (
+from tem_studies.workloads.batches import (
     DeviceSplit,
     EpochOrder,
     count_correct,
     cross_entropy,
 )
-from tem_tf.workloads.data_sources import Split
+from tem_studies.workloads.data_sources import Split
 from tests.workloads.files import examples
 
 

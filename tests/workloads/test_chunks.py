@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tem_tf.workloads import chunks
-from tem_tf.workloads.chunks import chunk_size, sum_over_chunks
+from tem_studies.workloads import chunks
+from tem_studies.workloads.chunks import chunk_size, sum_over_chunks
 
 
 @pytest.mark.parametrize(("first", "last"), [(0, 12), (3, 14), (5, 6), (4, 4)])

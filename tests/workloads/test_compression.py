@@ -3,8 +3,8 @@
 import pytest
 
 import tem_tf
-from tem_tf.workloads.compression import make_compressor, make_memory
-from tem_tf.workloads.configuration import Configuration
+from tem_studies.workloads.compression import make_compressor, make_memory
+from tem_studies.workloads.configuration import Configuration
 
 ACCORDION = {"compressor": "accordion", "low_density": 0.1, "high_density": 0.4}
 DGC = {"compressor": "dgc", "density": 0.01}

@@ -6,22 +6,22 @@ import re
 
 import pytest
 
-from tem_tf import value_types
-from tem_tf.compressors import COMPRESSORS
-from tem_tf.memory import MEMORIES
-from tem_tf.workloads import architectures, data_sources, optimizers, tasks
-from tem_tf.workloads.compression_settings import (
+from tem_studies.workloads import architectures, data_sources, optimizers, tasks
+from tem_studies.workloads.compression_settings import (
     COMPRESSOR_SETTINGS,
     MEMORY_SETTINGS,
 )
-from tem_tf.workloads.configuration import (
+from tem_studies.workloads.configuration import (
     OPTIMIZERS,
     PER_WORKER_SETTINGS,
     VALUE_DTYPES,
     Configuration,
     check_divisible,
 )
-from tem_tf.workloads.workload_settings import WORKLOADS
+from tem_studies.workloads.workload_settings import WORKLOADS
+from tem_tf import value_types
+from tem_tf.compressors import COMPRESSORS
+from tem_tf.memory import MEMORIES
 
 
 def test_defaults_are_valid():

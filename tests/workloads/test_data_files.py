@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 
-from tem_tf.workloads import data_files
+from tem_studies.workloads import data_files
 from tests.workloads.files import (
     IDX_NAMES,
     idx_bytes,

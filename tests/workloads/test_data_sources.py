@@ -6,8 +6,8 @@ import time
 import numpy as np
 import pytest
 
-from tem_tf.workloads import data_sources, prepared_data
-from tem_tf.workloads.data_sources import Split
+from tem_studies.workloads import data_sources, prepared_data
+from tem_studies.workloads.data_sources import Split
 from tests.workloads.files import (
     examples,
     write_cifar10,

@@ -10,14 +10,14 @@ import pytest
 import tensorflow as tf
 
 import tem_tf
-from tem_tf.workloads import (
+from tem_studies.workloads import (
     architectures,
     data_sources,
     experiment,
     image_task,
     results,
 )
-from tem_tf.workloads.configuration import Configuration
+from tem_studies.workloads.configuration import Configuration
 
 # Keras 3.15 asks numpy 2 for an array in the old way when it saves.
 pytestmark = [

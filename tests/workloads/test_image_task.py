@@ -3,11 +3,11 @@
 import numpy as np
 import tensorflow as tf
 
-from tem_tf.workloads import data_sources
-from tem_tf.workloads.configuration import Configuration
-from tem_tf.workloads.data_sources import Split
-from tem_tf.workloads.examples import Share
-from tem_tf.workloads.image_task import ImageTask
+from tem_studies.workloads import data_sources
+from tem_studies.workloads.configuration import Configuration
+from tem_studies.workloads.data_sources import Split
+from tem_studies.workloads.examples import Share
+from tem_studies.workloads.image_task import ImageTask
 from tests.workloads.files import examples
 
 

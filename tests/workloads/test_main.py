@@ -13,12 +13,12 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-import main
-from tem_tf.workloads import results
-from tem_tf.workloads.configuration import Configuration
+from tem_studies import command_line
+from tem_studies.workloads import results
+from tem_studies.workloads.configuration import Configuration
 
-ROOT = pathlib.Path(main.__file__).parent
-NAMES = " ".join(main.GROUPS.values()).split()
+ROOT = pathlib.Path(__file__).parents[2]
+NAMES = " ".join(command_line.GROUPS.values()).split()
 SHORT = (
     "--datasource digits --arch simple-cnn --target_sparsity 0.9 --batch_size 100 "
     "--train_iterations 20 --check_interval 10 --compressor hard_threshold "
@@ -32,7 +32,7 @@ def error_of(capsys):
 
     def run(*arguments):
         with flagsaver.flagsaver():
-            assert main.main(["main.py", *arguments]) == 1
+            assert command_line.main(["main.py", *arguments]) == 1
         out, error = capsys.readouterr()
         assert out == ""
         assert error.count("\n") == 1
@@ -67,18 +67,18 @@ def test_every_setting_is_a_flag_with_the_same_default():
     fields = {field.name: field.default for field in dataclasses.fields(Configuration)}
     assert sorted(NAMES) == sorted(fields)
     for name in set(NAMES) - {"goal_error", "logdir"}:
-        assert main.FLAGS[name].default == fields[name], name
+        assert command_line.FLAGS[name].default == fields[name], name
 
 
 def test_help_shows_every_flag_with_its_default(capsys):
     with pytest.raises(SystemExit) as caught:
-        main.main(["main.py", "--help"])
+        command_line.main(["main.py", "--help"])
     assert caught.value.code == 0
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= 88
     words = " ".join(shown.split())
     for name in NAMES:
-        flag = main.FLAGS[name]
+        flag = command_line.FLAGS[name]
         assert re.search(rf"--(\[no\])?{name}\b", words)
         assert " ".join(flag.help.split()) in words
         if flag.default is not None:
@@ -104,7 +104,7 @@ def test_dps_flags_have_their_authors_defaults():
         "check_interval_arrival": 100,
         "goal_error": 0.01,
     }
-    assert {name: main.FLAGS[name].default for name in wanted} == wanted
+    assert {name: command_line.FLAGS[name].default for name in wanted} == wanted
 
 
 @pytest.mark.parametrize(
@@ -113,8 +113,8 @@ def test_dps_flags_have_their_authors_defaults():
 def test_goal_error_counts_only_if_it_is_given(arguments, goal):
     with flagsaver.flagsaver():
         flags.FLAGS["goal_error"].present = 0
-        main.parse(["main.py", *arguments])
-        assert main.configure().goal_error == goal
+        command_line.parse(["main.py", *arguments])
+        assert command_line.configure().goal_error == goal
         flags.FLAGS["goal_error"].present = 0
 
 
@@ -130,16 +130,16 @@ def test_goal_error_counts_only_if_it_is_given(arguments, goal):
 def test_only_the_dps_networks_are_pruned_unless_told_so(arguments, sparsity):
     with flagsaver.flagsaver():
         flags.FLAGS["target_sparsity"].present = 0
-        main.parse(["main.py", *arguments])
-        assert main.configure().target_sparsity == sparsity
+        command_line.parse(["main.py", *arguments])
+        assert command_line.configure().target_sparsity == sparsity
         flags.FLAGS["target_sparsity"].present = 0
 
 
 def test_several_decay_epochs_follow_one_flag():
     with flagsaver.flagsaver():
         words = "main.py --decay_type step --decay_epochs 150 250"
-        main.parse(words.split())
-        assert main.configure().decay_epochs == (150, 250)
+        command_line.parse(words.split())
+        assert command_line.configure().decay_epochs == (150, 250)
 
 
 # ------------------------------------------------------------------------------ errors
@@ -204,8 +204,9 @@ def test_batch_larger_than_the_training_split_is_refused(error_of, tmp_path):
 def test_missing_data_without_network_ends_within_20_seconds(tmp_path):
     # Fifteen for ours; TensorFlow's import, about five, depends on the machine alone.
     program = (
-        "import sys, tensorflow, time; import main; began = time.monotonic()\n"
-        "code = main.main(['main.py', *sys.argv[1:]])\n"
+        "import sys, tensorflow, time; began = time.monotonic()\n"
+        "from tem_studies import command_line\n"
+        "code = command_line.main(['main.py', *sys.argv[1:]])\n"
         "print('seconds', time.monotonic() - began); sys.exit(code)"
     )
     nowhere = "http://127.0.0.1:9"  # a proxy at a port where nothing listens
@@ -231,7 +232,7 @@ def test_missing_data_without_network_ends_within_20_seconds(tmp_path):
 def test_run_prints_accuracy_density_bytes_and_tensorboard(capsys, tmp_path):
     with flagsaver.flagsaver():
         command = f"main.py {SHORT} --logdir {tmp_path}"
-        assert main.main(command.split()) == 0
+        assert command_line.main(command.split()) == 0
     result = result_of(tmp_path)
     assert result["configuration"]["threshold"] == 0.01
     out = capsys.readouterr().out
@@ -246,7 +247,7 @@ def test_run_prints_accuracy_density_bytes_and_tensorboard(capsys, tmp_path):
 def test_diverged_run_ends_with_a_code_that_is_not_0(capsys, tmp_path):
     with flagsaver.flagsaver():
         command = f"main.py {SHORT} --learning_rate 1e20 --logdir {tmp_path}"
-        assert main.main(command.split()) == 1
+        assert command_line.main(command.split()) == 1
     assert "training diverged: a gradient is not finite" in capsys.readouterr().out
     assert result_of(tmp_path)["status"] == "diverged"
 
@@ -291,9 +292,9 @@ def test_workers_with_different_flags_all_end_with_the_difference(tmp_path):
     # Each worker's seed is its own index.
     program = (
         "import json, os, sys\n"
-        "import main\n"
+        "from tem_studies import command_line\n"
         "index = json.loads(os.environ['TF_CONFIG'])['task']['index']\n"
-        "sys.exit(main.main(['main.py', '--seed', str(index), *sys.argv[1:]]))"
+        "sys.exit(command_line.main(['main.py', '--seed', str(index), *sys.argv[1:]]))"
     )
     local = ("launch/local.py", "--workers", "2", "--", sys.executable, "-c", program)
     done = start(f"{SHORT} --logdir {tmp_path}", program=local, PYTHONPATH=str(ROOT))

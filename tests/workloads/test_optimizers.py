@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import tem_tf
-from tem_tf.workloads.configuration import Configuration
-from tem_tf.workloads.optimizers import (
+from tem_studies.workloads.configuration import Configuration
+from tem_studies.workloads.optimizers import (
     OPTIMIZERS,
     Momentum,
     WarmUp,

@@ -3,7 +3,7 @@
 import pytest
 import tensorflow as tf
 
-from tem_tf.workloads import processes
+from tem_studies.workloads import processes
 
 
 @pytest.mark.parametrize(

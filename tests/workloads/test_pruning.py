@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tem_tf.workloads import architectures, pruning
-from tem_tf.workloads.batches import DeviceSplit
-from tem_tf.workloads.data_sources import Split
+from tem_studies.workloads import architectures, pruning
+from tem_studies.workloads.batches import DeviceSplit
+from tem_studies.workloads.data_sources import Split
 from tests.workloads.files import examples
 
 MEAN, DEVIATION = np.float32([120.0]), np.float32([70.0])

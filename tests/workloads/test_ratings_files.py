@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from tem_tf.workloads import ratings_files
-from tem_tf.workloads.ratings_files import Ratings
+from tem_studies.workloads import ratings_files
+from tem_studies.workloads.ratings_files import Ratings
 
 HEADER = "userId,movieId,rating,timestamp"
 

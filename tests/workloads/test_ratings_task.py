@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tem_tf.workloads import experiment, ratings_files, ratings_task, results
-from tem_tf.workloads.configuration import Configuration
-from tem_tf.workloads.examples import Share
-from tem_tf.workloads.neumf import NeuMF
-from tem_tf.workloads.optimizers import make_optimizer
-from tem_tf.workloads.ratings_files import Ratings
-from tem_tf.workloads.training import Trainer
+from tem_studies.workloads import experiment, ratings_files, ratings_task, results
+from tem_studies.workloads.configuration import Configuration
+from tem_studies.workloads.examples import Share
+from tem_studies.workloads.neumf import NeuMF
+from tem_studies.workloads.optimizers import make_optimizer
+from tem_studies.workloads.ratings_files import Ratings
+from tem_studies.workloads.training import Trainer
 
 SETTINGS = {
     "arch": "neumf",

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from tem_tf.workloads.study_files import alone_in, empty_report
+from tem_studies.workloads.study_files import alone_in, empty_report
 
 
 def test_a_second_report_waits_for_the_first(tmp_path):

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from tem_tf.workloads import text_files
+from tem_studies.workloads import text_files
 
 TEXTS = {
     "train": " The cat sat \n\n on <unk> mats \n",

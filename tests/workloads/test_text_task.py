@@ -10,12 +10,12 @@ import pytest
 import tensorflow as tf
 
 import tem_tf
-from tem_tf.workloads import experiment, results, text_task
-from tem_tf.workloads.configuration import Configuration
-from tem_tf.workloads.examples import Share
-from tem_tf.workloads.language_model import LanguageModel
-from tem_tf.workloads.text_files import TextData
-from tem_tf.workloads.training import Trainer
+from tem_studies.workloads import experiment, results, text_task
+from tem_studies.workloads.configuration import Configuration
+from tem_studies.workloads.examples import Share
+from tem_studies.workloads.language_model import LanguageModel
+from tem_studies.workloads.text_files import TextData
+from tem_studies.workloads.training import Trainer
 
 WORDS = 11
 TEXT = np.random.default_rng(0).integers(0, WORDS, 203).astype(np.int32)

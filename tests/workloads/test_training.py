@@ -6,10 +6,10 @@ import pytest
 import tensorflow as tf
 
 import tem_tf
-from tem_tf.workloads import architectures
-from tem_tf.workloads.batches import DeviceSplit
-from tem_tf.workloads.data_sources import Split
-from tem_tf.workloads.training import Trainer
+from tem_studies.workloads import architectures
+from tem_studies.workloads.batches import DeviceSplit
+from tem_studies.workloads.data_sources import Split
+from tem_studies.workloads.training import Trainer
 from tests.workloads.files import examples
 
 SHAPE = (16, 16, 1)
@@ -94,7 +94,7 @@ def test_training_is_masked_sgd_on_global_batches(replicas):
 
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_a_batch_computed_in_chunks_is_the_same_training(replicas, monkeypatch):
-    monkeypatch.setattr("tem_tf.workloads.training.chunk_size", lambda examples: 8)
+    monkeypatch.setattr("tem_studies.workloads.training.chunk_size", lambda examples: 8)
     batches, masks = ROWS.reshape(2, 48), random_masks()
     trainer = make_trainer(replicas, masks, batch_size=48)
     trainer.run(batches)
@@ -146,7 +146,7 @@ def test_meters_start_again_after_a_reading():
 
 @pytest.mark.parametrize("replicas", [1, 3])
 def test_records_are_those_of_each_step(replicas, monkeypatch):
-    monkeypatch.setattr("tem_tf.workloads.step_records.RECORDS", 5)
+    monkeypatch.setattr("tem_studies.workloads.step_records.RECORDS", 5)
     compressor = tem_tf.HardThreshold(0.05)
     whole, parts = (make_trainer(replicas, None, compressor) for _ in range(2))
     before = {"entries_sent": 0, "payload_bytes": 0, "total_error": 0.0}
@@ -168,7 +168,7 @@ def test_records_are_those_of_each_step(replicas, monkeypatch):
 
 
 def test_records_must_be_read_in_time(monkeypatch):
-    monkeypatch.setattr("tem_tf.workloads.step_records.RECORDS", 5)
+    monkeypatch.setattr("tem_studies.workloads.step_records.RECORDS", 5)
     trainer = make_trainer()
     trainer.run(ROWS[:6])
     with pytest.raises(RuntimeError, match="must be read every 5 steps. There were"):
@@ -178,7 +178,7 @@ def test_records_must_be_read_in_time(monkeypatch):
 @pytest.mark.parametrize("replicas", [1, 2, 3])
 @pytest.mark.parametrize("count", [1, 95])
 def test_evaluation_covers_the_whole_split_once(replicas, count, monkeypatch):
-    monkeypatch.setattr("tem_tf.workloads.batches.EVALUATION_BATCH", 10)
+    monkeypatch.setattr("tem_studies.workloads.batches.EVALUATION_BATCH", 10)
     trainer = make_trainer(replicas, trains=False)
     score = trainer.evaluate(split(count))
     logits = trainer.model(STANDARDISED[:count])

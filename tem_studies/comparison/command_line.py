@@ -1,0 +1,190 @@
+"""From what a user gave to a comparison, and what is said at its end.
+
+`--compare` takes methods between commas, or a JSON or TOML file with the settings of a
+comparison by the names of their flags, and with those of all runs under "run":
+
+    {"compare": ["none", "topk", "hard_threshold"], "budgets": [0.01],
+     "rates": [0.03, 0.1, 0.3], "run": {"datasource": "digits", "workers": 2}}
+
+or a study directory, whose report is then made from what is finished. A flag that is
+given on the command line comes before the file.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tem_studies.comparison.configuration import (
+    COMPARISON_NAME,
+    FIXED_SETTINGS,
+    OWN_SETTINGS,
+    Comparison,
+)
+from tem_studies.workloads.configuration import Configuration
+from tem_studies.workloads.workload_settings import DPS_NETWORKS
+
+# Flag -> attribute, where they differ.
+_ATTRIBUTES = {"compare": "methods", "study_dir": "directory"}
+_LISTS = ("methods", "budgets", "rates")
+_PATHS = ("path_data", "study_dir")
+_FILES = (".json", ".toml")
+
+
+def configure(
+    run: Mapping[str, Any], settings: Mapping[str, Any], given: set[str]
+) -> tuple[Comparison, bool]:
+    """Makes one checked comparison.
+
+    Args:
+        run: Settings of a run by name.
+        settings: Those of a comparison by name.
+        given: Names of flags that the user gave; others have their defaults.
+
+    Returns:
+        The comparison, and whether only its report is wanted.
+
+    Raises:
+        ValueError: a setting is wrong.
+        OSError: the file cannot be read.
+    """
+    named = settings["compare"]
+    place = Path(named)
+    if (place / COMPARISON_NAME).exists():
+        if given - {"compare", "parallel_trials", "path_data"}:
+            raise ValueError(
+                f"`compare` {named} is a study directory, which has its settings. "
+                "Leave the other flags out."
+            )
+        return _of_directory(place), True
+    run, settings, chosen = dict(run), dict(settings), set(given)
+    if place.suffix in _FILES:
+        content, theirs = _read(place, settings, run)
+        chosen |= theirs.keys()
+        run |= {n: v for n, v in theirs.items() if n not in given}
+        settings["compare"] = content.pop("compare")
+        settings |= {n: v for n, v in content.items() if n not in given}
+    else:
+        settings["compare"] = named.split(",")
+    _check_own(chosen)
+    if "target_sparsity" not in chosen and run["arch"] not in DPS_NETWORKS:
+        run["target_sparsity"] = 0.0  # As main.py has it, for the file's `arch`.
+    run["goal_error"] = None
+    values = {_ATTRIBUTES.get(name, name): value for name, value in settings.items()}
+    values["resumes"] = not values.pop("no_load_cache")
+    for name in _LISTS:
+        value = values[name]
+        value = () if value is None else value
+        values[name] = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    return Comparison(run=Configuration(**run), **values), False
+
+
+def carry_out(comparison: Comparison, only_report: bool) -> str:
+    """Runs a comparison and makes its report; returns what to tell the user.
+
+    Raises:
+        ValueError, OSError, ImportError: naming what is wrong.
+    """
+    from tem_studies.comparison import report, study
+
+    if not only_report:
+        study.run(comparison)
+    place = comparison.path / "report"
+    table = report.make(comparison, place)
+    return "\n".join(
+        [
+            table,
+            f"report          {place}",
+            f"TensorBoard     tensorboard --logdir {place / 'tensorboard'}",
+        ]
+    )
+
+
+def _of_directory(place: Path) -> Comparison:
+    from tem_studies.workloads.study_files import read_json
+
+    path = place / COMPARISON_NAME
+    content = read_json(path, dict)
+    try:
+        asked = content["asked"] | {"directory": str(place)}
+        asked["run"] = Configuration(**asked["run"])
+        for name in _LISTS:
+            asked[name] = tuple(asked[name])
+        return Comparison(**asked)
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} must hold the settings of a comparison, as this version writes "
+            f"them. Received: {error}. Give the command that made it."
+        ) from error
+
+
+def _check_own(chosen: set[str]) -> None:
+    """Raises if a setting was chosen that is not the user's to choose."""
+    for name in OWN_SETTINGS:
+        if name in chosen and name != "learning_rate":
+            raise ValueError(
+                f"`{name}` has no effect in a comparison: each method sets its own. "
+                f"Leave --{name} out."
+            )
+    for name in FIXED_SETTINGS:
+        if name in chosen:
+            raise ValueError(
+                f"`{name}` cannot be chosen in a comparison: its methods have plain "
+                f"error feedback and send float32. Leave --{name} out."
+            )
+
+
+def _read(
+    path: Path, settings: Mapping[str, Any], run: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a file has of the settings of a comparison, and of those of a run."""
+    content = _parsed(path)
+    theirs = content.pop("run", {})
+    wrong = "no list `compare` and table `run`"
+    if isinstance(theirs, dict) and "compare" in content:
+        unknown = [name for name in theirs if name not in run or name == "logdir"]
+        unknown += [name for name in content if name not in settings]
+        wrong = f"`{unknown[0]}`" if unknown else ""
+    if wrong:
+        raise ValueError(
+            f"`compare` {path} must hold flags of a comparison by name, and those "
+            f"of a run under `run`. Received: {wrong}."
+        )
+    _check_kinds(content, settings)
+    _check_kinds(theirs, run)
+    return content, theirs
+
+
+def _check_kinds(theirs: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Raises if a file has something else than a truth value or a text for one.
+
+    Flags are read as what they are; numbers are checked where settings are.
+    """
+    for name, value in theirs.items():
+        if isinstance(defaults[name], bool) and not isinstance(value, bool):
+            kind = "true or false"
+        elif name in _PATHS and not isinstance(value, str | None):
+            kind = "a path"
+        else:
+            continue
+        raise ValueError(f"`{name}` must be {kind}. Received: {name}={value!r}.")
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise OSError(
+            f"`compare` must name methods between commas, or a file that can be read. "
+            f"Received: compare={str(path)!r} ({error.strerror})."
+        ) from error
+    try:
+        content = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except ValueError as error:  # both kinds of decoding errors are
+        raise ValueError(f"`compare` {path} cannot be read: {error}.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"`compare` {path} must hold a table of settings.")
+    return content

@@ -1,0 +1,180 @@
+"""A comparison's settings: one run's settings, methods, budgets, rates and seeds.
+
+This file imports no TensorFlow, so that a wrong flag is refused at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+from tem_studies.comparison.methods import METHODS
+from tem_studies.workloads.checks import Checked
+from tem_studies.workloads.configuration import Configuration
+
+COMPARISON_NAME = "comparison.json"  # in a study directory: these settings
+
+# Tuning and pilot runs have seeds from here on, counted from the run's seed, so that no
+# reported run was ever tuned on. Our choice.
+TUNING_SEED_OFFSET = 1000
+
+# Settings of a run that do not change what it finds.
+_WITHOUT_EFFECT = ("path_data", "logdir", "threads", "save_interval")
+# What each method and run of a comparison has of its own.
+OWN_SETTINGS = (
+    *("compressor", "threshold", "density", "low_density", "high_density"),
+    *("accordion_interval", "counts", "topk_scope", "density_ramp_steps"),
+    *("warmup_steps", "learning_rate", "goal_error"),
+)
+# What a compressor has beside its own; the dense method could not have it.
+FIXED_SETTINGS = (
+    *("error_feedback", "memory", "memory_decay", "memory_momentum"),
+    *("dense_below", "value_dtype"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison(Checked):
+    """Methods on one workload. `main.py --help` says what each setting means.
+
+    Attributes:
+        run: What all runs share. Its learning rate is the common one; its seed is the
+            first of the reported runs.
+        methods: Names, at least two.
+        budgets: Volumes of a whole run, as densities: see `volume.budget_bytes`.
+        rates: Learning rates to choose from, or the common one alone.
+        nseeds: Reported seeds of each method, budget and rate.
+        tuning_seeds: Seeds that rates are chosen on.
+        baseline: The method that differences are shown to; None: the first.
+        margin: What counts as equal, of quality, or of perplexity as a share of the
+            baseline's; None: `Quality.margin`.
+        directory: Of the study.
+        parallel_trials: Processes.
+        resumes: Whether finished runs in the directory may be used.
+
+    Raises:
+        ValueError: naming the setting, what was received and what to pass instead.
+    """
+
+    run: Configuration
+    methods: tuple[str, ...]
+    budgets: tuple[float, ...] = ()
+    rates: tuple[float, ...] = ()
+    nseeds: int = 5
+    tuning_seeds: int = 1
+    baseline: str | None = None
+    margin: float | None = None
+    directory: str | None = None
+    parallel_trials: int = 1
+    resumes: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("nseeds", "tuning_seeds", "parallel_trials"):
+            self._integer(name, 1)
+        if self.nseeds > TUNING_SEED_OFFSET:
+            raise ValueError(
+                f"`nseeds` must be at most {TUNING_SEED_OFFSET}: tuning seeds follow. "
+                f"Received: nseeds={self.nseeds}."
+            )
+        self._check_methods()
+        self._check_budgets()
+        for rate in self.rates:
+            if not _is_number(rate) or not 0 < rate < math.inf:
+                raise ValueError(
+                    f"`rates` must be numbers above 0 and finite. Received: {rate!r}."
+                )
+        if not self.rates:
+            object.__setattr__(self, "rates", (self.run.learning_rate,))  # Frozen.
+        if list(self.rates) != sorted(set(self.rates)):
+            raise ValueError(
+                "`rates` must rise. Received: rates="
+                f"{' '.join(f'{r:g}' for r in self.rates)}."
+            )
+        if self.run.learning_rate not in self.rates:
+            raise ValueError(
+                "`learning_rate` is the common rate of a comparison and must be among "
+                f"`rates`. Received: learning_rate={self.run.learning_rate:g}, rates="
+                f"{' '.join(f'{r:g}' for r in self.rates)}."
+            )
+        if self.margin is not None:
+            self._number("margin", "above 0 and finite", lambda x: 0 < x < math.inf)
+        if self.baseline is None:
+            object.__setattr__(self, "baseline", self.methods[0])
+        if self.baseline not in self.methods:
+            raise ValueError(
+                f"`baseline` must be one of {', '.join(self.methods)}. "
+                f"Received: baseline={self.baseline!r}."
+            )
+
+    def _check_methods(self) -> None:
+        for name in self.methods:
+            if name not in list(METHODS):  # A file may have what cannot be hashed.
+                raise ValueError(
+                    f"`compare` must name methods among {', '.join(METHODS)}. "
+                    f"Received: {name!r}."
+                )
+        if len(set(self.methods)) < max(2, len(self.methods)):
+            raise ValueError(
+                "`compare` needs at least two methods, each once. "
+                f"Received: {','.join(self.methods)}."
+            )
+        for name in self.methods:
+            model = METHODS[name].replays
+            if model and model not in self.methods:
+                raise ValueError(
+                    f"`compare` {name} replays the counts of {model}. Received: "
+                    f"{','.join(self.methods)}. Name {model} too."
+                )
+
+    def _check_budgets(self) -> None:
+        if not self.budgets:  # Of two methods one at least has a budget.
+            limited = next(name for name in self.methods if METHODS[name].has_budget)
+            raise ValueError(
+                f"`budgets` must be given for {limited}: densities of the whole run, "
+                "as --budgets 0.01 0.001."
+            )
+        for budget in self.budgets:
+            if not _is_number(budget) or not 0 < budget < 1:
+                raise ValueError(
+                    f"`budgets` must be in (0, 1). Received: {budget!r}. "
+                    "Pass a fraction: 10 % is 0.1."
+                )
+        if len(set(self.budgets)) < len(self.budgets):
+            raise ValueError(
+                "`budgets` must have each value once. Received: "
+                f"{' '.join(f'{b:g}' for b in self.budgets)}."
+            )
+
+    @property
+    def path(self) -> Path:
+        """The study directory."""
+        if self.directory is not None:
+            return Path(self.directory)
+        return Path("studies") / f"compare-{self.run.datasource}-{self.run.arch}"
+
+    @property
+    def seeds(self) -> range:
+        """Of the reported runs."""
+        return range(self.run.seed, self.run.seed + self.nseeds)
+
+    @property
+    def seeds_for_tuning(self) -> range:
+        """Of pilots and of the choice of learning rates; the first is the pilots'."""
+        first = self.run.seed + TUNING_SEED_OFFSET
+        return range(first, first + self.tuning_seeds)
+
+    def identity(self) -> dict[str, Any]:
+        """All that must be equal for two commands to share a study directory.
+
+        Seeds, methods and budgets may be added later; runs that exist stay good.
+        """
+        settings = self.run.as_dict()
+        for name in (*_WITHOUT_EFFECT, *OWN_SETTINGS):
+            settings.pop(name)
+        return settings | {"tuning_seeds": self.tuning_seeds}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,0 +1,148 @@
+"""What one run leaves in its directory, and reads back.
+
+    curves.csv     one line per record, see `trace.Trace`
+    entries.npy    every k_t
+    events…        the same for TensorBoard
+    run.json       settings and last values
+
+run.json is written last: a run that has it was finished.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tem_studies.convex.figures import Curve
+from tem_studies.convex.trace import Trace
+from tem_studies.workloads import study_files
+
+
+def is_finished(directory: Path) -> bool:
+    """Whether the run need not be repeated."""
+    return (directory / "run.json").exists()
+
+
+def write(
+    directory: Path, settings: dict[str, Any], row: dict[str, Any], trace: Trace
+) -> None:
+    """Writes all files of a run.
+
+    Args:
+        directory: Made if it is not there.
+        settings: What the run depends on.
+        row: Its line of summary.csv.
+        trace: What it did.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    columns = trace.columns()
+    write_table(
+        directory / "curves.csv",
+        [
+            dict(zip(columns, line, strict=True))
+            for line in zip(*columns.values(), strict=True)
+        ],
+    )
+    np.save(directory / "entries.npy", trace.schedule)
+    _write_events(directory, trace)
+    content = {"settings": settings, "result": row}
+    study_files.write_json(directory / "run.json", content)
+
+
+def read(directory: Path) -> tuple[dict[str, Any], Curve]:
+    """A finished run's line of summary.csv and its records.
+
+    Raises:
+        ValueError: a file is damaged.
+    """
+    content = study_files.read_json(directory / "run.json", dict)
+    with _intact(directory):
+        row = content["result"]
+        text = (directory / "curves.csv").read_text()
+        lines = list(csv.DictReader(text.splitlines()))
+        curve = {
+            name: np.array([float(line[name]) for line in lines]) for name in lines[0]
+        }
+        if not text.endswith("\n") or curve["step"][-1] != row["iterations"]:
+            raise ValueError("curves.csv is cut off")
+        return row, curve
+
+
+def read_entries(directory: Path) -> np.ndarray:
+    """Every k_t of a finished run: int32 (iterations, workers).
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    with _intact(directory):
+        return np.load(directory / "entries.npy")
+
+
+@contextmanager
+def _intact(directory: Path) -> Iterator[None]:
+    """Says what to do about files that cannot be read."""
+    try:
+        yield
+    except (OSError, EOFError, ValueError, LookupError, TypeError) as error:
+        raise ValueError(
+            f"The files of the run in {directory} are damaged ({error!r}). Remove it "
+            "to have it run again."
+        ) from error
+
+
+def summary(trace: Trace) -> dict[str, Any]:
+    """The last values of a run, for its line of summary.csv."""
+    suboptimality = trace.suboptimality
+    last_tenth = suboptimality[-max(len(suboptimality) // 10, 1) :]
+    return {
+        "status": trace.status,
+        "iterations": int(trace.step[-1]),
+        "initial_suboptimality": float(suboptimality[0]),
+        "suboptimality": float(suboptimality[-1]),
+        # Noise moves the last record; this is what the run came to rest at.
+        "suboptimality_last_tenth": float(last_tenth.mean()),
+        "squared_distance": float(trace.squared_distance[-1]),
+        "bits": float(trace.bits[-1]),
+        "encoded_bits": float(trace.encoded_bits[-1]),
+        "epochs": float(trace.epochs[-1]),
+        "density": float(trace.schedule.sum() / max(trace.schedule.size, 1))
+        / len(trace.point),
+        "total_error": float(trace.total_error[-1]),
+        "error_max": float(np.max(trace.error_max[1:], initial=0)),
+        "residual_max": float(np.max(trace.residual_max[1:], initial=0)),
+    }
+
+
+def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Writes a CSV file, whole or not at all; numbers have eight digits."""
+    partial = path.with_name(f".partial-{path.name}")
+    with partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow(
+                {
+                    name: f"{value:.8g}" if isinstance(value, float) else value
+                    for name, value in row.items()
+                }
+            )
+    os.replace(partial, path)
+
+
+def _write_events(directory: Path, trace: Trace) -> None:
+    for file in directory.glob("events.out.tfevents.*"):
+        file.unlink()  # of a run that was interrupted
+    columns = trace.columns()
+    steps = columns.pop("step")
+    with tf.summary.create_file_writer(str(directory)).as_default():
+        for name, values in columns.items():
+            for step, value in zip(steps, values, strict=True):
+                if np.isfinite(value):
+                    tf.summary.scalar(f"convex/{name}", value, step=int(step))

@@ -1,0 +1,86 @@
+"""From the settings that a user gave to a study, and what is said at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tem_studies.data_parallelism import report, study
+from tem_studies.data_parallelism.configuration import Cell, Study
+from tem_studies.workloads.configuration import Configuration
+
+
+def configure(run: Mapping[str, Any], settings: Mapping[str, Any]) -> Study:
+    """Makes one checked study.
+
+    Args:
+        run: Settings of a run by name; `batch_size` and `target_sparsity` may have
+            several values.
+        settings: The others by name.
+
+    Raises:
+        ValueError: a setting is wrong.
+    """
+    cells = []
+    for sparsity in _several(run["target_sparsity"]):
+        for batch_size in _several(run["batch_size"]):
+            values = {"batch_size": batch_size, "target_sparsity": sparsity}
+            cells.append(
+                Cell(
+                    Configuration(**run | values),
+                    mparams_kind=_several(settings["mparams_kind"] or ()),
+                    check_lipschitz=settings["check_lipschitz"],
+                    lipschitz_interval=settings["lipschitz_interval"],
+                    lipschitz_examples=settings["lipschitz_examples"],
+                    stop_beyond_best=settings["stop_beyond_best"],
+                )
+            )
+    return Study(
+        tuple(cells),
+        directory=settings["study_dir"],
+        nruns=settings["nruns"],
+        parallel_trials=settings["parallel_trials"],
+        rerun_seeds=settings["rerun_seeds"],
+        resumes=not settings["no_load_cache"],
+    )
+
+
+def run(planned: Study) -> str:
+    """Runs a study and makes its report; returns what to tell the user.
+
+    Raises:
+        ValueError, OSError, ImportError: naming what is wrong.
+    """
+    if not study.run(planned):
+        return (
+            "Other processes still run trials of this study; the last one makes the "
+            f"report. The same command shows how far it is: {planned.path}"
+        )
+    return make_report([planned.path], None)
+
+
+def make_report(directories: Sequence[str | Path], target: str | None) -> str:
+    """Makes table, figures and TensorBoard of studies; returns what to tell the user.
+
+    Args:
+        directories: Study directories, or parents of some.
+        target: Where the report goes; None: report/ in the first of them.
+
+    Raises:
+        ValueError: there is no study, or it is damaged.
+    """
+    paths = [Path(directory) for directory in directories]
+    place = Path(target) if target else paths[0] / "report"
+    table = report.make(paths, place)
+    return "\n".join(
+        [
+            table,
+            f"report          {place}",
+            f"TensorBoard     tensorboard --logdir {place / 'tensorboard'}",
+        ]
+    )
+
+
+def _several(value: Any) -> tuple:
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,)

@@ -1,0 +1,224 @@
+"""A study directory: its files, who runs which trial, and what was found so far.
+
+    study.json                      what defines the trials; never changed
+    data.json                       a checksum of the data that the trials share
+    metaparameters.json             the points, one per trial
+    run-R/result.json               trial R; with it the trial is finished
+    run-R/batch-science/metadata.json   steps to the result, as the DPS authors have it
+    rerun-R-seed-S/...              the winner R again, with seed S; or, with its own
+                                    seed, a trial that had ended early, to its end
+
+Files appear whole or not at all, and a process claims a trial before it runs it: see
+`tem_studies.workloads.study_files`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tem_studies.data_parallelism.configuration import Cell
+from tem_studies.data_parallelism.metaparameters import Point, metaparameters
+from tem_studies.workloads.results import RESULT_NAME, versions
+from tem_studies.workloads.study_files import (
+    alone_in,
+    claim,
+    make_directory,
+    read_json,
+    read_result,
+    require_same,
+    require_same_in_results,
+    write_json,
+)
+
+STUDY_NAME, POINTS_NAME = "study.json", "metaparameters.json"
+METADATA_NAME = "batch-science/metadata.json"
+
+# What the authors' files hold in the place of the steps to the result.
+_CODES = {"incomplete": -1, "infeasible": -2}
+
+# What is read of a configuration, beside the comparison with another.
+_NEEDED = {
+    "batch_size",
+    "check_interval",
+    "check_interval_arrival",
+    "goal_error",
+    "mparams_kind",
+    "target_sparsity",
+    "train_iterations",
+}
+
+# What is read of a result.
+_RESULT = (
+    "configuration",
+    "history",
+    "metaparameters",
+    "seconds",
+    "seed",
+    "status",
+    "steps",
+    "steps_to_result",
+    "stopped_beyond",
+    "trial",
+)
+
+
+class StudyDirectory:
+    """The directory of one cell.
+
+    Args:
+        path: Where it is.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._results: dict[str, dict[str, Any]] = {}
+
+    def check(self, cell: Cell, resumes: bool) -> None:
+        """Checks that the directory, if there is one, is this cell's. Changes nothing.
+
+        Raises:
+            ValueError: it is another's, damaged, or has results and may not.
+        """
+        if not (self.path / STUDY_NAME).exists():
+            others = sorted(self.path.glob(f"*/{STUDY_NAME}"))
+            if others:
+                raise ValueError(
+                    f"`study_dir` {self.path} holds studies of several cells. Pass one "
+                    f"of them, as {others[0].parent}."
+                )
+        self._compare(cell)
+        self.points()
+        if self.results() and not resumes:
+            raise ValueError(
+                f"`study_dir` {self.path} has {len(self.results())} finished trials, "
+                "and --no_load_cache forbids to go on from them. Pass another "
+                "directory."
+            )
+
+    def open(self, cell: Cell, nruns: int) -> None:
+        """Makes what is missing.
+
+        Raises:
+            ValueError: the directory is another cell's, or damaged.
+            OSError: it cannot be written to.
+        """
+        make_directory(self.path)
+        with alone_in(self.path):  # What is checked stays so until it is written.
+            self._compare(cell)
+            if not (self.path / STUDY_NAME).exists():
+                content = {"configuration": cell.identity(), "versions": versions()}
+                write_json(self.path / STUDY_NAME, content)
+            known = self.points()
+            points = metaparameters(cell.mparams_kind, max(nruns, len(known)))
+            if known != points[: len(known)]:
+                raise ValueError(
+                    f"{self.path / POINTS_NAME} holds other points than this version "
+                    "draws. Pass another `study_dir`."
+                )
+            if len(known) < nruns:
+                write_json(self.path / POINTS_NAME, points)
+
+    def points(self) -> list[Point]:
+        """The metaparameters of the trials so far."""
+        path = self.path / POINTS_NAME
+        return read_json(path, list) if path.exists() else []
+
+    def configuration(self) -> dict[str, Any]:
+        """What defines the trials.
+
+        Raises:
+            ValueError: there is no study here, or it is damaged.
+        """
+        path = self.path / STUDY_NAME
+        if not path.exists():
+            raise ValueError(
+                f"There is no study in {self.path}: it has no {STUDY_NAME}."
+            )
+        content = read_json(path, dict)
+        configuration = content.get("configuration")
+        if not isinstance(configuration, dict) or not configuration.keys() >= _NEEDED:
+            raise ValueError(f"{path} must hold a study's whole `configuration`.")
+        return configuration
+
+    def results(self) -> dict[str, dict[str, Any]]:
+        """Everything finished, by the name of its directory, e.g. "run-3".
+
+        Raises:
+            ValueError: a result is damaged.
+        """
+        for path in self.path.glob(f"*run-*/{RESULT_NAME}"):
+            if path.parent.name not in self._results:
+                self._results[path.parent.name] = read_result(path, _RESULT)
+        return dict(sorted(self._results.items(), key=lambda item: _order(item[0])))
+
+    def trials(self) -> dict[str, dict[str, Any]]:
+        """The finished trials, by "run-R", without reruns with other seeds.
+
+        One that ended early and was run again to its end is what that found.
+
+        Raises:
+            ValueError: a result is damaged.
+        """
+        results = self.results()
+        return {
+            name: results.get(rerun_name(result["trial"], result["seed"]), result)
+            for name, result in results.items()
+            if name.startswith("run-")
+        }
+
+    def best(self) -> int | None:
+        """The least steps to the result of all finished trials."""
+        steps = [
+            result["steps_to_result"]
+            for result in self.trials().values()
+            if result["status"] == "complete"
+        ]
+        return min(steps, default=None)
+
+    @contextmanager
+    def claim(self, name: str) -> Iterator[bool]:
+        """Claims a trial for a `with` block; False if it is finished or another's."""
+        with claim(self.path / name) as is_ours:
+            yield is_ours
+
+    def save(self, name: str, result: Mapping[str, Any]) -> None:
+        """Writes a finished trial; its claim must be held."""
+        folder = self.path / name
+        (folder / METADATA_NAME).parent.mkdir(exist_ok=True)
+        status = result["status"]
+        metadata = {
+            "status": status,
+            "steps_to_result": _CODES.get(status, result["steps_to_result"]),
+            "metaparameters": result["metaparameters"],
+            "seed": result["seed"],
+            "goal_error": result["configuration"]["goal_error"],
+        }
+        write_json(folder / METADATA_NAME, metadata)
+        write_json(folder / RESULT_NAME, result)
+
+    def _compare(self, cell: Cell) -> None:
+        ours = cell.identity()
+        if (self.path / STUDY_NAME).exists():
+            require_same(self.path, self.configuration(), ours)
+        results = self.results().items()
+        trials = [r for name, r in results if name.startswith("run-")]
+        require_same_in_results(self.path, trials, ours)  # Reruns have other seeds.
+
+
+def run_name(trial: int) -> str:
+    """The directory of a trial."""
+    return f"run-{trial}"
+
+
+def rerun_name(trial: int, seed: int) -> str:
+    """The directory of a trial's repetition, with another seed or to its end."""
+    return f"rerun-{trial}-seed-{seed}"
+
+
+def _order(name: str) -> tuple:
+    """Sorts run-10 after run-9."""
+    kind, *numbers = name.replace("-seed", "").split("-")
+    return kind != "run", [int(n) for n in numbers if n.isdecimal()]

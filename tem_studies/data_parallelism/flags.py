@@ -1,0 +1,80 @@
+"""The flags of the DPS study: many trials of one network."""
+
+from __future__ import annotations
+
+from tem_studies.flag_row import FlagRow
+
+# Names, meanings and defaults of nruns to lipschitz_interval and of no_load_cache are
+# those of the DPS study's authors (arXiv 2003.11316), but for nruns: they have 100.
+STUDY_FLAGS = (
+    FlagRow(
+        "nruns",
+        int,
+        1,
+        "Trials for each batch size and sparsity, each with its own metaparameters.",
+    ),
+    FlagRow(
+        "mparams_kind",
+        str,
+        None,
+        "Metaparameters that differ between trials, among learning_rate, momentum, "
+        "decay_steps and end_learning_rate_factor, with blanks between them. They "
+        "replace the flags of these names.",
+        takes_several=True,
+    ),
+    FlagRow(
+        "check_lipschitz",
+        bool,
+        False,
+        "Whether to measure the Lipschitz constant of the gradient along training.",
+    ),
+    FlagRow("lipschitz_interval", int, 1000, "Steps between two such measurements."),
+    FlagRow(
+        "lipschitz_examples",
+        int,
+        None,
+        "Examples of the training split, always the same, that it is measured on. "
+        "Without it: all.",
+    ),
+    FlagRow(
+        "study_dir",
+        str,
+        None,
+        "Directory of the study; with several batch sizes or sparsities, of their "
+        "studies. What is finished there is not run again. Without it: studies/ and a "
+        "name made of the configuration.",
+    ),
+    FlagRow(
+        "no_load_cache",
+        bool,
+        False,
+        "Whether to refuse a study directory that has finished trials.",
+    ),
+    FlagRow("parallel_trials", int, 1, "Processes that run trials at the same time."),
+    FlagRow(
+        "stop_beyond_best",
+        bool,
+        False,
+        "Whether a trial ends once it has taken as many steps as the best one so far. "
+        "If fewer than three are complete then, those that came nearest to the goal "
+        "are run again to their end.",
+    ),
+    FlagRow(
+        "rerun_seeds",
+        int,
+        0,
+        "Other seeds with which the best trial is run again at the end.",
+    ),
+    FlagRow(
+        "report",
+        str,
+        None,
+        "Study directories whose table and figures are made again from their files, "
+        "side by side, in LOGDIR or, without it, in report/ of the first.",
+        takes_several=True,
+    ),
+)
+
+# Any of these makes a command a study; so do several values of the next ones.
+MAKES_STUDY = ("nruns", "mparams_kind", "check_lipschitz", "study_dir")
+SEVERAL_MAKE_STUDY = ("batch_size", "target_sparsity")

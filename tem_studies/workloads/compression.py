@@ -1,0 +1,105 @@
+"""Compressors and memories from the settings of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tem_studies.workloads.compression_settings import (
+    COMPRESSOR_SETTINGS,
+    MEMORY_SETTINGS,
+)
+from tem_studies.workloads.configuration import Configuration
+from tem_tf.compressors import COMPRESSORS, Compressor, Ramp, TopK
+from tem_tf.memory import MEMORIES, Memory
+
+# Flag -> argument, where an argument has another name than our flag.
+_ARGUMENTS = {
+    "topk_scope": "scope",
+    "accordion_interval": "interval_steps",
+    "memory_decay": "decay",
+    "memory_momentum": "momentum",
+}
+# The density at which DGC starts (Lin et al., ICLR 2018, arXiv 1712.01887, 3.3).
+_RAMP_START = 0.25
+
+
+def make_compressor(
+    configuration: Configuration, steps_per_epoch: int | None = None
+) -> Compressor:
+    """Makes the compressor that a configuration asks for.
+
+    Args:
+        configuration: The run's settings.
+        steps_per_epoch: Steps of one pass over the training data, if that is known:
+            ACCORDION then decides every 10 epochs, and after each step decay.
+
+    Raises:
+        ValueError: its settings do not fit together, or `counts` is no such file.
+    """
+    name = configuration.compressor
+    arguments = {
+        setting: getattr(configuration, setting)
+        for part in COMPRESSOR_SETTINGS[name]
+        for setting in part
+        if getattr(configuration, setting) is not None
+    }
+    arguments.pop("memory_momentum", None)
+    ramp_steps = arguments.pop("density_ramp_steps", None)
+    if ramp_steps:
+        end = arguments["density"]
+        arguments["density"] = Ramp(max(_RAMP_START, end), end, ramp_steps)
+    if "counts" in arguments:
+        arguments["counts"] = read_counts(arguments["counts"])
+    if name == "random_k":
+        arguments["seed"] = configuration.seed
+    if name == "adaptive_threshold":
+        arguments["steps"] = configuration.train_iterations
+    if name == "accordion" and steps_per_epoch:
+        arguments.setdefault("accordion_interval", 10 * steps_per_epoch)
+        epochs = configuration.decay_epochs or ()
+        decays = tuple(steps_per_epoch * epoch for epoch in epochs)
+        arguments["learning_rate_decays"] = decays
+    kind = TopK if name == "dgc" else COMPRESSORS[name]
+    return kind(**{_ARGUMENTS.get(key, key): x for key, x in arguments.items()})
+
+
+def make_memory(configuration: Configuration) -> Memory | str | None:
+    """Makes the memory that a configuration asks for; "auto" where it names none."""
+    if not configuration.error_feedback:
+        return None
+    name = configuration.memory
+    if name is None:
+        name = "dgc" if configuration.compressor == "dgc" else None
+    if name is None:
+        return "auto"
+    arguments = {
+        _ARGUMENTS[setting]: getattr(configuration, setting)
+        for part in MEMORY_SETTINGS[name]
+        for setting in part
+        if getattr(configuration, setting) is not None
+    }
+    return MEMORIES[name](**arguments)
+
+
+def read_counts(path: str) -> list[int]:
+    """Reads a list of k_t: a text file with one integer >= 0 per line, step by step.
+
+    Raises:
+        ValueError: naming the line that is none, or the file if it cannot be read.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            "`counts` must be a file with one integer >= 0 per line. "
+            f"Received: counts={path!r} ({error})."
+        ) from error
+    counts = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip().isdecimal():
+            raise ValueError(
+                "`counts` must be a file with one integer >= 0 per line. "
+                f"Received: {line!r} in line {number} of {path}."
+            )
+        counts.append(int(line))
+    return counts

@@ -1,0 +1,221 @@
+"""One run's settings: a frozen record that is checked before any work is done.
+
+Names, meanings and defaults of the DPS study's settings are its authors' (see the
+README); the others are ours. This file imports neither TensorFlow nor Keras, so that
+a wrong flag is refused at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Collection
+from typing import Any
+
+from tem_studies.workloads.compression_settings import (
+    COMPRESSOR_SETTINGS,
+    MEMORY_SETTINGS,
+    check_settings_of,
+)
+from tem_studies.workloads.workload_settings import (
+    ARCHITECTURES,
+    DATASOURCES,
+    WorkloadSettings,
+)
+
+OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam")
+DECAY_TYPES = ("constant", "linear", "step")
+TOPK_SCOPES = ("layer", "model")
+VALUE_DTYPES = ("float32", "bfloat16", "float16")
+
+# Settings that may differ between the workers of one run: places on their own disks
+# and the share of the processor.
+PER_WORKER_SETTINGS = ("path_data", "logdir", "threads")
+
+
+@dataclasses.dataclass(frozen=True)
+class Configuration(WorkloadSettings):
+    """The settings of one run. `main.py --help` says what each one means.
+
+    `None` means "not given": a compressor's settings, and `goal_error`, which ends a
+    run only when it is given.
+
+    Raises:
+        ValueError: naming the setting, what was received and what to pass instead.
+
+    Example:
+        >>> Configuration(datasource="digits", compressor="topk", density=0.01).density
+        0.01
+    """
+
+    datasource: str = "mnist"
+    path_data: str | None = None
+    arch: str = "simple-cnn"
+    target_sparsity: float = 0.9
+    batch_size: int = 100
+    train_iterations: int = 10_000
+    optimizer: str = "sgd"
+    learning_rate: float = 0.1
+    decay_type: str = "constant"
+    decay_steps: int = 1000
+    end_learning_rate_factor: float = 0.01
+    momentum: float = 0.9
+    check_interval: int = 100
+    save_interval: int = 1000
+    check_interval_arrival: int = 100
+    goal_error: float | None = None
+    compressor: str = "none"
+    threshold: float | None = None
+    density: float | None = None
+    topk_scope: str | None = None
+    density_ramp_steps: int | None = None
+    low_density: float | None = None
+    high_density: float | None = None
+    accordion_interval: int | None = None
+    counts: str | None = None
+    error_feedback: bool = True
+    memory: str | None = None
+    memory_decay: float | None = None
+    memory_momentum: float | None = None
+    dense_below: int = 0
+    warmup_steps: int = 0
+    local_clipnorm: float | None = None
+    value_dtype: str = "float32"
+    workers: int = 1
+    threads: int = 0
+    logdir: str = "runs/unnamed"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self._check_data_and_network()
+        self._check_training()
+        self._check_workload()
+        self._check_compression()
+        self._check_process()
+
+    def shared(self) -> dict[str, Any]:
+        """The settings that must be equal on all workers of one run."""
+        return {
+            name: value
+            for name, value in self.as_dict().items()
+            if name not in PER_WORKER_SETTINGS
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """All settings by name."""
+        return dataclasses.asdict(self)
+
+    def _check_data_and_network(self) -> None:
+        self._one_of("datasource", DATASOURCES)
+        self._one_of("arch", ARCHITECTURES)
+        self._number("target_sparsity", "in [0, 1)", lambda x: 0 <= x < 1, _FRACTION)
+
+    def _check_training(self) -> None:
+        self._one_of("optimizer", OPTIMIZERS)
+        self._one_of("decay_type", DECAY_TYPES)
+        for name in (
+            "batch_size",
+            "train_iterations",
+            "decay_steps",
+            "check_interval",
+            "save_interval",
+            "check_interval_arrival",
+        ):
+            self._integer(name, 1)
+        self._number("learning_rate", "above 0 and finite", lambda x: 0 < x < math.inf)
+        self._number("end_learning_rate_factor", "in [0, 1]", lambda x: 0 <= x <= 1)
+        self._number("momentum", "in [0, 1)", lambda x: 0 <= x < 1)
+        if self.goal_error is not None:
+            self._number("goal_error", "in [0, 1]", lambda x: 0 <= x <= 1, _FRACTION)
+
+    def _check_compression(self) -> None:
+        self._one_of("compressor", tuple(COMPRESSOR_SETTINGS))
+        check_settings_of(self, "compressor", COMPRESSOR_SETTINGS)
+        if self.threshold is not None:
+            self._number(
+                "threshold",
+                "above 0 and finite",
+                lambda x: 0 < x < math.inf,
+                "It is an absolute magnitude, in units of one worker's own gradient.",
+            )
+        for name in ("density", "low_density", "high_density"):
+            if getattr(self, name) is not None:
+                self._number(name, "in (0, 1]", lambda x: 0 < x <= 1, _FRACTION)
+        for name in ("density_ramp_steps", "accordion_interval"):
+            if getattr(self, name) is not None:
+                self._integer(name, 1)
+        self._check_memory()
+        if self.topk_scope is not None:
+            self._one_of("topk_scope", TOPK_SCOPES)
+        self._one_of("value_dtype", VALUE_DTYPES)
+        self._integer("dense_below", 0)
+        self._integer("warmup_steps", 0)
+        if self.local_clipnorm is not None:
+            self._number(
+                "local_clipnorm", "above 0 and finite", lambda x: 0 < x < math.inf
+            )
+        if self.compressor == "none":
+            for name, default in _ONLY_WITH_COMPRESSOR.items():
+                if getattr(self, name) != default:
+                    raise ValueError(
+                        f"`{name}` has no effect with `compressor` none. Received: "
+                        f"{name}={getattr(self, name)!r}. Leave --{name} out or pass "
+                        "--compressor."
+                    )
+
+    def _check_memory(self) -> None:
+        if self.memory is not None:
+            self._one_of("memory", tuple(MEMORY_SETTINGS))
+            if not self.error_feedback:
+                raise ValueError(
+                    "`memory` cannot be kept without `error_feedback`. Received: "
+                    f"memory={self.memory!r}. Leave --memory or --noerror_feedback out."
+                )
+        check_settings_of(self, "memory", MEMORY_SETTINGS)
+        if self.memory_decay is not None:
+            self._number("memory_decay", "in (0, 1]", lambda x: 0 < x <= 1)
+        if self.memory_momentum is not None:
+            self._number("memory_momentum", "in (0, 1)", lambda x: 0 < x < 1)
+
+    def _check_process(self) -> None:
+        if not self.logdir:
+            raise ValueError(
+                "`logdir` must name a directory. Received: logdir=''. Leave it out for "
+                "one under runs/."
+            )
+        self._integer("workers", 1)
+        self._integer("threads", 0)
+        self._integer("seed", 0)
+        if self.seed >= 2**31:  # what every generator in use takes
+            raise ValueError(f"`seed` must be below 2**31. Received: seed={self.seed}.")
+        check_divisible(self.batch_size, self.workers)
+
+    def _one_of(self, name: str, allowed: Collection[str]) -> None:
+        value = getattr(self, name)
+        if value not in allowed:
+            raise ValueError(
+                f"`{name}` must be one of {', '.join(allowed)}. "
+                f"Received: {name}={value!r}."
+            )
+
+
+def check_divisible(batch_size: int, replicas: int) -> None:
+    """Raises unless every replica gets the same number of examples per step."""
+    if batch_size % replicas:
+        below = batch_size - batch_size % replicas
+        raise ValueError(
+            "`batch_size` is the number of examples per step over all replicas and "
+            f"must be divisible by their number. Received: batch_size={batch_size} "
+            f"with {replicas} replicas. Pass {below + replicas}"
+            + (f" or {below}." if below else ".")
+        )
+
+
+_FRACTION = "Pass a fraction: 10 % is 0.1."
+_ONLY_WITH_COMPRESSOR = {
+    "error_feedback": True,
+    "memory": None,
+    "dense_below": 0,
+    "warmup_steps": 0,
+    "value_dtype": "float32",
+}

@@ -1,0 +1,334 @@
+"""One run from its configuration to its result: load, build, prune, train, test."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tem_studies.workloads import pruning
+from tem_studies.workloads.configuration import Configuration
+from tem_studies.workloads.optimizers import make_optimizer
+from tem_studies.workloads.progress import Progress
+from tem_studies.workloads.replicas import check_environment, from_chief, make_strategy
+from tem_studies.workloads.results import (
+    RunDirectory,
+    Stopwatch,
+    pruning_record,
+    versions,
+)
+from tem_studies.workloads.tasks import KINDS
+from tem_studies.workloads.training import Trainer
+from tem_tf.aggregation import NOT_FINITE
+from tem_tf.strategy import is_chief, require_same_on_all_workers
+
+# Steps of the first call, before the speed is known. Our choice.
+_FIRST_STEPS = 5
+
+
+def set_up(configuration: Configuration) -> Experiment:
+    """Finds the data, joins the other workers and builds everything. Collective.
+
+    Call it before any other use of TensorFlow. Whatever a user can get wrong raises
+    here, before any training.
+
+    Raises:
+        ValueError, OSError, ImportError: naming what is wrong.
+    """
+    stopwatch = Stopwatch()
+    check_environment(configuration)
+    kind, data = KINDS[configuration.kind], None
+    with stopwatch("load"):
+        source = kind.locate(configuration.datasource, configuration.path_data)
+        if not source.needs_tensorflow:
+            data = kind.load(source)
+    with stopwatch("build"):
+        strategy = make_strategy(configuration)
+    if data is None:
+        with stopwatch("load"):
+            data = kind.load(source)
+    require_same_on_all_workers(strategy, {"checksum of the data": data.digest()})
+    return Experiment(configuration, strategy, data, stopwatch)
+
+
+class Experiment:
+    """One run, ready to start.
+
+    Args:
+        configuration: The run's settings.
+        strategy: Where the replicas live.
+        data: What the task's kind has loaded, the same on all workers.
+        stopwatch: Goes on counting the seconds of each phase.
+
+    Raises:
+        ValueError: network, data and settings do not fit together.
+        OSError: the run's directory cannot be written to.
+    """
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        strategy: tf.distribute.Strategy,
+        data: Any,
+        stopwatch: Stopwatch,
+    ) -> None:
+        self.configuration = configuration
+        self.directory = RunDirectory(configuration.logdir, writes=is_chief())
+        self._strategy = strategy
+        self._data = data
+        self._stopwatch = stopwatch
+        self._progress = Progress(configuration.train_iterations, prints=is_chief())
+        self._history: list[dict[str, Any]] = []
+        self._records: list[np.ndarray] = []
+        self._communication: dict[str, float] | None = None
+        self._warm_up: tuple[int, float] | None = None
+
+        keras.utils.set_random_seed(configuration.seed)
+        with stopwatch("build"):
+            replicas = strategy.num_replicas_in_sync
+            make = KINDS[configuration.kind].make
+            self._task = make(configuration, data, replicas)
+            steps_per_epoch = self._task.steps_per_epoch
+            with strategy.scope():
+                self._model = self._task.new_model()
+                optimizer = make_optimizer(configuration, steps_per_epoch)
+            self._parameters = sum(
+                math.prod(v.shape) for v in self._model.trainable_variables
+            )
+            pruning.kept_entries(self._parameters, configuration.target_sparsity)
+            self._trainer = Trainer(
+                strategy,
+                self._model,
+                optimizer,
+                self._task.train,
+                configuration.batch_size,
+                configuration.running_mean_epochs * steps_per_epoch,
+            )
+        self.directory.open()
+
+    def run(self) -> dict[str, Any]:
+        """Prunes, trains and tests; writes and returns the result. Collective.
+
+        Returns:
+            What result.json holds; result.schema.json describes it. `status` is
+            "finished", "goal_reached" or "diverged".
+        """
+        self._progress.say(self._description())
+        with self._stopwatch("prune"):
+            masks = self._prune()
+        with self._stopwatch("build"):
+            self._trainer.compile()
+        status = self._train()
+        test = None
+        if status != "diverged":
+            with self._stopwatch("test"):
+                test = self._score(self._task.test)
+            self._save_weights()
+        self.directory.save_steps(np.concatenate([np.zeros((0, 3)), *self._records]))
+        result = {
+            "status": status,
+            "steps": self._trainer.steps,
+            "configuration": self.configuration.as_dict(),
+            "seed": self.configuration.seed,
+            "replicas": self._strategy.num_replicas_in_sync,
+            "data": {
+                "place": self._data.place,
+                "train": self._task.train.examples,
+                "validation": self._task.validation.examples,
+                "test": self._task.test.examples,
+            },
+            "versions": versions(),
+            "history": self._history,
+            "test": test,
+            "communication": self._communication,
+            "pruning": pruning_record(self._model, masks),
+            "seconds": self._stopwatch.seconds,
+        }
+        self.directory.save_result(result)
+        self.directory.close()
+        return result
+
+    def _description(self) -> str:
+        configuration, task = self.configuration, self._task
+        replicas = self._strategy.num_replicas_in_sync
+        return (
+            f"{configuration.arch} ({self._parameters:,} parameters) on "
+            f"{configuration.datasource} ({self._data.place}): "
+            f"{task.train.examples:,} {task.unit} to train, "
+            f"{task.validation.examples:,} to validate, {task.test.examples:,} to "
+            f"test; {task.steps_per_epoch:,} steps an epoch; "
+            f"{replicas} worker{'s' if replicas > 1 else ''}"
+        )
+
+    def _prune(self) -> list[np.ndarray]:
+        """Makes the masks, equal on all workers, and applies them.
+
+        The chief alone computes them and sends them round: machines of different kinds
+        may round differently, and a mask must not. It uses a copy of the network
+        outside the strategy, so that the masks do not depend on the number of workers.
+        """
+        sparsity = self.configuration.target_sparsity
+        masks = [np.ones(v.shape, np.float32) for v in self._model.trainable_variables]
+        if sparsity > 0:
+            self._progress.say(f"pruning {100 * sparsity:g} % of the network ...")
+            if is_chief():
+                masks = pruning.snip(
+                    self._task.new_model(),
+                    self._task.train,
+                    self._task.pruning_order,
+                    sparsity,
+                )
+            masks = from_chief(self._strategy, masks)
+            kept, total = sum(int(m.sum()) for m in masks), sum(m.size for m in masks)
+            self._progress.say(f"pruned: {kept:,} of {total:,} entries are kept")
+        self._trainer.prune(masks)
+        return masks
+
+    def _train(self) -> str:
+        """Trains until the last step, the goal or divergence; returns the status."""
+        configuration = self.configuration
+        while self._trainer.steps < configuration.train_iterations:
+            try:
+                self._train_until(self._next_stop())
+            except tf.errors.InvalidArgumentError as error:
+                # Raised on all workers at the same step; no collective works after it.
+                if NOT_FINITE not in str(error):
+                    raise
+                self._progress.say("training diverged: a gradient is not finite")
+                return "diverged"
+            step, validation = self._trainer.steps, None
+            is_last = step == configuration.train_iterations
+            if step % configuration.check_interval == 0 or is_last:
+                train, validation = self._check()
+                if not math.isfinite(train.loss) or not math.isfinite(validation.loss):
+                    self._progress.say("training diverged: the loss is not finite")
+                    return "diverged"
+            if step % configuration.save_interval == 0:
+                self._save_weights()
+            if self._is_goal_reached(validation):
+                if validation is None:  # The result tells of this step, too.
+                    self._check()
+                return "goal_reached"
+        return "finished"
+
+    def _next_stop(self) -> int:
+        """The next step after which there is something to do."""
+        configuration, step = self.configuration, self._trainer.steps
+        intervals = [configuration.check_interval, configuration.save_interval]
+        if configuration.goal_error is not None:
+            intervals.append(configuration.check_interval_arrival)
+        stops = [step - step % interval + interval for interval in intervals]
+        return min(configuration.train_iterations, *stops)
+
+    def _train_until(self, stop: int) -> None:
+        trainer = self._trainer
+        while trainer.steps < stop:
+            with self._stopwatch("train"):
+                # Two calls between two lines of progress; a few steps while the speed
+                # is not known.
+                fitting = round(self._speed() * self._progress.seconds / 2)
+                fitting = max(1, fitting) if trainer.steps else _FIRST_STEPS
+                left = min(stop - trainer.steps, trainer.records.room)
+                steps = min(left, fitting, trainer.steps_per_call)
+                trainer.run(self._task.take(steps))
+                if steps == left:
+                    self._records.append(trainer.records.read())
+            if not self._warm_up:
+                self._warm_up = trainer.steps, self._stopwatch.seconds["train"]
+            if trainer.steps < stop and self._progress.is_due():
+                self._progress.report(trainer.steps, self._speed())
+
+    def _speed(self) -> float:
+        """Steps per second of training, without the first call, which is slower."""
+        steps, seconds = self._trainer.steps, self._stopwatch.seconds["train"]
+        first_steps, first_seconds = self._warm_up or (0, 0.0)
+        if steps > first_steps:
+            steps, seconds = steps - first_steps, seconds - first_seconds
+        return steps / max(seconds, 1e-9)
+
+    def _check(self) -> tuple[Any, Any]:
+        """Validates, and records, logs and prints the state of training. Collective."""
+        trainer = self._trainer
+        step, train = trainer.steps, trainer.read_meters()
+        validation = self._validate()
+        summary = trainer.optimizer.communication_summary()
+        learning_rate = float(
+            keras.ops.convert_to_numpy(trainer.optimizer.learning_rate)
+        )
+        self._communication = summary
+        means: dict[str, float] = {}
+        if self.configuration.running_mean_epochs:
+            with self._stopwatch("validate"):
+                score = trainer.evaluate_running_mean(self._task.validation)
+            means = _named("running_mean_validation", score)
+        self._history.append(
+            {
+                "step": step,
+                **train._asdict(),
+                **_named("validation", validation),
+                **means,
+                "learning_rate": learning_rate,
+                "density": summary["density"],
+                "payload_bytes": summary["payload_bytes"],
+            }
+        )
+        extra = {"learning_rate": learning_rate, "steps_per_second": self._speed()}
+        self.directory.log_check(step, train, validation, extra | means)
+        self.directory.log_communication(step, summary)
+        self._progress.report(
+            step,
+            self._speed(),
+            f"loss {train.loss:.4f}  {_shown(validation)}  "
+            f"density {100 * summary['density']:.3g} %",
+        )
+        return train, validation
+
+    def _is_goal_reached(self, validation: Any) -> bool:
+        """Whether the error on the validation split is at most the goal. Collective."""
+        configuration = self.configuration
+        if (
+            configuration.goal_error is None
+            or self._trainer.steps % configuration.check_interval_arrival
+        ):
+            return False
+        validation = validation or self._validate()
+        # Without the last digits: 1 - 0.85 is more than 0.15 in floating point.
+        if round(1 - validation.accuracy, 9) > configuration.goal_error:
+            return False
+        self._progress.say(
+            f"goal reached: validation error {1 - validation.accuracy:.4f} after "
+            f"{self._trainer.steps} steps"
+        )
+        return True
+
+    def _validate(self) -> Any:
+        with self._stopwatch("validate"):
+            return self._trainer.evaluate(self._task.validation)
+
+    def _score(self, split: Any) -> dict[str, float]:
+        """The score of the last weights, and of their running mean. Collective."""
+        scores = self._trainer.evaluate(split)._asdict()
+        if self.configuration.running_mean_epochs:
+            score = self._trainer.evaluate_running_mean(split)
+            scores |= _named("running_mean", score)
+        return scores
+
+    def _save_weights(self) -> None:
+        """Collective, though the chief alone writes."""
+        self._trainer.synchronise()
+        self.directory.save_weights(self._trainer.steps, self._model)
+
+
+def _named(prefix: str, score: Any) -> dict[str, float]:
+    return {f"{prefix}_{name}": value for name, value in score._asdict().items()}
+
+
+def _shown(validation: Any) -> str:
+    """What is measured beside the loss, as in "validation accuracy 0.9"."""
+    _, *metrics = validation._asdict().items()
+    return "  ".join(
+        f"validation {name.replace('_', ' ')} {value:.4f}" for name, value in metrics
+    )

@@ -1,0 +1,311 @@
+"""The flags of one run."""
+
+from __future__ import annotations
+
+from tem_studies.flag_row import FlagRow
+
+# Names, meanings and defaults of the DPS study's flags are its authors' (arXiv
+# 2003.11316); the others are ours. Groups and flags in the order of --help.
+RUN_FLAGS: dict[str, tuple[FlagRow, ...]] = {
+    "Data and network": (
+        FlagRow(
+            "datasource",
+            str,
+            "mnist",
+            "Images: digits, mnist, fashion-mnist, cifar-10 or cifar-100. Text: "
+            "wikitext-2, or tokens, any text. Ratings: movielens-20m, movielens-1m or "
+            "movielens-small.",
+        ),
+        FlagRow(
+            "path_data",
+            str,
+            None,
+            "Directory that holds MNIST/, Fashion-MNIST/, cifar-10-batches-py/ or "
+            "cifar-100-python/. Without it, or if the folder is not in it, the data "
+            "comes from tensorflow-datasets. For text: the directory that holds "
+            "wikitext-2/wiki.{train,valid,test}.tokens, or {train,valid,test}.tokens. "
+            "For ratings: ml-20m/, ml-1m/ or ml-latest-small/ with ratings.csv or "
+            "ratings.dat; or tensorflow-datasets.",
+        ),
+        FlagRow(
+            "arch",
+            str,
+            "simple-cnn",
+            "Network of images: simple-cnn, resnet-8, resnet-18, senet-18 or "
+            "googlenet; of text: lstm; of ratings: neumf; or logistic-regression.",
+        ),
+        FlagRow(
+            "target_sparsity",
+            float,
+            0.9,
+            "Share of the network's entries, in [0, 1), pruned before training. Not "
+            "given, 0 for all networks but simple-cnn and resnet-8. Several values "
+            "make a study.",
+            takes_several=True,
+        ),
+        FlagRow(
+            "augmentation",
+            str,
+            "none",
+            "Of training images: none, crop-flip (32 of 40 pixels, mirrored or not) or "
+            "crop-flip-rotate (and by at most 15 degrees).",
+        ),
+        FlagRow("lstm_layers", int, 3, "Of lstm: layers."),
+        FlagRow("lstm_units", int, 650, "Of lstm: width of embedding and layers."),
+        FlagRow(
+            "tied",
+            bool,
+            True,
+            "Of lstm: whether the embedding is the decoder's matrix.",
+        ),
+        FlagRow(
+            "dropout",
+            float,
+            None,
+            "Of lstm and neumf: share of entries, in [0, 1), set to 0 in training. "
+            "Without it: 0.4 of lstm, 0.5 of neumf.",
+        ),
+    ),
+    "Training": (
+        FlagRow(
+            "batch_size",
+            int,
+            100,
+            "Examples per step over all workers; divisible by their number. Of text: "
+            "streams that are read side by side; of ratings: pairs, drawn ones among "
+            "them. Several values make a study.",
+            takes_several=True,
+        ),
+        FlagRow("bptt", int, 30, "Of lstm: words of each stream in one step."),
+        FlagRow("train_iterations", int, 10_000, "Steps of training."),
+        FlagRow("optimizer", str, "sgd", "sgd, momentum, nesterov or adam."),
+        FlagRow("learning_rate", float, 0.1, "Learning rate of the first step."),
+        FlagRow(
+            "decay_type",
+            str,
+            "constant",
+            "Learning rate over time: constant, linear down to "
+            "end_learning_rate_factor times its start over decay_steps steps, or step, "
+            "a tenth from each of decay_epochs on.",
+        ),
+        FlagRow(
+            "decay_epochs",
+            int,
+            None,
+            "Of decay_type step: epochs, in rising order.",
+            takes_several=True,
+        ),
+        FlagRow(
+            "learning_rate_warmup_epochs",
+            int,
+            0,
+            "Epochs in which the rate rises to learning_rate_warmup_factor times it.",
+        ),
+        FlagRow(
+            "learning_rate_warmup_factor",
+            float,
+            1.0,
+            "Learning rate after its warm-up, as a multiple of the first.",
+        ),
+        FlagRow(
+            "decay_steps",
+            int,
+            1000,
+            "Steps of the linear decay; the rate is flat after them.",
+        ),
+        FlagRow(
+            "end_learning_rate_factor",
+            float,
+            0.01,
+            "Last learning rate of the linear decay, as a share of the first, in [0, "
+            "1].",
+        ),
+        FlagRow(
+            "momentum", float, 0.9, "Momentum, in [0, 1), of momentum and nesterov."
+        ),
+        FlagRow(
+            "weight_decay",
+            float,
+            0.0,
+            "Share of the weights that is added to their summed gradient, not of batch "
+            "norm's; 0 with adam.",
+        ),
+        FlagRow("beta_1", float, 0.9, "Of adam, in [0, 1)."),
+        FlagRow("beta_2", float, 0.999, "Of adam, in [0, 1)."),
+        FlagRow("epsilon", float, 1e-7, "Of adam, above 0."),
+        FlagRow(
+            "running_mean_epochs",
+            int,
+            0,
+            "Epochs over which the weights are averaged, then anew; the mean is "
+            "evaluated beside the last weights. 0: no mean.",
+        ),
+        FlagRow(
+            "seed", int, 0, "Of initial weights and the order of examples; at least 0."
+        ),
+    ),
+    "Checks and results": (
+        FlagRow(
+            "check_interval", int, 100, "Steps between two validations that are logged."
+        ),
+        FlagRow(
+            "save_interval", int, 1000, "Steps between two checkpoints of the weights."
+        ),
+        FlagRow(
+            "goal_error",
+            float,
+            0.01,
+            "Error on the validation split, in [0, 1], that ends the run once "
+            "reached. Has an effect only if it is given.",
+        ),
+        FlagRow(
+            "check_interval_arrival",
+            int,
+            100,
+            "Steps between two tests of --goal_error, if given.",
+        ),
+        FlagRow(
+            "logdir",
+            str,
+            None,
+            "Directory for result.json, checkpoints and TensorBoard. What an earlier "
+            "run left there is replaced. Without it: runs/ and the time of day.",
+        ),
+    ),
+    "Communication": (
+        FlagRow(
+            "compressor",
+            str,
+            "none",
+            "What each worker sends of its gradient: none (everything), "
+            "hard_threshold (the entries of at least --threshold), adaptive_threshold "
+            "(the same, the threshold steered so that the run sends --density), topk "
+            "(the largest, --density of them), topk_schedule (the largest, as many as "
+            "--counts says), random_k (random ones, --density of them), accordion (the "
+            "largest, --low_density or --high_density of each tensor) or dgc (topk "
+            "with --memory dgc).",
+        ),
+        FlagRow(
+            "threshold",
+            float,
+            None,
+            "Of hard_threshold: least magnitude that is sent, in units of one "
+            "worker's own mean-loss gradient, whatever the number of workers. Higher: "
+            "fewer are sent.",
+        ),
+        FlagRow(
+            "density",
+            float,
+            None,
+            "Of topk, random_k, dgc and adaptive_threshold: share of entries sent, in "
+            "(0, 1]; of adaptive_threshold that of the whole run.",
+        ),
+        FlagRow(
+            "density_ramp_steps",
+            int,
+            None,
+            "Of topk, random_k and dgc: steps in which the density falls from 0.25 to "
+            "--density. Without it: no fall.",
+        ),
+        FlagRow(
+            "low_density",
+            float,
+            None,
+            "Of accordion: share of a tensor's entries sent while its gradient changes "
+            "little, in (0, 1].",
+        ),
+        FlagRow(
+            "high_density",
+            float,
+            None,
+            "Of accordion: share sent else, in (0, 1].",
+        ),
+        FlagRow(
+            "accordion_interval",
+            int,
+            None,
+            "Of accordion: steps between two decisions. Without it: those of 10 "
+            "epochs, as in the study.",
+        ),
+        FlagRow(
+            "counts",
+            str,
+            None,
+            "Of topk_schedule: text file with the number of entries to send, one line "
+            "for each step.",
+        ),
+        FlagRow(
+            "topk_scope",
+            str,
+            None,
+            "Of topk and dgc: layer (the share of every tensor) or model (of all "
+            "together). Without it: layer.",
+        ),
+        FlagRow(
+            "error_feedback",
+            bool,
+            True,
+            "Whether a worker adds what it did not send to its next gradient.",
+        ),
+        FlagRow(
+            "memory",
+            str,
+            None,
+            "In what form: error_feedback, decaying_error_feedback, dgc (the worker's "
+            "own momentum, masked), ef21 or ef21_sgdm. Without it: error_feedback, and "
+            "dgc with --compressor dgc. With dgc and ef21_sgdm pass --optimizer sgd, "
+            "without momentum.",
+        ),
+        FlagRow(
+            "memory_decay",
+            float,
+            None,
+            "Of decaying_error_feedback: what is held back is multiplied by this at "
+            "each step, in (0, 1].",
+        ),
+        FlagRow(
+            "memory_momentum",
+            float,
+            None,
+            "Of dgc and ef21_sgdm, in (0, 1). Without it: 0.9; of ef21_sgdm 0.1, the "
+            "weight of the newest gradient.",
+        ),
+        FlagRow(
+            "dense_below",
+            int,
+            0,
+            "Tensors with fewer entries than this are sent whole.",
+        ),
+        FlagRow(
+            "warmup_steps", int, 0, "Number of first steps in which everything is sent."
+        ),
+        FlagRow(
+            "local_clipnorm",
+            float,
+            None,
+            "Largest norm of a worker's own gradient; longer ones are scaled down to "
+            "it before compression. Without it: no clipping.",
+        ),
+        FlagRow(
+            "value_dtype",
+            str,
+            "float32",
+            "How sent values travel: float32, bfloat16 or float16. What rounding takes "
+            "away stays in the residual.",
+        ),
+    ),
+    "Workers": (
+        FlagRow(
+            "workers",
+            int,
+            1,
+            "Virtual workers in this process. For real processes see launch/local.py.",
+        ),
+        FlagRow(
+            "threads",
+            int,
+            0,
+            "Processor threads of this process; 0: TensorFlow's choice, all cores.",
+        ),
+    ),
+}

@@ -1,0 +1,196 @@
+"""Files of a study that several processes work on: whole or not at all, and claimed.
+
+A unit of work has a folder and is finished once its result file is there. It belongs to
+the process that holds the lock on the folder's `.claim`; the operating system frees it
+when that process ends, however it ends, so that nothing has to be cleaned up. Several
+machines can share a directory on a file system whose locks they share (NFS 4 is one).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tem_studies.workloads.results import RESULT_NAME, finite_or_null
+
+_MARK, _DATA_NAME = ".tem_tf-report", "data.json"
+
+
+@contextmanager
+def claim(folder: Path) -> Iterator[bool]:
+    """Claims a folder for a `with` block; False if it is finished or another's."""
+    folder.mkdir(exist_ok=True)
+    with (folder / ".claim").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        # Another process may have finished it just before.
+        if (folder / RESULT_NAME).exists():
+            yield False
+            return
+        for left in folder.rglob(".partial-*"):  # of a process that was killed
+            left.unlink()
+        yield True
+
+
+def make_directory(path: Path, name: str = "study_dir") -> None:
+    """Makes the directory of a study, which `name` sets.
+
+    Raises:
+        OSError: it cannot be made or written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"`{name}` must be a directory that can be written to. "
+            f"Received: {name}={str(path)!r} ({error.strerror})."
+        ) from error
+
+
+@contextmanager
+def alone_in(place: Path) -> Iterator[None]:
+    """Makes a directory, and waits until no other process is in such a block for it.
+
+    Commands that finish a study together would else write one report at once.
+
+    Raises:
+        OSError: it cannot be made or written to.
+    """
+    place.mkdir(parents=True, exist_ok=True)
+    with (place / ".claim").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def empty_report(place: Path) -> None:
+    """Makes an empty directory for a report, in the place of an earlier one.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    mark = place / _MARK
+    earlier = [entry for entry in place.glob("*") if entry != mark]
+    if earlier and not mark.exists():
+        raise ValueError(
+            f"{place} was not made by a report and is not overwritten. Pass "
+            "another `logdir`."
+        )
+    place.mkdir(parents=True, exist_ok=True)
+    mark.touch()  # It stays: a process killed here leaves what the next may remove.
+    for entry in earlier:
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def require_data(place: Path, checksum: int) -> None:
+    """Checks that the data is that of the runs before: a path says little of it.
+
+    Args:
+        place: The study directory. The first call leaves the checksum there.
+        checksum: Of the data.
+
+    Raises:
+        ValueError: it is other data.
+    """
+    path, ours = place / _DATA_NAME, {"checksum of the data": checksum}
+    with alone_in(place):
+        if not path.exists():
+            write_json(path, ours)
+    require_same(place, read_json(path, dict), ours)
+
+
+def require_same(
+    path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]
+) -> None:
+    """Raises if a study directory was made with other settings, naming them.
+
+    Args:
+        path: The directory.
+        theirs: What it holds.
+        ours: What the command asks for.
+    """
+    ours = json.loads(json.dumps(ours))  # As JSON has it: tuples are lists there.
+    differences = [
+        f"`{name}` ({theirs.get(name)!r} there, {ours.get(name)!r} here)"
+        for name in sorted(theirs.keys() | ours.keys())
+        if theirs.get(name) != ours.get(name)
+    ]
+    if differences:
+        raise ValueError(
+            f"`study_dir` {path} is the study of another configuration: "
+            f"{', '.join(differences)}. Pass another directory."
+        )
+
+
+def require_same_in_results(
+    path: Path, results: Iterable[Mapping[str, Any]], ours: Mapping[str, Any]
+) -> None:
+    """As `require_same`, by what finished runs say of themselves.
+
+    They outlive the file that says it of all, which may be damaged and removed.
+
+    Args:
+        path: The directory.
+        results: Contents of result files; settings that one does not hold are not
+            compared.
+        ours: What the command asks for.
+    """
+    for result in results:
+        theirs = {k: v for k, v in result["configuration"].items() if k in ours}
+        require_same(path, theirs, {k: ours[k] for k in theirs})
+
+
+def read_json(path: Path, kind: type) -> Any:
+    """Reads a file.
+
+    Raises:
+        ValueError: it is damaged, or holds something else than a `kind`.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"{path} cannot be read as JSON ({error}): it is half-written or damaged. "
+            "Restore it, or remove it to have it made again; nothing was changed."
+        ) from error
+    if not isinstance(content, kind):
+        raise ValueError(f"{path} must hold a JSON {kind.__name__}; it does not.")
+    return content
+
+
+def read_result(path: Path, names: Collection[str]) -> dict[str, Any]:
+    """Reads a result file that must have some names at least.
+
+    Raises:
+        ValueError: it is damaged, or lacks one of them.
+    """
+    content = read_json(path, dict)
+    if missing := sorted(set(names) - content.keys()):
+        raise ValueError(
+            f"{path} lacks {', '.join(f'`{name}`' for name in missing)}: it is damaged "
+            "or not a result of this study. Restore it, or remove it to have it made "
+            "again; nothing was changed."
+        )
+    return content
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a file; numbers that are not finite become null."""
+    text = json.dumps(finite_or_null(content), indent=1, allow_nan=False)
+    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text + "\n")
+        file.flush()
+        os.fsync(file.fileno())  # before its name: a machine may fail, too
+    os.replace(partial, path)

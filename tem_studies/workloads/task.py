@@ -1,0 +1,35 @@
+"""A workload at the settings of one run: data, network and order of steps."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+from tem_studies.workloads.examples import Examples
+
+
+class Task:
+    """What an experiment trains, and on what.
+
+    Attributes:
+        train, validation, test: The splits; their losses and metrics are their own.
+        unit: What their examples are, in the plural.
+        steps_per_epoch: Steps in which training sees its split once.
+        pruning_order: int (n,), the order of the epoch over which a network is pruned,
+            or None where pruning is not defined.
+    """
+
+    train: Examples
+    validation: Examples
+    test: Examples
+    unit: str
+    steps_per_epoch: int
+    pruning_order: np.ndarray | None = None
+
+    def new_model(self) -> keras.Model:
+        """Returns the network at its initial weights."""
+        raise NotImplementedError
+
+    def take(self, steps: int) -> np.ndarray:
+        """Returns the rows of the next steps: int32 (steps, row width)."""
+        raise NotImplementedError

@@ -1,0 +1,250 @@
+"""Starts several workers of one training job on this machine, as torchrun does.
+
+    tem-tf-run --workers 4 -- python train.py
+
+Every worker gets its own TF_CONFIG on free loopback ports and its share of the
+cores. Their output comes line by line with the worker's number in front. The first
+worker that fails ends the others, and its exit code becomes the launcher's. Ctrl-C
+ends all of them, and nothing is left behind even if the launcher itself is killed.
+"""
+
+import argparse
+import json
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+from .worker_processes import (
+    HOST,
+    Event,
+    Guard,
+    Worker,
+    describe,
+    reserve_ports,
+    say,
+    watch,
+)
+
+PROGRAM = "tem-tf-run"
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+)
+
+
+def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Splits the command line at `--` and checks both halves.
+
+    Returns:
+        The launcher's options and the command that every worker runs.
+    """
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        usage="%(prog)s --workers N [options] -- command [argument ...]",
+        description="Runs one command as N workers of a TensorFlow cluster on this "
+        "machine.",
+        epilog="`python` as the command stands for the interpreter that runs the "
+        "launcher. The exit code is that of the first worker that failed, 128 + n if "
+        "signal n ended it, 2 if the command line is wrong.",
+    )
+    parser.add_argument(
+        "--workers", type=int, required=True, metavar="N", help="processes to start"
+    )
+    parser.add_argument(
+        "--threads_per_worker",
+        type=int,
+        metavar="N",
+        help="threads of each worker (default: cores // workers, at least 1; a "
+        f"variable of {', '.join(THREAD_VARIABLES)} that is set already stays)",
+    )
+    parser.add_argument(
+        "--base_port",
+        type=int,
+        metavar="PORT",
+        help="worker i listens on PORT + i (default: free ports)",
+    )
+    parser.add_argument(
+        "--grace_seconds",
+        type=float,
+        default=5.0,
+        metavar="S",
+        help="between asking workers to end and killing them (default: %(default)s)",
+    )
+    if "--" in arguments:
+        split = arguments.index("--")
+        arguments, command = arguments[:split], arguments[split + 1 :]
+        missing = "No command after `--`."
+    else:
+        command, missing = [], "The `--` in front of the command is missing."
+    options = parser.parse_args(arguments)
+    if not command:
+        parser.error(f"{missing} For example: {PROGRAM} --workers 2 -- python train.py")
+    if options.workers < 1:
+        parser.error(f"`--workers` must be at least 1. Received: {options.workers}")
+    if options.threads_per_worker is not None and options.threads_per_worker < 1:
+        parser.error(
+            "`--threads_per_worker` must be at least 1. "
+            f"Received: {options.threads_per_worker}"
+        )
+    if not 0 <= options.grace_seconds < float("inf"):
+        parser.error(
+            "`--grace_seconds` must be a number of seconds, 0 or more. "
+            f"Received: {options.grace_seconds}"
+        )
+    if "TF_CONFIG" in os.environ:
+        parser.error(
+            "TF_CONFIG is set already, so this process is a worker of a cluster, or "
+            "the variable was left over. The launcher writes TF_CONFIG itself: unset "
+            f"it first. Received: TF_CONFIG={os.environ['TF_CONFIG'][:200]}"
+        )
+    # A virtual environment may be used without being active, and some systems have
+    # no `python` at all.
+    if command[0] == "python":
+        command = [sys.executable, *command[1:]]
+    elif shutil.which(command[0]) is None:
+        parser.error(f"Command not found or not executable: {command[0]}")
+    try:
+        options.ports = reserve_ports(options.workers, options.base_port)
+    except ValueError as error:
+        parser.error(str(error))
+    return options, command
+
+
+def worker_environment(
+    index: int, ports: list[int], threads_per_worker: int | None
+) -> dict[str, str]:
+    """The environment of worker `index`: its place in the cluster and its threads."""
+    environment = dict(os.environ)
+    environment["TF_CONFIG"] = json.dumps(
+        {
+            "cluster": {"worker": [f"{HOST}:{port}" for port in ports]},
+            "task": {"type": "worker", "index": index},
+        }
+    )
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))  # What taskset and containers leave us.
+    else:
+        cores = os.cpu_count() or 1
+    for name in THREAD_VARIABLES:
+        if threads_per_worker is not None:
+            environment[name] = str(threads_per_worker)
+        else:
+            environment.setdefault(name, str(max(1, cores // len(ports))))
+    # Into a pipe Python writes in blocks of 8 kB, so progress would come in lumps.
+    environment.setdefault("PYTHONUNBUFFERED", "1")
+    return environment
+
+
+def start_workers(
+    options: argparse.Namespace, command: list[str], guard: Guard
+) -> list[Worker]:
+    """Starts all workers, each with its own process group and pipes."""
+    workers: list[Worker] = []
+    for index in range(options.workers):
+        process = subprocess.Popen(
+            command,
+            env=worker_environment(index, options.ports, options.threads_per_worker),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        guard.toggle(process.pid)
+        workers.append(Worker(index, process))
+    return workers
+
+
+def supervise(
+    workers: list[Worker], events: queue.SimpleQueue, grace_seconds: float
+) -> int:
+    """Waits for all workers, and ends the rest when one fails or a signal comes.
+
+    Returns:
+        The launcher's exit code.
+    """
+    started = time.monotonic()
+    running = {worker.index: worker for worker in workers}
+    deadline = None  # When those that have been asked to end are killed.
+    code, failed = 0, None
+
+    def stop(number: int) -> float:
+        for worker in running.values():
+            worker.signal_group(number)
+        return time.monotonic() + grace_seconds
+
+    while running:
+        try:
+            left = None if deadline is None else max(0, deadline - time.monotonic())
+            event = events.get(timeout=left)
+        except queue.Empty:
+            say(f"worker {', '.join(map(str, running))} did not end: killing.")
+            stop(signal.SIGKILL)
+            deadline = None
+            continue
+        if event.kind == "exit":
+            del running[event.worker.index]
+            if event.number != 0 and code == 0:
+                failed = event
+                code = event.number if event.number > 0 else 128 - event.number
+                seconds = time.monotonic() - started
+                text = f"worker {event.worker.index} {describe(event.number)}"
+                say(f"{text} after {seconds:.1f} s; ending the others.")
+                deadline = stop(signal.SIGTERM)
+        elif code == 0:  # A signal, or nobody reads our output any more.
+            code = 128 + event.number
+            say(f"{signal.Signals(event.number).name}: ending all workers.")
+            asked = event.number if event.kind == "signal" else signal.SIGTERM
+            deadline = stop(asked)
+        elif event.kind == "signal":  # Asked again: no more patience.
+            stop(signal.SIGKILL)
+    end_leftovers(workers, grace_seconds)
+    if failed is not None:
+        say(f"worker {failed.worker.index} {describe(failed.number)}. Its last lines:")
+        for line in failed.worker.last_lines:
+            say(f"    {line}")
+    return code
+
+
+def end_leftovers(workers: list[Worker], grace_seconds: float) -> None:
+    """Ends what the workers have started and left, and lets their output run out."""
+    deadline = time.monotonic() + grace_seconds
+    left = [worker for worker in workers if worker.signal_group(signal.SIGTERM)]
+    while left and time.monotonic() < deadline:
+        time.sleep(0.02)
+        left = [worker for worker in left if worker.signal_group(0)]
+    for worker in left:
+        worker.signal_group(signal.SIGKILL)
+    deadline = time.monotonic() + 2  # What has left its group may hold a pipe for ever.
+    for worker in workers:
+        for reader in worker.readers:
+            reader.join(timeout=max(0, deadline - time.monotonic()))
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the launcher; returns its exit code."""
+    options, command = parse_arguments(arguments)
+    events: queue.SimpleQueue = queue.SimpleQueue()
+    guard = Guard()
+    # Before the start, so that a job in the background of a script, for which the
+    # shell ignores SIGINT, does not hand that down. nohup's SIGHUP stays ignored.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            # SimpleQueue.put may be called from a signal handler.
+            signal.signal(number, lambda n, _: events.put(Event("signal", number=n)))
+    try:
+        # All are started before any thread is: a fork copies no other threads.
+        workers = start_workers(options, command, guard)
+    except OSError as error:
+        say(f"cannot start {command[0]}: {error.strerror}")
+        return 126  # The guard, whose pipe ends with us, kills those that run.
+    watch(workers, events)
+    code = supervise(workers, events, options.grace_seconds)
+    for worker in workers:
+        guard.toggle(worker.process.pid)
+    guard.close()
+    return code
