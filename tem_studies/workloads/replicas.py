@@ -15,7 +15,8 @@ import tensorflow as tf
 import tem_tf
 from tem_studies.workloads.chunks import use_one_thread_per_operation
 from tem_studies.workloads.configuration import Configuration, check_divisible
-from tem_tf.strategy import read_tf_config, require_same_on_all_workers
+from tem_tf.cluster import read_tf_config
+from tem_tf.strategy import require_same_on_all_workers
 
 # Networks whose batches are computed in chunks side by side (chunks.py).
 _CUT_NETWORKS = ("simple-cnn", "resnet-8")
