@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 from .worker_processes import (
     HOST,
@@ -37,6 +38,21 @@ THREAD_VARIABLES = (
 )
 
 
+class Once(argparse.Action):
+    """Stores a value, and refuses a second one, of which argparse keeps the last."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        """Takes the value of one mention of the option."""
+        given = vars(namespace).setdefault("given", {})
+        if self.dest in given:
+            parser.error(
+                f"`{self.option_strings[0]}` is given twice. "
+                f"Received: {given[self.dest]} and {values}"
+            )
+        given[self.dest] = values
+        setattr(namespace, self.dest, values)
+
+
 def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Splits the command line at `--` and checks both halves.
 
@@ -53,11 +69,17 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]
         "signal n ended it, 2 if the command line is wrong.",
     )
     parser.add_argument(
-        "--workers", type=int, required=True, metavar="N", help="processes to start"
+        "--workers",
+        type=int,
+        action=Once,
+        required=True,
+        metavar="N",
+        help="processes to start",
     )
     parser.add_argument(
         "--threads_per_worker",
         type=int,
+        action=Once,
         metavar="N",
         help="threads of each worker (default: cores // workers, at least 1; a "
         f"variable of {', '.join(THREAD_VARIABLES)} that is set already stays)",
@@ -65,12 +87,14 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]
     parser.add_argument(
         "--base_port",
         type=int,
+        action=Once,
         metavar="PORT",
         help="worker i listens on PORT + i (default: free ports)",
     )
     parser.add_argument(
         "--grace_seconds",
         type=float,
+        action=Once,
         default=5.0,
         metavar="S",
         help="between asking workers to end and killing them (default: %(default)s)",
@@ -142,9 +166,8 @@ def worker_environment(
 
 def start_workers(
     options: argparse.Namespace, command: list[str], guard: Guard
-) -> list[Worker]:
+) -> Iterator[Worker]:
     """Starts all workers, each with its own process group and pipes."""
-    workers: list[Worker] = []
     for index in range(options.workers):
         process = subprocess.Popen(
             command,
@@ -155,8 +178,7 @@ def start_workers(
             start_new_session=True,
         )
         guard.toggle(process.pid)
-        workers.append(Worker(index, process))
-    return workers
+        yield Worker(index, process)
 
 
 def supervise(
@@ -225,8 +247,20 @@ def end_leftovers(workers: list[Worker], grace_seconds: float) -> None:
             reader.join(timeout=max(0, deadline - time.monotonic()))
 
 
+def open_standard_streams() -> None:
+    """Opens those of stdin, stdout and stderr that are closed, on nothing.
+
+    Else the next pipe that is opened would get a closed one's number, and the workers'
+    output would go into it.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+
+
 def main(arguments: list[str]) -> int:
     """Runs the launcher; returns its exit code."""
+    open_standard_streams()
     options, command = parse_arguments(arguments)
     events: queue.SimpleQueue = queue.SimpleQueue()
     guard = Guard()
@@ -236,12 +270,18 @@ def main(arguments: list[str]) -> int:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             # SimpleQueue.put may be called from a signal handler.
             signal.signal(number, lambda n, _: events.put(Event("signal", number=n)))
+    # Where it is ignored, as a parent may hand it down, there are no exit codes.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    workers: list[Worker] = []
     try:
         # All are started before any thread is: a fork copies no other threads.
-        workers = start_workers(options, command, guard)
+        for worker in start_workers(options, command, guard):
+            workers.append(worker)
     except OSError as error:
         say(f"cannot start {command[0]}: {error.strerror}")
-        return 126  # The guard, whose pipe ends with us, kills those that run.
+        for worker in workers:
+            worker.signal_group(signal.SIGKILL)
+        return 126
     watch(workers, events)
     code = supervise(workers, events, options.grace_seconds)
     for worker in workers:

@@ -125,8 +125,12 @@ class Guard:
                 os.killpg(group, signal.SIGKILL)
 
     def toggle(self, group: int) -> None:
-        """Starts or ends watching a process group."""
-        os.write(self._write_end, b"%d\n" % group)
+        """Starts or ends watching a process group.
+
+        A guard that was killed watches nothing any more, and the run goes on without.
+        """
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._write_end, b"%d\n" % group)
 
     def close(self) -> None:
         """Ends the guard."""
