@@ -3,9 +3,10 @@
     tem-tf-run --workers 4 -- python train.py
 
 Every worker gets its own TF_CONFIG on free loopback ports and its share of the
-cores. Their output comes line by line with the worker's number in front. The first
-worker that fails ends the others, and its exit code becomes the launcher's. Ctrl-C
-ends all of them, and nothing is left behind even if the launcher itself is killed.
+cores. Their output comes line by line with the worker's number in front, without what
+TensorFlow writes for itself. The first worker that fails ends the others, and its exit
+code becomes the launcher's. Ctrl-C ends all of them, and nothing is left behind even if
+the launcher itself is killed.
 """
 
 import argparse
@@ -98,6 +99,12 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]
         default=5.0,
         metavar="S",
         help="between asking workers to end and killing them (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--tensorflow_logs",
+        action="store_true",
+        help="show what TensorFlow's C++ logs to stderr for itself, such as `I0000 "
+        "00:00:... port.cc:153] ...` (default: its fatal errors alone)",
     )
     if "--" in arguments:
         split = arguments.index("--")
@@ -282,7 +289,7 @@ def main(arguments: list[str]) -> int:
         for worker in workers:
             worker.signal_group(signal.SIGKILL)
         return 126
-    watch(workers, events)
+    watch(workers, events, options.tensorflow_logs)
     code = supervise(workers, events, options.grace_seconds)
     for worker in workers:
         guard.toggle(worker.process.pid)

@@ -16,6 +16,8 @@ import threading
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from .log_lines import LogLines
+
 HOST = "127.0.0.1"
 # Twenty lines hold a Python traceback's end, which is what one looks for first.
 LAST_LINES = 20
@@ -67,6 +69,7 @@ class Worker:
 
     index: int
     process: subprocess.Popen
+    # Without those that TensorFlow writes for itself.
     last_lines: collections.deque = dataclasses.field(
         default_factory=lambda: collections.deque(maxlen=LAST_LINES)
     )
@@ -169,14 +172,29 @@ def say(text: str) -> None:
         write_line(2, f"[launcher] {text}".encode())
 
 
-def watch(workers: list[Worker], events: queue.SimpleQueue) -> None:
-    """Starts the threads that copy the workers' output and wait for their ends."""
+def watch(
+    workers: list[Worker], events: queue.SimpleQueue, tensorflow_logs: bool
+) -> None:
+    """Starts the threads that copy the workers' output and wait for their ends.
+
+    Args:
+        workers: All that have been started.
+        events: Where ends and a closed output are told.
+        tensorflow_logs: Whether the lines that TensorFlow writes for itself are copied.
+    """
     lock = threading.Lock()  # One for all: stdout and stderr may be one terminal.
 
     def copy(worker: Worker, pipe: BinaryIO, out: int) -> None:
         listening = True
+        logs = LogLines()
         for line in read_lines(pipe.fileno()):
-            worker.last_lines.append(line.decode(errors="replace"))
+            text = line.decode(errors="replace")
+            # What is on stdout was written by the program.
+            is_log = out == 2 and logs.recognise(text)
+            if not is_log:
+                worker.last_lines.append(text)
+            elif not tensorflow_logs:
+                continue
             try:
                 if listening:
                     with lock:
