@@ -4,9 +4,9 @@
 
 Every worker gets its own TF_CONFIG on free loopback ports and its share of the
 cores. Their output comes line by line with the worker's number in front, without what
-TensorFlow writes for itself. The first worker that fails ends the others, and its exit
-code becomes the launcher's. Ctrl-C ends all of them, and nothing is left behind even if
-the launcher itself is killed.
+TensorFlow writes for itself. The first worker that fails ends the others; its last
+lines are shown once more, and its exit code becomes the launcher's. Ctrl-C ends all of
+them, and nothing is left behind even if the launcher itself is killed.
 """
 
 import argparse
@@ -17,19 +17,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
-from .worker_processes import (
-    HOST,
-    Event,
-    Guard,
-    Worker,
-    describe,
-    reserve_ports,
-    say,
-    watch,
-)
+from .supervision import Supervision
+from .worker_processes import HOST, Event, Guard, Worker, reserve_ports, say, watch
 
 PROGRAM = "tem-tf-run"
 THREAD_VARIABLES = (
@@ -66,8 +57,9 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]
         description="Runs one command as N workers of a TensorFlow cluster on this "
         "machine.",
         epilog="`python` as the command stands for the interpreter that runs the "
-        "launcher. The exit code is that of the first worker that failed, 128 + n if "
-        "signal n ended it, 2 if the command line is wrong.",
+        "launcher. The exit code is that of the worker that failed first (not of one "
+        "that failed for the loss of another), 128 + n if signal n ended it, 2 if the "
+        "command line is wrong.",
     )
     parser.add_argument(
         "--workers",
@@ -188,72 +180,6 @@ def start_workers(
         yield Worker(index, process)
 
 
-def supervise(
-    workers: list[Worker], events: queue.SimpleQueue, grace_seconds: float
-) -> int:
-    """Waits for all workers, and ends the rest when one fails or a signal comes.
-
-    Returns:
-        The launcher's exit code.
-    """
-    started = time.monotonic()
-    running = {worker.index: worker for worker in workers}
-    deadline = None  # When those that have been asked to end are killed.
-    code, failed = 0, None
-
-    def stop(number: int) -> float:
-        for worker in running.values():
-            worker.signal_group(number)
-        return time.monotonic() + grace_seconds
-
-    while running:
-        try:
-            left = None if deadline is None else max(0, deadline - time.monotonic())
-            event = events.get(timeout=left)
-        except queue.Empty:
-            say(f"worker {', '.join(map(str, running))} did not end: killing.")
-            stop(signal.SIGKILL)
-            deadline = None
-            continue
-        if event.kind == "exit":
-            del running[event.worker.index]
-            if event.number != 0 and code == 0:
-                failed = event
-                code = event.number if event.number > 0 else 128 - event.number
-                seconds = time.monotonic() - started
-                text = f"worker {event.worker.index} {describe(event.number)}"
-                say(f"{text} after {seconds:.1f} s; ending the others.")
-                deadline = stop(signal.SIGTERM)
-        elif code == 0:  # A signal, or nobody reads our output any more.
-            code = 128 + event.number
-            say(f"{signal.Signals(event.number).name}: ending all workers.")
-            asked = event.number if event.kind == "signal" else signal.SIGTERM
-            deadline = stop(asked)
-        elif event.kind == "signal":  # Asked again: no more patience.
-            stop(signal.SIGKILL)
-    end_leftovers(workers, grace_seconds)
-    if failed is not None:
-        say(f"worker {failed.worker.index} {describe(failed.number)}. Its last lines:")
-        for line in failed.worker.last_lines:
-            say(f"    {line}")
-    return code
-
-
-def end_leftovers(workers: list[Worker], grace_seconds: float) -> None:
-    """Ends what the workers have started and left, and lets their output run out."""
-    deadline = time.monotonic() + grace_seconds
-    left = [worker for worker in workers if worker.signal_group(signal.SIGTERM)]
-    while left and time.monotonic() < deadline:
-        time.sleep(0.02)
-        left = [worker for worker in left if worker.signal_group(0)]
-    for worker in left:
-        worker.signal_group(signal.SIGKILL)
-    deadline = time.monotonic() + 2  # What has left its group may hold a pipe for ever.
-    for worker in workers:
-        for reader in worker.readers:
-            reader.join(timeout=max(0, deadline - time.monotonic()))
-
-
 def open_standard_streams() -> None:
     """Opens those of stdin, stdout and stderr that are closed, on nothing.
 
@@ -290,7 +216,7 @@ def main(arguments: list[str]) -> int:
             worker.signal_group(signal.SIGKILL)
         return 126
     watch(workers, events, options.tensorflow_logs)
-    code = supervise(workers, events, options.grace_seconds)
+    code = Supervision(workers, events, options.grace_seconds).run()
     for worker in workers:
         guard.toggle(worker.process.pid)
     guard.close()

@@ -15,14 +15,14 @@ INDEX = (
 )
 
 
-def launch(*arguments, environment=None, launcher=LAUNCHER):
-    """Runs the launcher to its end."""
+def launch(*arguments, environment=None, launcher=LAUNCHER, seconds=60):
+    """Runs the launcher to its end, for so many seconds at most."""
     return subprocess.run(
         [*launcher, *map(str, arguments)],
         env={**os.environ, **(environment or {})},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=seconds,
     )
 
 

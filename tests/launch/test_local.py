@@ -202,6 +202,20 @@ def test_a_signal_leaves_no_worker(number):
         assert still_running(pids) == []
 
 
+def test_workers_that_ignore_the_launchers_signal_are_told_and_killed():
+    # As TensorFlow's do: its watch for preemption takes SIGTERM.
+    with running("--grace_seconds=0.3", "--", "python", "-c", DEAF) as (launcher, pids):
+        time.sleep(0.3)  # They have just printed; now they are deaf and asleep.
+        launcher.send_signal(signal.SIGTERM)
+        _, errors = launcher.communicate(timeout=10)
+        assert launcher.returncode == 128 + signal.SIGTERM
+        assert still_running(pids) == []
+    assert errors.splitlines() == [
+        "[launcher] SIGTERM: ending all workers.",
+        "[launcher] worker 0, 1 did not end in 0.3 s: killing.",
+    ]
+
+
 def test_a_second_signal_does_not_wait_for_the_grace_period():
     with running("--grace_seconds=60", "--", "python", "-c", DEAF) as (launcher, pids):
         time.sleep(0.3)  # They have just printed; now they are deaf and asleep.
