@@ -2,7 +2,7 @@
 
     tem-tf-run --workers 2 -- python two_workers.py
 
-or, on each machine, with its own TF_CONFIG: see "Two workers" in the README.
+or on each machine with its own TF_CONFIG: see the README.
 """
 
 import keras
@@ -26,7 +26,7 @@ def build_model():
 def build_dataset():
     """Ten made-up images, each many times under noise; the class is which it was."""
     generator = np.random.default_rng(0)  # The same on all workers.
-    labels = generator.integers(10, size=4096)
+    labels = generator.integers(10, size=2048)
     images = generator.normal(size=(10, 28, 28))[labels]
     images = np.float32(images + 3 * generator.normal(size=images.shape))
     dataset = tf.data.Dataset.from_tensor_slices((images, labels)).batch(64)
@@ -38,7 +38,8 @@ def build_dataset():
     return dataset.with_options(options)
 
 
-strategy = tem_tf.MultiWorkerMirroredStrategy()  # First: it meets the other workers.
+# The strategy comes first: here the workers meet.
+strategy = tem_tf.MultiWorkerMirroredStrategy()
 dataset = build_dataset()
 with strategy.scope():
     model = build_model()
