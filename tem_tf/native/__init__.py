@@ -87,16 +87,14 @@ def prepare() -> None:
 @functools.cache  # What has failed is not tried again, nor said again.
 def _prepare_once() -> None:
     try:
-        path = building.build_at_first_use()
+        building.build_at_first_use()
     except BuildError as error:
         warnings.warn(
             "tem_tf goes on without native kernels, more slowly and with the same "
             f"results: {error}",
             stacklevel=4,  # Who makes a SparsifiedOptimizer.
         )
-    else:
-        if path is not None:
-            _find.cache_clear()
+    _find.cache_clear()  # It is there now, or there is another reason.
 
 
 def status() -> Status:

@@ -63,31 +63,31 @@ def build(sanitize: bool, force: bool) -> pathlib.Path:
         return _build_in(directory, compiler, sanitize)
 
 
-def build_at_first_use() -> pathlib.Path | None:
+def build_at_first_use() -> None:
     """Builds the library in a process that would use it, and says so on stderr.
 
-    Returns:
-        Its path; None where no compiler is there or a build has failed before, since
-        neither is news to anybody.
+    Without a compiler, or where a build has failed before, it does nothing: neither is
+    news to anybody.
 
     Raises:
         BuildError: this build fails, or no directory can be written.
     """
     compiler = _compiler()
     if compiler is None or find_failure(sanitize=False) is not None:
-        return None
+        return
     directory = _writable_directory()
     with _alone(directory):
-        found = find(sanitize=False)
-        if found is not None or find_failure(sanitize=False) is not None:
-            return found  # Another process tried while this one waited.
+        if (find(sanitize=False) or find_failure(sanitize=False)) is not None:
+            return  # Another process tried while this one waited.
         _say(
             f"building the native kernels, once for TensorFlow {tf.__version__} "
             "(some seconds to a minute) ..."
         )
         try:
-            return _build_in(directory, compiler, sanitize=False)
+            _build_in(directory, compiler, sanitize=False)
         except BuildError as error:
+            if find_failure(sanitize=False) is None:  # It could not be written.
+                raise
             raise BuildError(
                 f"{error}\nTrainings do not try again. Once that is put right, run "
                 f"{command_to_build(sanitize=False)}."
