@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
+from tem_studies import missing_packages
 from tem_studies.comparison.flags import COMPARISON_FLAGS, SHARED_WITH_STUDY, misplaced
 from tem_studies.convex.flags import CONVEX_FLAGS as CONVEX_ROWS
 from tem_studies.data_parallelism.flags import (
@@ -194,6 +195,7 @@ def run_study() -> int:
     run = settings_of_run()
     settings = {row.name: FLAGS[row.name].value for row in STUDY_FLAGS}
     try:
+        missing_packages.require("matplotlib", "scipy", "tensorboard")
         from tem_studies.data_parallelism import command_line
 
         if settings["report"] is not None:
@@ -219,6 +221,7 @@ def run_comparison() -> int:
     settings = {name: FLAGS[name].value for name in names}
     given = {name for name in FLAGS if FLAGS[name].present}
     try:
+        missing_packages.require("matplotlib", "scipy", "tensorboard")
         from tem_studies.comparison import command_line
 
         comparison = command_line.configure(run, settings, given)
@@ -238,6 +241,7 @@ def train(configuration: Configuration) -> int:
     from tem_studies.workloads import experiment
 
     try:
+        missing_packages.require("tensorboard")
         run = experiment.set_up(configuration)
     except (ValueError, OSError, ImportError) as error:
         raise UsageError(error) from error
@@ -383,8 +387,8 @@ def main(argv: list[str] | None = None) -> int:
         if FLAGS.compare is not None:
             return run_comparison()
         return run_study() if is_study() else train(configure())
-    except UsageError as error:
-        print(f"main.py: error: {error}", file=sys.stderr)
+    except (UsageError, ModuleNotFoundError) as error:
+        print(f"main.py: error: {missing_packages.in_words(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("main.py: interrupted", file=sys.stderr)

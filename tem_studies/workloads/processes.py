@@ -10,6 +10,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from tem_studies import missing_packages
+
 Work = Callable[[Any, Callable[[], None]], None]
 
 
@@ -64,4 +66,5 @@ def _work_as_child(work: Work, study: Any, threads: int, parent: int) -> None:
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except (ValueError, OSError, ImportError) as error:  # as main.py has it
-        raise SystemExit(f"main.py: error: {error}") from None
+        words = missing_packages.in_words(error)
+        raise SystemExit(f"main.py: error: {words}") from None
