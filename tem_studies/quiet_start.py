@@ -65,6 +65,7 @@ def _stderr_held_back() -> Iterator[None]:
         try:
             yield
         except BaseException:
+            sys.stderr.flush()
             file.seek(0)
             shutil.copyfileobj(file, shown)
             raise

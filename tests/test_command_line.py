@@ -54,7 +54,7 @@ CLUSTER = {"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker"}}
 WORKER = {"TF_CONFIG": json.dumps(CLUSTER | {"task": {"type": "worker", "index": 1}})}
 
 # (command line, environment, part of the error). USED holds what a run left, FILE is no
-# directory, STUDIES/one the study of another configuration.
+# directory, STUDIES/one the study of another configuration, DAMAGED a damaged one.
 WRONG = [
     # One run.
     ("--xyzzy 1", {}, "Unknown command line flag 'xyzzy'. See python main.py --help."),
@@ -101,6 +101,7 @@ WRONG = [
     ("--batch_size 8 16 --overwrite", {}, "`overwrite` has no effect in a study"),
     (STUDY, WORKER, "A study runs each trial in one process and cannot be one of"),
     ("--report NOWHERE", {}, "There is no study in"),
+    ("--report DAMAGED", {}, "must hold a study's whole `configuration`."),
     ("--report STUDIES --nruns 3", {}, "`nruns` has no effect with `report`"),
     ("--report STUDIES --logdir FILE", {}, "`logdir` must be a directory that can be"),
     # A comparison.
@@ -145,6 +146,8 @@ def outcomes(tmp_path_factory):
     content = {"configuration": study.cells[0].identity()}
     (one / STUDY_NAME).write_text(json.dumps(content))
     commands = [(line.split(), environment) for line, environment, _ in WRONG]
+    (place / "DAMAGED").mkdir()
+    (place / "DAMAGED" / STUDY_NAME).write_text("{}")
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_TENSORFLOW, json.dumps(SLOW)],
         input=json.dumps(commands),
@@ -156,7 +159,12 @@ def outcomes(tmp_path_factory):
     )
     assert done.returncode == 0, done.stderr
     # Nothing was made, not even a default directory.
-    assert sorted(p.name for p in place.iterdir()) == ["FILE", "STUDIES", "USED"]
+    assert sorted(p.name for p in place.iterdir()) == [
+        "DAMAGED",
+        "FILE",
+        "STUDIES",
+        "USED",
+    ]
     return done.stdout.splitlines()
 
 

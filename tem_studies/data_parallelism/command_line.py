@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from tem_studies.data_parallelism.configuration import Cell, Study
-from tem_studies.data_parallelism.directory import check_directories, studies_in
+from tem_studies.data_parallelism.directory import (
+    StudyDirectory,
+    check_directories,
+    studies_in,
+)
 from tem_studies.quiet_start import start_tensorflow
 from tem_studies.workloads import command_line
 from tem_studies.workloads.configuration import Configuration
-from tem_studies.workloads.environment import check_no_cluster
+from tem_studies.workloads.environment import check_keras, check_no_cluster
 from tem_studies.workloads.logdir import require_writable
 
 
@@ -82,8 +86,9 @@ def make_report(directories: Sequence[str | Path], target: str | None) -> str:
         ValueError: there is no study, or it is damaged.
     """
     paths = [Path(directory) for directory in directories]
-    for path in paths:
-        studies_in(path)
+    check_keras()
+    for place in (found for path in paths for found in studies_in(path)):
+        StudyDirectory(place).configuration()  # Raises if it is damaged.
     place = Path(target) if target else paths[0] / "report"
     require_writable(place, "logdir" if target else "report")
     start_tensorflow()

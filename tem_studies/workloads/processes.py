@@ -59,12 +59,6 @@ def run_in_processes(work: Work, study: Any, count: int, threads: int) -> None:
 
 
 def _work_as_child(content: bytes, threads: int, parent: int) -> None:
-    start_tensorflow()
-    import tensorflow as tf
-
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(threads)
-
     def keep_on() -> None:
         # A parent that was killed cannot end its children.
         if os.getppid() != parent:
@@ -72,6 +66,11 @@ def _work_as_child(content: bytes, threads: int, parent: int) -> None:
 
     try:
         with program.usage_errors():
+            start_tensorflow()
+            import tensorflow as tf
+
+            tf.config.threading.set_intra_op_parallelism_threads(threads)
+            tf.config.threading.set_inter_op_parallelism_threads(threads)
             work, study = pickle.loads(content)
             work(study, keep_on)
             sys.stdout.flush()
