@@ -8,7 +8,7 @@
 set -euo pipefail
 
 source "$(dirname "${BASH_SOURCE[0]}")/setup_environment.sh"
-setup_environment main
+setup_environment studies
 
 python launch/local.py --workers 2 -- python main.py \
   --datasource digits --arch simple-cnn --target_sparsity 0.9 \

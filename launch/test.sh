@@ -9,7 +9,7 @@
 set -euo pipefail
 
 source "$(dirname "${BASH_SOURCE[0]}")/setup_environment.sh"
-setup_environment main test
+setup_environment studies test
 
 echo "== ruff and pyright"
 ruff check .

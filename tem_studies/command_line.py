@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from tem_studies import program
+from tem_studies import missing_packages, program
 from tem_studies.comparison.flags import COMPARISON_FLAGS, SHARED_WITH_STUDY, misplaced
 from tem_studies.convex.flags import CONVEX_FLAGS as CONVEX_ROWS
 from tem_studies.data_parallelism import flags as study_flags
@@ -284,8 +284,9 @@ def main(argv: list[str] | None = None) -> int:
         try:
             parse(argv)
             code = _carry_out()
-        except UsageError as error:
-            print(f"{program.name(argv[0])}: error: {error}", file=sys.stderr)
+        except (UsageError, ModuleNotFoundError) as error:
+            words = missing_packages.in_words(error)
+            print(f"{program.name(argv[0])}: error: {words}", file=sys.stderr)
             code = 1
         sys.stdout.flush()  # Here, where a closed pipe is no traceback.
         return code

@@ -56,7 +56,7 @@ from tem_tf.memory import (
 )
 from tem_tf.optimizer import SparsifiedOptimizer
 from tem_tf.sparse_gradient import SparseGradient
-from tem_tf.strategy import MultiWorkerMirroredStrategy
+from tem_tf.strategy import MultiWorkerMirroredStrategy, is_chief
 
 __all__ = [
     "Accordion",
@@ -82,4 +82,5 @@ __all__ = [
     "TopK",
     "TopKSchedule",
     "__version__",
+    "is_chief",
 ]

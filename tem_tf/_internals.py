@@ -11,7 +11,6 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from tensorflow.python.distribute import multi_worker_util
 from tensorflow.python.eager import context
 from tensorflow.python.framework import ops
 from tensorflow.python.ops import collective_ops, control_flow_util
@@ -198,25 +197,9 @@ def in_xla() -> bool:
     )
 
 
-def configure_start_timeout(cluster: Any, seconds: int) -> None:
-    """Bounds how long workers wait for one another at the start (TensorFlow: 1 h).
-
-    Call before the strategy is made, which leaves a configured service alone.
-    """
-    protobuf = _part(context, "coordination_config_pb2")
-    spec = multi_worker_util.normalize_cluster_spec(cluster)
-    jobs = [
-        protobuf.CoordinatedJob(name=job, num_tasks=spec.num_tasks(job))
-        for job in ("chief", "worker")
-        if job in spec.jobs
-    ]
-    if context.context().coordination_service is None:
-        context.context().configure_coordination_service(
-            service_type="standalone",
-            service_leader=multi_worker_util.coordination_leader(spec),
-            cluster_register_timeout_in_ms=1000 * seconds,
-            coordinated_jobs=jobs,
-        )
+def server_runs() -> bool:
+    """Whether this process's TensorFlow has its server for a cluster, for life."""
+    return _part(context.context(), "_collective_ops_server_def") is not None
 
 
 class DelegatingCrossDeviceOps(tf.distribute.CrossDeviceOps):

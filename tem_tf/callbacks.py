@@ -70,7 +70,8 @@ class TensorBoardSparsification(keras.callbacks.Callback):
                 "TensorBoardSparsification needs a model compiled with a "
                 f"SparsifiedOptimizer. Received: {self.model.optimizer}"
             )
-        if self._writer is None and strategy.is_chief():
+        trained_with = _internals.strategy_of(self.model.optimizer)
+        if self._writer is None and strategy.is_chief(trained_with):
             self._writer = tf.summary.create_file_writer(self.log_dir)
         if self.model.optimizer.built:  # Not the first `fit`.
             self._last, self._last_of = self.summary(), self._by_variable()

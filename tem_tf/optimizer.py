@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tem_tf import _internals
+from tem_tf import _internals, native
 from tem_tf.aggregation import Aggregator
 from tem_tf.compressors import Compressor
 from tem_tf.memory import Memory
@@ -29,6 +29,9 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
     Under N replicas Keras divides the loss by N. Thresholds, `local_clipnorm` and all
     metrics are in units of one worker's own, undivided gradient all the same; clipping
     set on the inner optimizer keeps Keras's meaning, that of the divided gradient.
+
+    The first one with a lossy compressor on a machine may take a minute, for the native
+    kernels: see `tem_tf.native.prepare`.
 
     Args:
         inner_optimizer: `keras.optimizers.Optimizer`, or a name or configuration of
@@ -110,6 +113,8 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
             exact_payload=exact_payload,
         )
         _check_inner(inner_optimizer, options)
+        if not options.leave_gradients_alone:
+            native.prepare()  # Here, where no worker is in the middle of a step.
         self._aggregator = Aggregator(options)
         self._paths: dict[Any, str] = {}
         self.inner_optimizer = inner_optimizer

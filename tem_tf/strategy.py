@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
-import socket
+import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from tem_tf import _internals
+from tem_tf import _internals, rendezvous
+from tem_tf.cluster import Task, public_addresses, read_tf_config, task_of_resolver
 from tem_tf.cross_device_ops import SparsifiedCrossDeviceOps
+from tem_tf.start_limit import limited, termination_kept
 
 # How long workers wait for one another at the start. TensorFlow's default is an hour;
 # ten minutes is our choice: long enough for machines that are started one by one.
-START_TIMEOUT_SECONDS = 600
+START_SECONDS = 600.0
+# How long TensorFlow's own start may take once all are there: it takes one or two.
+_SECONDS_TO_JOIN = 120.0
 
 
 class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
@@ -32,11 +37,19 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         cluster_resolver: `tf.distribute.cluster_resolver.ClusterResolver`. Default:
             the environment variable TF_CONFIG; without it, this process alone.
         communication_options: `tf.distribute.experimental.CommunicationOptions`.
+        start_seconds: Float > 0, default 600. How long to wait for the other workers.
+            Every 30 s a line on stderr names those that are missing. TensorFlow's own
+            start, once all are there, has two minutes more.
+        refuse_public: Bool, default False. Whether an address that the whole internet
+            can reach is an error and not a line on stderr: TensorFlow's server asks
+            nobody who they are (SECURITY.md).
 
     Raises:
-        ValueError: TF_CONFIG is not JSON, has no workers, or names a task that is not
-            in its cluster.
+        ValueError: TF_CONFIG is not JSON, has no workers, an address twice or jobs
+            beside "worker" and "chief", or names a task that is not in its cluster; a
+            public address is refused; workers were given different clusters.
         OSError: this worker's port is in use.
+        TimeoutError: a worker is missing; the error names it.
 
     Example:
 
@@ -49,15 +62,35 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
     ```
     """
 
-    def __init__(self, cluster_resolver=None, communication_options=None):
+    def __init__(
+        self,
+        cluster_resolver=None,
+        communication_options=None,
+        start_seconds: float = START_SECONDS,
+        refuse_public: bool = False,
+    ):
+        _check_seconds(start_seconds)
         if cluster_resolver is None:
             task = read_tf_config()
-            if task is not None:
-                _check_port_is_free(task["address"])
-                _internals.configure_start_timeout(
-                    task["cluster"], START_TIMEOUT_SECONDS
+        else:
+            task = task_of_resolver(cluster_resolver)
+        with contextlib.ExitStack() as start:
+            # Once per process: a second strategy finds TensorFlow's server running.
+            if task is not None and not _internals.server_runs():
+                _check_public(task, refuse_public)
+                rendezvous.meet(task, start_seconds)
+                start.enter_context(
+                    limited(
+                        _SECONDS_TO_JOIN,
+                        f"tem_tf: {task.name} ends: all workers were there, but "
+                        f"TensorFlow has not started within {_SECONDS_TO_JOIN:g} s. "
+                        "One of them has ended in between; see what it said.",
+                    )
                 )
-        super().__init__(cluster_resolver, communication_options)
+                start.enter_context(termination_kept())
+            super().__init__(cluster_resolver, communication_options)
+        if task is not None:
+            _OWN_TASK[:] = [task]
         _internals.take_instance_keys_at_the_call(self)
         _internals.wrap_cross_device_ops(self, SparsifiedCrossDeviceOps)
 
@@ -90,71 +123,32 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         return self.experimental_local_results(value)[0].shape.rank != 0
 
 
-def read_tf_config() -> dict[str, Any] | None:
-    """Reads and checks the environment variable TF_CONFIG.
+# The task for which this process made a strategy: a process is one task for its life.
+_OWN_TASK: list[Task] = []
 
-    Returns:
-        None if it is not set or names no cluster; else a dict with `cluster` (as
-        given), `type`, `index` (this task) and `address` ("host:port" of this task).
+
+def is_chief(strategy: tf.distribute.Strategy | None = None) -> bool:
+    """Whether this process is the one that writes (checkpoints, logs, results).
+
+    That is the task "chief" of its cluster or, where there is none, worker 0; a process
+    alone is it, too.
+
+    Args:
+        strategy: The strategy that is trained with. Default: the one in whose scope
+            this is called; else the cluster for which this process has made a
+            `MultiWorkerMirroredStrategy`; else that of TF_CONFIG.
 
     Raises:
-        ValueError: it is not JSON or does not describe this task.
+        ValueError: TF_CONFIG is wrong.
     """
-    text = os.environ.get("TF_CONFIG", "")
-    if not text.strip():
-        return None
-    form = (
-        'Expected for example {"cluster": {"worker": ["10.0.0.1:2222", '
-        '"10.0.0.2:2222"]}, "task": {"type": "worker", "index": 0}}.'
-    )
-    try:
-        config = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"The environment variable `TF_CONFIG` must be JSON: {error}. "
-            f"Received: TF_CONFIG={text!r}. {form}"
-        ) from None
-    if not isinstance(config, dict):
-        raise ValueError(
-            "The environment variable `TF_CONFIG` must hold an object. "
-            f"Received: TF_CONFIG={text!r}. {form}"
-        )
-    cluster, task = config.get("cluster", {}), config.get("task", {})
-    if not cluster:
-        return None
-    if not isinstance(cluster, dict) or not isinstance(task, dict):
-        raise ValueError(
-            "`cluster` and `task` in TF_CONFIG must be objects. "
-            f"Received: TF_CONFIG={text!r}. {form}"
-        )
-    kind, index = task.get("type"), task.get("index")
-    addresses = cluster.get(kind) if isinstance(kind, str) else None
-    if kind not in ("worker", "chief") or not isinstance(addresses, list):
-        raise ValueError(
-            '`task.type` in TF_CONFIG must be "worker" or "chief" and have addresses '
-            f"in `cluster`. Received: task.type={kind!r}, cluster={cluster!r}. {form}"
-        )
-    if isinstance(index, str) and index.isdecimal():  # Some launchers write "0".
-        index = int(index)
-    if type(index) is not int or not 0 <= index < len(addresses):
-        raise ValueError(
-            f"`task.index` in TF_CONFIG must be in [0, {len(addresses)}), the number "
-            f"of {kind} addresses. Received: task.index={index!r}"
-        )
-    return {
-        "cluster": cluster,
-        "type": kind,
-        "index": index,
-        "address": str(addresses[index]),
-    }
-
-
-def is_chief() -> bool:
-    """Whether this process writes what only one may write (checkpoints, logs)."""
-    task = read_tf_config()
-    if task is None or task["type"] == "chief":
-        return True
-    return task["index"] == 0 and "chief" not in task["cluster"]
+    if strategy is None and tf.distribute.has_strategy():
+        strategy = tf.distribute.get_strategy()
+    resolver = getattr(strategy, "cluster_resolver", None)
+    if resolver is not None and _internals.is_multi_worker(strategy):
+        task = task_of_resolver(resolver)
+    else:
+        task = _OWN_TASK[0] if _OWN_TASK else read_tf_config()
+    return task is None or task.is_chief
 
 
 def require_same_on_all_workers(
@@ -209,19 +203,32 @@ def _is_mean(reduce_op: Any) -> bool:
     )
 
 
-def _check_port_is_free(address: str) -> None:
-    port = address.rpartition(":")[2]
-    if not port.isdecimal() or not 0 < int(port) < 2**16:
+def _check_seconds(seconds: Any) -> None:
+    is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+    if not is_number or not 0 < seconds < math.inf:
         raise ValueError(
-            f'An address in TF_CONFIG must be "host:port". Received: {address!r}'
+            "`start_seconds` must be a number of seconds above 0 and finite. "
+            f"Received: start_seconds={seconds!r}"
         )
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", int(port)))
-        except OSError as error:
-            raise OSError(
-                f"This worker's port in TF_CONFIG must be free. Received: {address!r}, "
-                f"and port {port} cannot be opened: {error.strerror}. Does an earlier "
-                "run still hold it?"
-            ) from None
+
+
+def _check_public(task: Task, refuse: bool) -> None:
+    public = ", ".join(f"{n} at {a}" for n, a in public_addresses(task).items())
+    if not public:
+        return
+    why = (
+        "TensorFlow's server has no authentication: whoever reaches its port can read "
+        "and write files as this user (SECURITY.md)."
+    )
+    if refuse:
+        raise ValueError(
+            f"With `refuse_public` no address may be public. Received: {public}. {why} "
+            "Use addresses of a private network."
+        )
+    if task.is_chief:
+        print(
+            f"tem_tf: public addresses: {public}. {why} Let a firewall keep all but "
+            "the workers out.",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -6,6 +6,8 @@ import pathlib
 # Before TensorFlow is imported, and handed down to the processes that tests start.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # Errors only.
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+# launch/test.sh builds the native kernels beforehand; no test shall do so on its way.
+os.environ.setdefault("TEM_TF_NATIVE", "built")
 
 import pytest
 
@@ -52,6 +54,7 @@ WITH_PROCESSES = (
     "tests/launch/",
     "tests/multi_worker/",
     "tests/test_benchmarks.py",
+    "tests/test_wheel.py",
     "tests/workloads/test_main.py",
 )
 

@@ -35,7 +35,9 @@ def path(request, monkeypatch):
 
     That both give the same bits is in test_native_path.py, in the quick part too.
     """
-    monkeypatch.setenv("TEM_TF_NATIVE", "0" if request.param == "operations" else "1")
+    monkeypatch.setenv(
+        "TEM_TF_NATIVE", "0" if request.param == "operations" else "built"
+    )
     if request.param == "native" and native.library() is None:
         pytest.skip(f"native kernels: {native.status().reason}")
 

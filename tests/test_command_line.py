@@ -21,12 +21,21 @@ ROOT = pathlib.Path(__file__).parents[1]
 SLOW = ("tensorflow", "keras", "numpy", "tem_tf", "scipy", "sklearn", "matplotlib")
 # Runs command lines one after another in a process in which SLOW cannot be imported.
 WITHOUT_TENSORFLOW = """
-import contextlib, io, json, os, sys
+import contextlib, importlib.machinery, io, json, os, sys
 
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in SLOW:
-            raise AssertionError(f"{name} was imported")
+        if name.partition(".")[0] in SLOW:  # It may be asked for.
+            found = importlib.machinery.PathFinder.find_spec(name, path, target)
+            if found:
+                found.loader = self
+            return found
+
+    def create_module(self, spec):
+        raise AssertionError(f"{spec.name} was imported")
+
+    def exec_module(self, module):
+        pass
 
 SLOW, commands = json.loads(sys.argv[1]), json.loads(sys.stdin.read())
 sys.meta_path.insert(0, Refuse())
@@ -84,6 +93,7 @@ WRONG = [
     ),
     ("--datasource digits --logdir FILE/below", {}, "can be written to."),
     ("--workers 2 --datasource digits", WORKER, "`workers` makes virtual workers in"),
+    ("--datasource digits", {"TF_CONFIG": "{"}, "`TF_CONFIG` must be JSON"),
     ("--datasource digits", {"KERAS_BACKEND": "jax"}, "Keras's TensorFlow backend is"),
     ("--split sorted", {}, "`split` has no effect with `arch` simple-cnn."),
     ("--budgets 0.1", {}, "`budgets` has an effect in a comparison alone."),

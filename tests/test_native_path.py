@@ -51,7 +51,7 @@ def gradients_for(replicas, options, steps=4, size=50):
 def test_weights_residuals_and_counts(monkeypatch, name, options, replicas, graph):
     gradients = gradients_for(replicas, options)
     outcomes = []
-    for mode in ("1", "0"):
+    for mode in ("built", "0"):
         monkeypatch.setenv("TEM_TF_NATIVE", mode)
         weights, optimizer = apply_gradients(
             make_strategy(replicas), gradients, FAST[name], graph, **options
@@ -145,7 +145,7 @@ def train_other_kinds():
 
 
 def test_gradients_of_other_kinds(monkeypatch):
-    monkeypatch.setenv("TEM_TF_NATIVE", "1")
+    monkeypatch.setenv("TEM_TF_NATIVE", "built")
     ours = train_other_kinds()
     monkeypatch.setenv("TEM_TF_NATIVE", "0")
     for own, other in zip(ours, train_other_kinds(), strict=True):

@@ -94,7 +94,7 @@ def test_scalars_and_empty_variables_are_trained():
     assert optimizer.communication_summary()["entries_sent"] == 0
 
 
-@pytest.mark.parametrize("mode", ["0", "1"])
+@pytest.mark.parametrize("mode", ["0", "built"])
 def test_gradients_of_unknown_shape_get_their_variables(monkeypatch, mode):
     """As numpy code inside a custom gradient leaves them."""
     monkeypatch.setenv("TEM_TF_NATIVE", mode)
@@ -164,6 +164,8 @@ def test_a_layer_frozen_for_a_while_keeps_its_residual():
     assert train_linear(model, optimizer) == [[-0.5, -2], [-0.5, -3]]
 
 
+# Keras before 3.15 shows the variables in its message, which NumPy 2 warns of.
+@pytest.mark.filterwarnings("ignore:__array__ implementation")
 def test_a_layer_unfrozen_later_is_trained_by_a_new_wrapper():
     model = linear_model("one", "two")
     model.get_layer("one").trainable = False

@@ -27,7 +27,8 @@ def test_an_inner_optimizer_in_two_wrappers():
             identity(again)
 
 
-@pytest.mark.parametrize("inner", [None, "typo", 3, SGD])
+# Not a class: Keras 3.16 makes an instance of it.
+@pytest.mark.parametrize("inner", [None, "typo", 3])
 def test_an_inner_optimizer_that_is_none(inner):
     message = (
         "`inner_optimizer` must be a Keras|Could not interpret|locate class 'typo'"
@@ -56,6 +57,9 @@ def test_scaled_losses():
         keras.config.set_dtype_policy("float32")
 
 
+@pytest.mark.skipif(
+    not hasattr(keras.optimizers, "MultiOptimizer"), reason="it came with Keras 3.15"
+)
 def test_an_optimizer_made_of_several():
     several = keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(SGD()))
     message = "must not be made of other optimizers, as a MultiOptimizer is"

@@ -1,4 +1,4 @@
-"""The cluster's description is checked before anybody waits for anybody."""
+"""What the strategy refuses before it waits for anybody, and what it adds up."""
 
 import json
 import socket
@@ -11,83 +11,6 @@ import tensorflow as tf
 import tem_tf
 from tem_tf import strategy
 
-CLUSTER = {"worker": ["127.0.0.1:1", "127.0.0.1:2"]}
-
-
-def tf_config(monkeypatch, cluster=CLUSTER, kind="worker", index=0):
-    config = {"cluster": cluster, "task": {"type": kind, "index": index}}
-    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
-
-
-def test_without_tf_config_this_process_is_alone_and_chief(monkeypatch):
-    monkeypatch.delenv("TF_CONFIG", raising=False)
-    assert strategy.read_tf_config() is None
-    assert strategy.is_chief()
-    monkeypatch.setenv("TF_CONFIG", " ")
-    assert strategy.read_tf_config() is None
-    monkeypatch.setenv("TF_CONFIG", "{}")
-    assert strategy.read_tf_config() is None
-
-
-@pytest.mark.parametrize(("index", "chief"), [(0, True), (1, False), ("1", False)])
-def test_tf_config_names_this_task(monkeypatch, index, chief):
-    tf_config(monkeypatch, index=index)
-    task = strategy.read_tf_config()
-    assert task["index"] == int(index)
-    assert task["address"] == f"127.0.0.1:{int(index) + 1}"
-    assert strategy.is_chief() is chief
-
-
-def test_a_chief_task_is_chief_and_worker_0_then_is_not(monkeypatch):
-    cluster = {"chief": ["127.0.0.1:3"], **CLUSTER}
-    tf_config(monkeypatch, cluster, "chief", 0)
-    assert strategy.is_chief()
-    tf_config(monkeypatch, cluster, "worker", 0)
-    assert not strategy.is_chief()
-
-
-@pytest.mark.parametrize("text", ["{", "worker:0", "{'cluster': {}}"])
-def test_tf_config_that_is_not_json_is_refused(monkeypatch, text):
-    monkeypatch.setenv("TF_CONFIG", text)
-    with pytest.raises(ValueError, match="`TF_CONFIG` must be JSON"):
-        strategy.read_tf_config()
-
-
-@pytest.mark.parametrize("text", ["[1]", '"worker"', "3"])
-def test_tf_config_that_is_no_object_is_refused(monkeypatch, text):
-    monkeypatch.setenv("TF_CONFIG", text)
-    with pytest.raises(ValueError, match="`TF_CONFIG` must hold an object"):
-        strategy.read_tf_config()
-
-
-@pytest.mark.parametrize("index", [2, -1, None, 0.5, "x", True])
-def test_an_index_out_of_range_is_refused(monkeypatch, index):
-    tf_config(monkeypatch, index=index)
-    with pytest.raises(
-        ValueError, match=r"`task.index` in TF_CONFIG must be in \[0, 2"
-    ):
-        strategy.read_tf_config()
-
-
-@pytest.mark.parametrize("kind", ["evaluator", "ps", None, "chief"])
-def test_a_task_that_is_not_in_the_cluster_is_refused(monkeypatch, kind):
-    tf_config(monkeypatch, kind=kind)
-    with pytest.raises(ValueError, match="`task.type` in TF_CONFIG must be"):
-        strategy.read_tf_config()
-
-
-def test_cluster_that_is_a_list_is_refused(monkeypatch):
-    tf_config(monkeypatch, cluster=["127.0.0.1:1"])
-    with pytest.raises(ValueError, match="`cluster` and `task` in TF_CONFIG"):
-        strategy.read_tf_config()
-
-
-@pytest.mark.parametrize("address", ["localhost", "localhost:99999", "localhost:0"])
-def test_an_address_without_port_is_refused(monkeypatch, address):
-    tf_config(monkeypatch, cluster={"worker": [address, "other:1"]})
-    with pytest.raises(ValueError, match='must be "host:port"'):
-        tem_tf.MultiWorkerMirroredStrategy()
-
 
 @pytest.mark.skipif(sys.platform == "win32", reason="binds a POSIX socket")
 def test_a_port_in_use_is_refused(monkeypatch):
@@ -95,7 +18,9 @@ def test_a_port_in_use_is_refused(monkeypatch):
         held.bind(("", 0))
         held.listen()
         port = held.getsockname()[1]
-        tf_config(monkeypatch, {"worker": [f"127.0.0.1:{port}", "127.0.0.1:1"]})
+        cluster = {"worker": [f"127.0.0.1:{port}", "127.0.0.1:1"]}
+        task = {"type": "worker", "index": 0}
+        monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": task}))
         with pytest.raises(OSError, match=f"port {port} cannot be opened"):
             tem_tf.MultiWorkerMirroredStrategy()
 

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tem_studies import missing_packages
 from tem_studies.comparison.configuration import (
     COMPARISON_NAME,
     FIXED_SETTINGS,
@@ -101,6 +102,7 @@ def carry_out(comparison: Comparison, only_report: bool) -> str:
         require_writable(comparison.path, "study_dir")
         ComparisonDirectory(comparison.path).check(comparison)
         command_line.check(comparison.run)
+    missing_packages.require("matplotlib", "scipy", "tensorboard")
     start_tensorflow()
     from tem_studies.comparison import report, study
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tem_studies import missing_packages
 from tem_studies.data_parallelism.configuration import Cell, Study
 from tem_studies.data_parallelism.directory import (
     StudyDirectory,
@@ -17,6 +18,8 @@ from tem_studies.workloads import command_line
 from tem_studies.workloads.configuration import Configuration
 from tem_studies.workloads.environment import check_keras, check_no_cluster
 from tem_studies.workloads.logdir import require_writable
+
+_REPORT_NEEDS = ("matplotlib", "scipy", "tensorboard")
 
 
 def configure(run: Mapping[str, Any], settings: Mapping[str, Any]) -> Study:
@@ -64,6 +67,7 @@ def run(planned: Study) -> str:
     require_writable(planned.path, "study_dir")
     check_directories(planned)
     command_line.check(planned.cells[0].run)
+    missing_packages.require(*_REPORT_NEEDS)
     start_tensorflow()
     from tem_studies.data_parallelism import study
 
@@ -91,6 +95,7 @@ def make_report(directories: Sequence[str | Path], target: str | None) -> str:
         StudyDirectory(place).configuration()  # Raises if it is damaged.
     place = Path(target) if target else paths[0] / "report"
     require_writable(place, "logdir" if target else "report")
+    missing_packages.require(*_REPORT_NEEDS)
     start_tensorflow()
     from tem_studies.data_parallelism import report
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from tem_studies import missing_packages
 from tem_studies.quiet_start import start_tensorflow
 from tem_studies.workloads import data_places
 from tem_studies.workloads.compression_settings import read_counts
@@ -36,9 +37,9 @@ def prepare(
     Raises:
         ValueError, OSError, ImportError: naming what is wrong, before any training.
     """
-    source = check(configuration)
+    source, (is_chief, is_alone) = check(configuration), role()
     claimed, refusal = None, None
-    if role().is_chief:  # The others write nothing.
+    if is_chief:  # The others write nothing.
         try:
             if logdir is None:
                 claimed = claim_default()
@@ -48,7 +49,7 @@ def prepare(
                 if not overwrite:
                     require_unused(logdir)
         except (ValueError, OSError) as error:
-            if role().is_alone:
+            if is_alone:
                 raise
             refusal = str(error)  # Said when the others have come: they would wait.
     try:
@@ -65,13 +66,17 @@ def check(configuration: Configuration) -> data_places.Source:
     """Checks what files and environment say of a run's settings; finds its data.
 
     Raises:
-        ValueError, OSError: naming what is wrong.
+        ValueError, OSError, ImportError: naming what is wrong.
     """
     check_keras()
     check_workers(configuration)
     if configuration.counts is not None:
         read_counts(configuration.counts)
-    return data_places.locate(configuration)
+    source = data_places.locate(configuration)
+    missing_packages.require("tensorboard")
+    if source.kind == "scikit-learn":
+        missing_packages.require("sklearn")
+    return source
 
 
 def report(result: Mapping[str, Any]) -> str:

@@ -180,13 +180,8 @@ def _read_digits() -> tuple[data_files.Arrays, data_files.Arrays]:
     Values 0..16 become 0..255, the size 28×28 by bilinear interpolation (pixel centres
     aligned), rounded to bytes.
     """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError:
-        raise ImportError(
-            "`datasource` digits needs scikit-learn. Install it: pip install "
-            "scikit-learn."
-        ) from None
+    from sklearn.datasets import load_digits
+
     small, labels = load_digits(return_X_y=True)
     rows = _interpolation(8, 28)
     large = rows @ (small.reshape(-1, 8, 8) * (255 / 16)) @ rows.T

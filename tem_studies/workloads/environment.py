@@ -6,8 +6,11 @@ once.
 
 from __future__ import annotations
 
-import json
+import importlib.util
 import os
+import pathlib
+import sys
+from types import ModuleType
 from typing import NamedTuple
 
 from tem_studies.workloads.configuration import Configuration
@@ -28,21 +31,30 @@ class Role(NamedTuple):
 def role() -> Role:
     """This process's role by the environment variable TF_CONFIG.
 
-    One that cannot be read makes it nobody: the plugin says what is wrong with it,
-    before it joins anybody.
+    Raises:
+        ValueError: it cannot be read, or does not describe this process.
     """
-    text = os.environ.get("TF_CONFIG", "")
-    try:
-        config = json.loads(text) if text.strip() else {}
-        if not config.get("cluster"):
-            return Role(is_chief=True, is_alone=True)
-        cluster, task = config["cluster"], config["task"]
-        workers = [*cluster.get("chief", ()), *cluster.get("worker", ())]
-        first = "chief" if cluster.get("chief") else "worker"
-        is_chief = task["type"] == first and int(task["index"]) == 0
-        return Role(is_chief, len(workers) == 1)
-    except (ValueError, LookupError, TypeError, AttributeError):
-        return Role(is_chief=False, is_alone=False)
+    task = _plugins_cluster().read_tf_config()
+    if task is None:
+        return Role(is_chief=True, is_alone=True)
+    return Role(task.is_chief, is_alone=len(task.addresses) == 1)
+
+
+def _plugins_cluster() -> ModuleType:
+    """`tem_tf.cluster`, which needs the standard library alone, without its package.
+
+    Imported by its name the package would come first, and with it TensorFlow.
+    """
+    plugin = importlib.util.find_spec("tem_tf")  # Found, not imported.
+    if plugin is None or plugin.origin is None:
+        raise ModuleNotFoundError("No module named 'tem_tf'", name="tem_tf")
+    spec = importlib.util.spec_from_file_location(
+        "tem_studies_cluster", pathlib.Path(plugin.origin).with_name("cluster.py")
+    )
+    assert spec is not None and spec.loader is not None  # For the type checker.
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def check_keras() -> None:

@@ -97,6 +97,6 @@ def claim_default() -> str:
 
 
 def give_back(path: str) -> None:
-    """Removes a directory of `claim_default` in which nothing was written."""
+    """Removes a directory of `claim_default`, and runs/, unless something is there."""
     with contextlib.suppress(OSError):
-        os.rmdir(path)
+        os.removedirs(path)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from tem_studies import program
+from tem_studies import missing_packages, program
 from tem_studies.quiet_start import start_tensorflow
 
 Work = Callable[[Any, Callable[[], None]], None]
@@ -80,4 +80,5 @@ def _work_as_child(content: bytes, threads: int, parent: int) -> None:
         program.close_output()
         raise SystemExit(program.PIPE_CLOSED) from None
     except program.UsageError as error:
-        raise SystemExit(f"{program.name()}: error: {error}") from None
+        words = missing_packages.in_words(error)
+        raise SystemExit(f"{program.name()}: error: {words}") from None

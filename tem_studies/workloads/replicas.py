@@ -14,7 +14,8 @@ import tem_tf
 from tem_studies.workloads.chunks import use_one_thread_per_operation
 from tem_studies.workloads.configuration import Configuration, check_divisible
 from tem_studies.workloads.environment import check_workers
-from tem_tf.strategy import is_chief, read_tf_config, require_same_on_all_workers
+from tem_tf.cluster import read_tf_config
+from tem_tf.strategy import is_chief, require_same_on_all_workers
 
 # Networks whose batches are computed in chunks side by side (chunks.py).
 _CUT_NETWORKS = ("simple-cnn", "resnet-8")
@@ -100,7 +101,7 @@ def refuse_on_all_workers(
     (refused,) = from_chief(strategy, [np.float32([refusal is not None])])
     if refused[0]:
         raise ValueError(
-            (refusal if is_chief() else None)
+            (refusal if is_chief(strategy) else None)
             or "The chief, the first worker, refuses to start and says why."
         )
 

@@ -3,9 +3,10 @@
     tem-tf-run --workers 4 -- python train.py
 
 Every worker gets its own TF_CONFIG on free loopback ports and its share of the
-cores. Their output comes line by line with the worker's number in front. The first
-worker that fails ends the others, and its exit code becomes the launcher's. Ctrl-C
-ends all of them, and nothing is left behind even if the launcher itself is killed.
+cores. Their output comes line by line with the worker's number in front, without what
+TensorFlow writes for itself. The first worker that fails ends the others; its last
+lines are shown once more, and its exit code becomes the launcher's. Ctrl-C ends all of
+them, and nothing is left behind even if the launcher itself is killed.
 """
 
 import argparse
@@ -16,18 +17,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Iterator
 
-from .worker_processes import (
-    HOST,
-    Event,
-    Guard,
-    Worker,
-    describe,
-    reserve_ports,
-    say,
-    watch,
-)
+from .supervision import Supervision
+from .worker_processes import HOST, Event, Guard, Worker, reserve_ports, say, watch
 
 PROGRAM = "tem-tf-run"
 THREAD_VARIABLES = (
@@ -35,6 +28,21 @@ THREAD_VARIABLES = (
     "TF_NUM_INTRAOP_THREADS",
     "TF_NUM_INTEROP_THREADS",
 )
+
+
+class Once(argparse.Action):
+    """Stores a value, and refuses a second one, of which argparse keeps the last."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        """Takes the value of one mention of the option."""
+        given = vars(namespace).setdefault("given", {})
+        if self.dest in given:
+            parser.error(
+                f"`{self.option_strings[0]}` is given twice. "
+                f"Received: {given[self.dest]} and {values}"
+            )
+        given[self.dest] = values
+        setattr(namespace, self.dest, values)
 
 
 def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -49,15 +57,22 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]
         description="Runs one command as N workers of a TensorFlow cluster on this "
         "machine.",
         epilog="`python` as the command stands for the interpreter that runs the "
-        "launcher. The exit code is that of the first worker that failed, 128 + n if "
-        "signal n ended it, 2 if the command line is wrong.",
+        "launcher. The exit code is that of the worker that failed first (not of one "
+        "that failed for the loss of another), 128 + n if signal n ended it, 2 if the "
+        "command line is wrong.",
     )
     parser.add_argument(
-        "--workers", type=int, required=True, metavar="N", help="processes to start"
+        "--workers",
+        type=int,
+        action=Once,
+        required=True,
+        metavar="N",
+        help="processes to start",
     )
     parser.add_argument(
         "--threads_per_worker",
         type=int,
+        action=Once,
         metavar="N",
         help="threads of each worker (default: cores // workers, at least 1; a "
         f"variable of {', '.join(THREAD_VARIABLES)} that is set already stays)",
@@ -65,15 +80,23 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]
     parser.add_argument(
         "--base_port",
         type=int,
+        action=Once,
         metavar="PORT",
         help="worker i listens on PORT + i (default: free ports)",
     )
     parser.add_argument(
         "--grace_seconds",
         type=float,
+        action=Once,
         default=5.0,
         metavar="S",
         help="between asking workers to end and killing them (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--tensorflow_logs",
+        action="store_true",
+        help="show what TensorFlow's C++ logs to stderr for itself, such as `I0000 "
+        "00:00:... port.cc:153] ...` (default: its fatal errors alone)",
     )
     if "--" in arguments:
         split = arguments.index("--")
@@ -142,9 +165,8 @@ def worker_environment(
 
 def start_workers(
     options: argparse.Namespace, command: list[str], guard: Guard
-) -> list[Worker]:
+) -> Iterator[Worker]:
     """Starts all workers, each with its own process group and pipes."""
-    workers: list[Worker] = []
     for index in range(options.workers):
         process = subprocess.Popen(
             command,
@@ -155,78 +177,23 @@ def start_workers(
             start_new_session=True,
         )
         guard.toggle(process.pid)
-        workers.append(Worker(index, process))
-    return workers
+        yield Worker(index, process)
 
 
-def supervise(
-    workers: list[Worker], events: queue.SimpleQueue, grace_seconds: float
-) -> int:
-    """Waits for all workers, and ends the rest when one fails or a signal comes.
+def open_standard_streams() -> None:
+    """Opens those of stdin, stdout and stderr that are closed, on nothing.
 
-    Returns:
-        The launcher's exit code.
+    Else the next pipe that is opened would get a closed one's number, and the workers'
+    output would go into it.
     """
-    started = time.monotonic()
-    running = {worker.index: worker for worker in workers}
-    deadline = None  # When those that have been asked to end are killed.
-    code, failed = 0, None
-
-    def stop(number: int) -> float:
-        for worker in running.values():
-            worker.signal_group(number)
-        return time.monotonic() + grace_seconds
-
-    while running:
-        try:
-            left = None if deadline is None else max(0, deadline - time.monotonic())
-            event = events.get(timeout=left)
-        except queue.Empty:
-            say(f"worker {', '.join(map(str, running))} did not end: killing.")
-            stop(signal.SIGKILL)
-            deadline = None
-            continue
-        if event.kind == "exit":
-            del running[event.worker.index]
-            if event.number != 0 and code == 0:
-                failed = event
-                code = event.number if event.number > 0 else 128 - event.number
-                seconds = time.monotonic() - started
-                text = f"worker {event.worker.index} {describe(event.number)}"
-                say(f"{text} after {seconds:.1f} s; ending the others.")
-                deadline = stop(signal.SIGTERM)
-        elif code == 0:  # A signal, or nobody reads our output any more.
-            code = 128 + event.number
-            say(f"{signal.Signals(event.number).name}: ending all workers.")
-            asked = event.number if event.kind == "signal" else signal.SIGTERM
-            deadline = stop(asked)
-        elif event.kind == "signal":  # Asked again: no more patience.
-            stop(signal.SIGKILL)
-    end_leftovers(workers, grace_seconds)
-    if failed is not None:
-        say(f"worker {failed.worker.index} {describe(failed.number)}. Its last lines:")
-        for line in failed.worker.last_lines:
-            say(f"    {line}")
-    return code
-
-
-def end_leftovers(workers: list[Worker], grace_seconds: float) -> None:
-    """Ends what the workers have started and left, and lets their output run out."""
-    deadline = time.monotonic() + grace_seconds
-    left = [worker for worker in workers if worker.signal_group(signal.SIGTERM)]
-    while left and time.monotonic() < deadline:
-        time.sleep(0.02)
-        left = [worker for worker in left if worker.signal_group(0)]
-    for worker in left:
-        worker.signal_group(signal.SIGKILL)
-    deadline = time.monotonic() + 2  # What has left its group may hold a pipe for ever.
-    for worker in workers:
-        for reader in worker.readers:
-            reader.join(timeout=max(0, deadline - time.monotonic()))
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
 
 
 def main(arguments: list[str]) -> int:
     """Runs the launcher; returns its exit code."""
+    open_standard_streams()
     options, command = parse_arguments(arguments)
     events: queue.SimpleQueue = queue.SimpleQueue()
     guard = Guard()
@@ -236,14 +203,20 @@ def main(arguments: list[str]) -> int:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             # SimpleQueue.put may be called from a signal handler.
             signal.signal(number, lambda n, _: events.put(Event("signal", number=n)))
+    # Where it is ignored, as a parent may hand it down, there are no exit codes.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    workers: list[Worker] = []
     try:
         # All are started before any thread is: a fork copies no other threads.
-        workers = start_workers(options, command, guard)
+        for worker in start_workers(options, command, guard):
+            workers.append(worker)
     except OSError as error:
         say(f"cannot start {command[0]}: {error.strerror}")
-        return 126  # The guard, whose pipe ends with us, kills those that run.
-    watch(workers, events)
-    code = supervise(workers, events, options.grace_seconds)
+        for worker in workers:
+            worker.signal_group(signal.SIGKILL)
+        return 126
+    watch(workers, events, options.tensorflow_logs)
+    code = Supervision(workers, events, options.grace_seconds).run()
     for worker in workers:
         guard.toggle(worker.process.pid)
     guard.close()

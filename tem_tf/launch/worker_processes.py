@@ -13,12 +13,19 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from typing import BinaryIO
+
+from .first_failure import Trace
+from .log_lines import LogLines
 
 HOST = "127.0.0.1"
 # Twenty lines hold a Python traceback's end, which is what one looks for first.
 LAST_LINES = 20
+# Between a worker's end and that of its output: what it has written is there to be
+# read, and only what it has started, and left, can hold the pipe open for longer.
+OUTPUT_SECONDS = 0.5
 
 
 def reserve_ports(count: int, base_port: int | None = None) -> list[int]:
@@ -67,10 +74,14 @@ class Worker:
 
     index: int
     process: subprocess.Popen
+    # Without those that TensorFlow writes for itself.
     last_lines: collections.deque = dataclasses.field(
         default_factory=lambda: collections.deque(maxlen=LAST_LINES)
     )
     readers: list[threading.Thread] = dataclasses.field(default_factory=list)
+
+    def __post_init__(self):
+        self.trace = Trace(self.index)
 
     def signal_group(self, number: int) -> bool:
         """Signals the worker and all it has started; False if nobody is left."""
@@ -88,6 +99,7 @@ class Event:
     kind: str  # "exit", "signal" or "closed output"
     worker: Worker | None = None
     number: int = 0  # the exit code (-n for signal n) or the signal
+    time: float = 0.0  # of an exit, by the monotonic clock
 
 
 class Guard:
@@ -125,8 +137,12 @@ class Guard:
                 os.killpg(group, signal.SIGKILL)
 
     def toggle(self, group: int) -> None:
-        """Starts or ends watching a process group."""
-        os.write(self._write_end, b"%d\n" % group)
+        """Starts or ends watching a process group.
+
+        A guard that was killed watches nothing any more, and the run goes on without.
+        """
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._write_end, b"%d\n" % group)
 
     def close(self) -> None:
         """Ends the guard."""
@@ -165,14 +181,31 @@ def say(text: str) -> None:
         write_line(2, f"[launcher] {text}".encode())
 
 
-def watch(workers: list[Worker], events: queue.SimpleQueue) -> None:
-    """Starts the threads that copy the workers' output and wait for their ends."""
+def watch(
+    workers: list[Worker], events: queue.SimpleQueue, tensorflow_logs: bool
+) -> None:
+    """Starts the threads that copy the workers' output and wait for their ends.
+
+    Args:
+        workers: All that have been started.
+        events: Where ends and a closed output are told.
+        tensorflow_logs: Whether the lines that TensorFlow writes for itself are copied.
+    """
     lock = threading.Lock()  # One for all: stdout and stderr may be one terminal.
 
     def copy(worker: Worker, pipe: BinaryIO, out: int) -> None:
         listening = True
+        logs = LogLines()
         for line in read_lines(pipe.fileno()):
-            worker.last_lines.append(line.decode(errors="replace"))
+            text = line.decode(errors="replace")
+            is_log = False
+            if out == 2:  # What is on stdout was written by the program.
+                is_log = logs.recognise(text)
+                worker.trace.read(text, is_log)
+            if not is_log:
+                worker.last_lines.append(text)
+            elif not tensorflow_logs:
+                continue
             try:
                 if listening:
                     with lock:
@@ -183,7 +216,12 @@ def watch(workers: list[Worker], events: queue.SimpleQueue) -> None:
                 events.put(Event("closed output", number=signal.SIGPIPE))
 
     def wait(worker: Worker) -> None:
-        events.put(Event("exit", worker, worker.process.wait()))
+        code = worker.process.wait()
+        ended = time.monotonic()
+        # The last words of one that failed tell why.
+        for reader in worker.readers if code else ():
+            reader.join(timeout=max(0, ended + OUTPUT_SECONDS - time.monotonic()))
+        events.put(Event("exit", worker, code, ended))
 
     for worker in workers:
         for pipe, out in ((worker.process.stdout, 1), (worker.process.stderr, 2)):
@@ -198,7 +236,7 @@ def watch(workers: list[Worker], events: queue.SimpleQueue) -> None:
 def describe(code: int) -> str:
     """A process's end in words, for example "was ended by SIGKILL"."""
     if code >= 0:
-        return f"failed with exit code {code}"
+        return f"{'failed' if code else 'ended'} with exit code {code}"
     try:
         return f"was ended by {signal.Signals(-code).name}"
     except ValueError:

@@ -3,24 +3,20 @@
 The workers are short Python programs without TensorFlow, so each test takes a blink.
 """
 
-import contextlib
 import json
 import os
-import pathlib
 import shlex
 import signal
 import socket
-import subprocess
 import sys
 import time
 
 import pytest
 
+from tests.launch.launcher import INDEX, LAUNCHER, launch, running
 from tests.processes import still_running
 
-ROOT = pathlib.Path(__file__).parents[2]
 PYTHON = shlex.quote(sys.executable)  # For commands that a shell takes apart.
-LAUNCHER = [sys.executable, str(ROOT / "launch" / "local.py")]
 # Says its process id, then sleeps for longer than any test.
 SLEEP = "import os, time; print(os.getpid(), flush=True); time.sleep(1000)"
 # The same, deaf to polite requests.
@@ -29,45 +25,14 @@ DEAF = (
     "for number in (signal.SIGINT, signal.SIGTERM):\n"
     "    signal.signal(number, signal.SIG_IGN)\n"
 ) + SLEEP
-INDEX = (
-    "import json, os; index = json.loads(os.environ['TF_CONFIG'])['task']['index']\n"
-)
 # What a worker says before it fails: how long Python takes to start is left out.
 FAILING = "import time; print(f'failing at {time.monotonic()}', flush=True)"
-
-
-def launch(*arguments, environment=None):
-    """Runs the launcher to its end."""
-    return subprocess.run(
-        [*LAUNCHER, *map(str, arguments)],
-        env={**os.environ, **(environment or {})},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
 
 
 def seconds_since_failing(result):
     """From what a worker said with FAILING until now; the clock is the system's."""
     (line,) = (line for line in result.stdout.splitlines() if "failing at" in line)
     return time.monotonic() - float(line.split()[-1])
-
-
-@contextlib.contextmanager
-def running(*arguments):
-    """A launcher that is still running, and the ids that its two workers printed."""
-    with subprocess.Popen(
-        [*LAUNCHER, "--workers", "2", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as launcher:
-        assert launcher.stdout is not None
-        pids = [int(launcher.stdout.readline().split()[-1]) for _ in range(2)]
-        try:
-            yield launcher, pids
-        finally:
-            launcher.kill()
 
 
 def free_port():
@@ -152,6 +117,21 @@ def test_a_carriage_return_ends_a_line_and_an_empty_line_stays_one():
     assert lines == ["10 %", "20 %", "", "last", "end", ""]
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_stream_closed_from_the_start_is_as_one_sent_to_nothing(closed):
+    program = (
+        "import sys; print('out', flush=True); print('err', file=sys.stderr)\n"
+        "raise SystemExit(3)"
+    )
+    shell = ["bash", "-c", f'exec "$@" {closed}', "bash"]
+    command = ["--workers", "1", "--", "python", "-c", program]
+    result = launch(*command, launcher=[*shell, *LAUNCHER])
+    assert result.returncode == 3
+    streams = closed.split()
+    assert ("[worker 0] out" in result.stdout) == (">&-" not in streams)
+    assert ("[worker 0] err" in result.stderr) == ("2>&-" not in streams)
+
+
 def test_lines_arrive_whole_when_workers_write_at_once():
     program = INDEX + "[print(str(index) * 5000) for _ in range(200)]"
     result = launch("--workers", 3, "--", "python", "-c", program)
@@ -159,13 +139,14 @@ def test_lines_arrive_whole_when_workers_write_at_once():
     assert sorted(result.stdout.splitlines()) == sorted(expected)
 
 
-def test_a_closed_stdout_ends_the_workers():
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_stream_that_nobody_reads_any_more_ends_the_workers(stream):
     program = (
-        "import os, time; print(os.getpid(), flush=True); time.sleep(0.5)\n"
-        "while True: print('more', flush=True); time.sleep(0.05)"
+        "import os, sys, time; print(os.getpid(), flush=True); time.sleep(0.5)\n"
+        f"while True: print('more', file=sys.{stream}, flush=True); time.sleep(0.05)"
     )
     with running("--", "python", "-c", program) as (launcher, pids):
-        launcher.stdout.close()
+        getattr(launcher, stream).close()
         assert launcher.wait(timeout=10) == 128 + signal.SIGPIPE
         assert still_running(pids, seconds=5) == []
 
@@ -221,6 +202,20 @@ def test_a_signal_leaves_no_worker(number):
         assert still_running(pids) == []
 
 
+def test_workers_that_ignore_the_launchers_signal_are_told_and_killed():
+    # As TensorFlow's do: its watch for preemption takes SIGTERM.
+    with running("--grace_seconds=0.3", "--", "python", "-c", DEAF) as (launcher, pids):
+        time.sleep(0.3)  # They have just printed; now they are deaf and asleep.
+        launcher.send_signal(signal.SIGTERM)
+        _, errors = launcher.communicate(timeout=10)
+        assert launcher.returncode == 128 + signal.SIGTERM
+        assert still_running(pids) == []
+    assert errors.splitlines() == [
+        "[launcher] SIGTERM: ending all workers.",
+        "[launcher] worker 0, 1 did not end in 0.3 s: killing.",
+    ]
+
+
 def test_a_second_signal_does_not_wait_for_the_grace_period():
     with running("--grace_seconds=60", "--", "python", "-c", DEAF) as (launcher, pids):
         time.sleep(0.3)  # They have just printed; now they are deaf and asleep.
@@ -264,6 +259,10 @@ def test_a_killed_launcher_leaves_no_worker():
         (["--workers=0", "--", "true"], "`--workers` must be at least 1. Received: 0"),
         (["--workers=two", "--", "true"], "invalid int value: 'two'"),
         (["--", "true"], "arguments are required: --workers"),
+        (
+            ["--workers=2", "--workers=3", "--", "true"],
+            "given twice. Received: 2 and 3",
+        ),
         (["--workers=2"], "The `--` in front of the command is missing"),
         (["--workers=2", "--"], "No command after `--`"),
         (["--workers=2", "--", "no-such-program"], "not found or not executable: no-"),

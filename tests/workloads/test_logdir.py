@@ -138,7 +138,7 @@ def test_a_run_that_does_not_start_leaves_no_directory(prepared, monkeypatch):
     monkeypatch.setattr(experiment, "set_up", fail)
     with pytest.raises(ValueError, match="wrong data"):
         prepared()
-    assert list(pathlib.Path("runs").iterdir()) == []
+    assert not pathlib.Path("runs").exists()
 
 
 def test_roles_are_those_of_the_plugin(cluster, monkeypatch):
@@ -154,6 +154,6 @@ def test_roles_are_those_of_the_plugin(cluster, monkeypatch):
     assert environment.role() == (is_chief(), False) == (True, False)
     monkeypatch.setenv("TF_CONFIG", "{}")
     assert environment.role() == (is_chief(), True)
-    for damaged in ("{", "[1]", '{"cluster": {"worker": ["a:1"]}}'):
-        monkeypatch.setenv("TF_CONFIG", damaged)
-        assert environment.role() == (False, False)
+    monkeypatch.setenv("TF_CONFIG", "{")
+    with pytest.raises(ValueError, match="`TF_CONFIG` must be JSON"):
+        environment.role()

@@ -1,0 +1,222 @@
+"""Which process of which cluster this is: TF_CONFIG or a resolver, read and checked.
+
+A cluster is a dict of jobs, "worker" and at most one "chief", each a list of addresses
+"host:port". The first of all tasks, the chief if there is one, else worker 0, is the
+one that writes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import json
+import os
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+_FORM = (
+    'Expected for example {"cluster": {"worker": ["10.0.0.1:2222", "10.0.0.2:2222"]}, '
+    '"task": {"type": "worker", "index": 0}}.'
+)
+_JOBS = ("chief", "worker")
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One process of a cluster.
+
+    Attributes:
+        cluster: Addresses by job, as they were given.
+        type: "worker" or "chief".
+        index: Among the tasks of its type.
+        source: Where this is written, for errors.
+
+    Raises:
+        ValueError: the cluster has other jobs, a wrong or repeated address, or not
+            this task.
+    """
+
+    cluster: Mapping[str, tuple[str, ...]]
+    type: str
+    index: int
+    source: str = dataclasses.field(default="TF_CONFIG", compare=False)
+
+    def __post_init__(self):
+        _check_jobs(self)
+        addresses = self.cluster[self.type]
+        if type(self.index) is not int or not 0 <= self.index < len(addresses):
+            raise ValueError(
+                f"`task.index` in {self.source} must be in [0, {len(addresses)}), the "
+                f"number of {self.type} addresses. Received: task.index={self.index!r}"
+            )
+        for address in self.addresses.values():
+            split_address(address)
+        _check_distinct(self)
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Address by name ("chief", "worker 0", ...), the first task first."""
+        found = {}
+        for address in self.cluster.get("chief", ()):
+            found["chief"] = address
+        for index, address in enumerate(self.cluster.get("worker", ())):
+            found[f"worker {index}"] = address
+        return found
+
+    @property
+    def name(self) -> str:
+        """This task's name in `addresses`."""
+        return "chief" if self.type == "chief" else f"worker {self.index}"
+
+    @property
+    def address(self) -> str:
+        """This task's own "host:port"."""
+        return self.addresses[self.name]
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this is the first task, which writes."""
+        return self.name == next(iter(self.addresses))
+
+
+def read_tf_config() -> Task | None:
+    """Reads and checks the environment variable TF_CONFIG.
+
+    Returns:
+        This process's task; None if the variable is not set or names no cluster.
+
+    Raises:
+        ValueError: it is not JSON or does not describe this task.
+    """
+    text = os.environ.get("TF_CONFIG", "")
+    if not text.strip():
+        return None
+    try:
+        config = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"The environment variable `TF_CONFIG` must be JSON: {error}. "
+            f"Received: TF_CONFIG={text!r}. {_FORM}"
+        ) from None
+    if not isinstance(config, dict):
+        raise ValueError(
+            "The environment variable `TF_CONFIG` must hold an object. "
+            f"Received: TF_CONFIG={text!r}. {_FORM}"
+        )
+    cluster: Any = config.get("cluster", {})
+    task: Any = config.get("task", {})
+    if not cluster:
+        return None
+    if not isinstance(cluster, dict) or not isinstance(task, dict):
+        raise ValueError(
+            "`cluster` and `task` in TF_CONFIG must be objects. "
+            f"Received: TF_CONFIG={text!r}. {_FORM}"
+        )
+    jobs = _tuples(cluster, "TF_CONFIG")
+    return Task(jobs, task.get("type", ""), _index(task.get("index")))
+
+
+def task_of_resolver(resolver: Any) -> Task | None:
+    """The task that a `tf.distribute.cluster_resolver.ClusterResolver` gives us.
+
+    Returns:
+        None if its cluster is empty: this process is alone.
+
+    Raises:
+        ValueError: as for TF_CONFIG.
+    """
+    cluster = resolver.cluster_spec().as_dict()
+    if not cluster:
+        return None
+    source = "the cluster resolver"
+    jobs = _tuples(cluster, source)
+    return Task(jobs, resolver.task_type, resolver.task_id, source)
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Takes "host:port" or "[IPv6]:port" apart.
+
+    Raises:
+        ValueError: it has no host or no port in 1..65535.
+    """
+    host, _, port = str(address).rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise ValueError(
+            f'An address of a cluster must be "host:port". Received: {address!r}'
+        )
+    return host, int(port)
+
+
+def public_addresses(task: Task) -> dict[str, str]:
+    """Those addresses of a cluster, by name, that the whole internet can reach.
+
+    A host name counts by what it stands for here; one that is not known does not.
+    """
+    return {
+        name: address
+        for name, address in task.addresses.items()
+        if any(map(_is_public, _numbers(split_address(address)[0])))
+    }
+
+
+def _numbers(host: str) -> list[str]:
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return []
+    return [str(entry[4][0]).partition("%")[0] for entry in found]
+
+
+def _is_public(number: str) -> bool:
+    return ipaddress.ip_address(number).is_global
+
+
+def _index(value: Any) -> Any:
+    """Some launchers write "0"; what is wrong stays as it is."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+def _tuples(cluster: Mapping[str, Any], source: str) -> dict[str, tuple[str, ...]]:
+    for job, addresses in cluster.items():
+        if not isinstance(addresses, list) or not addresses:
+            raise ValueError(
+                f"A job in {source} must have a list of addresses. "
+                f"Received: {job}={addresses!r}. {_FORM}"
+            )
+    return {job: tuple(map(str, addresses)) for job, addresses in cluster.items()}
+
+
+def _check_jobs(task: Task) -> None:
+    others = sorted(set(task.cluster) - set(_JOBS))
+    if others or task.type == "evaluator":
+        raise ValueError(
+            f"A cluster in {task.source} has jobs 'chief' and 'worker' only: every "
+            "worker takes its share of `fit`'s validation and of `evaluate`. "
+            f"Received: task.type={task.type!r}, jobs {sorted(task.cluster)}. Leave "
+            f"{others[0] if others else task.type!r} out; what evaluates checkpoints "
+            "beside the training runs without TF_CONFIG."
+        )
+    if task.type not in _JOBS or task.type not in task.cluster:
+        raise ValueError(
+            f'`task.type` in {task.source} must be "worker" or "chief" and have '
+            f"addresses in `cluster`. Received: task.type={task.type!r}, "
+            f"cluster={dict(task.cluster)!r}. {_FORM}"
+        )
+    if len(task.cluster.get("chief", ())) > 1:
+        raise ValueError(
+            f"A cluster in {task.source} has one chief at most. "
+            f"Received: chief={list(task.cluster['chief'])!r}"
+        )
+
+
+def _check_distinct(task: Task) -> None:
+    names: dict[str, str] = {}
+    for name, address in task.addresses.items():
+        other = names.setdefault(address.strip().lower(), name)
+        if other != name:
+            raise ValueError(
+                f"Each task in {task.source} must have an address of its own. "
+                f"Received: {address!r} for {other} and {name}"
+            )

@@ -1,0 +1,309 @@
+"""Where the workers of a cluster meet before TensorFlow starts.
+
+TensorFlow's own start waits in silence, on the chief for an hour, with Python's lock
+held and signals swallowed. So it begins only once all are there. On its own address,
+whose port TensorFlow takes over afterwards, each worker
+
+1. listens, and calls every other worker until it answers;
+2. says who it is and which cluster it belongs to, and hears the same (`hello`);
+3. once all have answered, says so to all of them (`ready`);
+4. once all have said so, takes its leave (`go`) and closes its port.
+
+A connection that ends before `go` takes back what came through it. So nobody goes on
+before all are there, and one that dies meanwhile is missed by all others. Lines are
+JSON. Nothing in them is trusted or executed, and what is no hello is hung up on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable
+
+from tem_tf.cluster import Task, split_address
+
+SECONDS_BETWEEN_LINES = 30.0
+_PROTOCOL = 1
+_LONGEST_LINE = 2**20  # Bytes; a hello holds the whole cluster.
+_SECONDS_TO_ANSWER = 10.0
+_SECONDS_BETWEEN_CALLS = 0.5
+_NO_HELLO = (
+    "what listens there does not answer as a tem_tf worker that starts: another "
+    "program, TensorFlow's own strategy, or an earlier run"
+)
+
+
+def listen(address: str) -> socket.socket:
+    """Opens this worker's port, on all interfaces as TensorFlow will.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    _, port = split_address(address)
+    try:
+        if socket.has_dualstack_ipv6():
+            return socket.create_server(
+                ("", port), family=socket.AF_INET6, dualstack_ipv6=True
+            )
+        return socket.create_server(("", port))
+    except OSError as error:
+        raise OSError(
+            f"This worker's port in TF_CONFIG must be free. Received: {address!r}, "
+            f"and port {port} cannot be opened: {error.strerror}. Does an earlier "
+            "run still hold it?"
+        ) from None
+
+
+def meet(task: Task, seconds: float, say: Callable[[str], None] | None = None) -> None:
+    """Returns when all workers of the cluster are there.
+
+    Args:
+        task: This process's.
+        seconds: How long to wait for the others.
+        say: Takes a line that names who is missing, every `SECONDS_BETWEEN_LINES`.
+            Default: it is written to stderr.
+
+    Raises:
+        OSError: this worker's port cannot be opened.
+        TimeoutError: somebody is still missing; it says who, and why.
+        ValueError: a worker belongs to another cluster, or has another's place.
+    """
+    meeting = _Meeting(task, listen(task.address))
+    # In a thread of its own: the caller's may run an event loop (as notebooks do), and
+    # waits here where a signal reaches it.
+    thread = threading.Thread(target=meeting.run, daemon=True, name="tem_tf rendezvous")
+    thread.start()
+    say = say or _to_stderr
+    began = time.monotonic()
+    try:
+        while not meeting.over.wait(
+            min(SECONDS_BETWEEN_LINES, max(0.0, began + seconds - time.monotonic()))
+        ):
+            waited = time.monotonic() - began
+            if waited >= seconds:
+                raise TimeoutError(
+                    f"After {seconds:g} s (`start_seconds`) not all workers are "
+                    f"there. Missing: {meeting.missing()}. Start every worker with "
+                    "the same TF_CONFIG but its own index, and see that each can "
+                    "reach the others' addresses (firewalls, host names, ports)."
+                )
+            say(
+                f"tem_tf: {task.name} has waited {waited:.0f} of at most "
+                f"{seconds:g} s for {meeting.missing()}"
+            )
+    finally:
+        meeting.end()
+        thread.join(_SECONDS_TO_ANSWER)
+    if meeting.error is not None:
+        raise meeting.error
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+class _Meeting:
+    """One worker's view of who is there; all but `missing` and `end` in its thread."""
+
+    def __init__(self, task: Task, listener: socket.socket):
+        self.over = threading.Event()
+        self.error: Exception | None = None
+        self._task, self._listener = task, listener
+        self._others = {n: a for n, a in task.addresses.items() if n != task.name}
+        # Why each has not answered yet; one that has is not in here.
+        self._silent = dict.fromkeys(self._others, "not called yet")
+        self._callers: dict[str, asyncio.StreamWriter] = {}
+        self._told: set[str] = set()  # Who knows that all have answered us.
+        self._ready: set[str] = set()  # Whom all have answered, as they say.
+        self._gone: set[str] = set()  # Who has taken its leave.
+        self._changed = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ended = threading.Event()
+
+    def missing(self) -> str:
+        """Who is not there, with the address and the reason, in words."""
+        silent = [
+            f"{name} at {self._others[name]} ({reason})"
+            for name, reason in list(self._silent.items())
+        ]
+        waiting = sorted(set(self._others) - set(self._silent) - self._ready)
+        if silent or not waiting:
+            return ", ".join(silent)
+        return f"{', '.join(waiting)}, who have not reached all workers yet"
+
+    def end(self) -> None:
+        """Closes all; from another thread."""
+        self._ended.set()
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # It is closed already.
+                self._loop.call_soon_threadsafe(self._changed.set)
+
+    def run(self) -> None:
+        """The thread's body."""
+        try:
+            asyncio.run(self._run())
+        except Exception as error:  # For the caller's thread.
+            self.error = error
+        finally:
+            self._listener.close()
+            self.over.set()
+
+    async def _run(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        server = await asyncio.start_server(
+            self._answer, sock=self._listener, limit=_LONGEST_LINE
+        )
+        calls = [asyncio.create_task(self._call(name)) for name in self._others]
+        try:
+            while self._ready != set(self._others) or self._silent:
+                if self.error is not None or self._ended.is_set():
+                    return
+                self._changed.clear()
+                await _within(self._changed.wait(), 0.5)
+            for writer in self._callers.values():
+                _send(writer, {"go": True})
+        finally:
+            server.close()
+            for call in calls:
+                call.cancel()
+            for writer in list(self._callers.values()):
+                writer.close()
+                await _within(writer.wait_closed(), 1.0)
+
+    async def _call(self, name: str) -> None:
+        """Calls one worker, again after each end, until it has taken its leave."""
+        while name not in self._gone:
+            try:
+                await self._hold(name)
+            except (OSError, TimeoutError) as error:
+                if name not in self._gone:
+                    self._silent[name] = _reason(error)
+            self._callers.pop(name, None)
+            self._told.discard(name)
+            self._changed.set()
+            await asyncio.sleep(_SECONDS_BETWEEN_CALLS)
+
+    async def _hold(self, name: str) -> None:
+        """One connection to a worker, until it ends."""
+        host, port = split_address(self._others[name])
+        reader, writer = await asyncio.wait_for(
+            asyncio.open_connection(host, port, limit=_LONGEST_LINE), _SECONDS_TO_ANSWER
+        )
+        try:
+            self._silent[name] = _NO_HELLO  # Until we know better.
+            _send(writer, self._hello())
+            theirs = await _receive(reader)
+            if not self._is_hello(theirs):
+                return
+            self._compare(name, theirs, called=True)
+            self._callers[name] = writer
+            self._silent.pop(name, None)
+            self._tell_ready()
+            self._changed.set()
+            await reader.read()  # Until it hangs up; the next call tells why.
+        finally:
+            writer.close()
+
+    async def _answer(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """One connection from another worker, or from anybody."""
+        name = ""
+        try:
+            theirs = await _receive(reader)
+            if not self._is_hello(theirs):
+                return
+            name = theirs["name"]
+            _send(writer, self._hello())
+            self._compare(name, theirs, called=False)
+            while line := await _receive(reader, None):
+                if "ready" in line:
+                    self._ready.add(name)
+                if "go" in line:
+                    self._gone.add(name)
+                self._changed.set()
+        except (OSError, TimeoutError, asyncio.CancelledError):
+            pass  # It has hung up, or we do.
+        finally:
+            writer.close()
+            if name not in self._gone:
+                self._ready.discard(name)
+
+    def _tell_ready(self) -> None:
+        if not self._silent:
+            for name in set(self._callers) - self._told:
+                _send(self._callers[name], {"ready": True})
+                self._told.add(name)
+
+    def _hello(self) -> dict:
+        return {
+            "tem_tf": _PROTOCOL,
+            "name": self._task.name,
+            "addresses": self._task.addresses,
+        }
+
+    def _is_hello(self, line: dict) -> bool:
+        return line.get("tem_tf") == _PROTOCOL and isinstance(line.get("name"), str)
+
+    def _compare(self, name: str, hello: dict, called: bool) -> None:
+        """Notes what can never become right by waiting.
+
+        Args:
+            name: Who was called, or who calls.
+            hello: What it says.
+            called: Whether it was called.
+        """
+        ours, theirs = self._task.addresses, hello.get("addresses")
+        if theirs != ours:
+            self.error = ValueError(
+                "All workers must be given the same cluster. "
+                f"{self._task.name} has {json.dumps(ours)}, {hello['name']} has "
+                f"{json.dumps(theirs)}"
+            )
+        elif called and hello["name"] != name:
+            self.error = ValueError(
+                "Every worker must answer at the address of its own index. The address "
+                f"of {name}, {ours[name]}, is answered by {hello['name']}"
+            )
+        elif name not in self._others:
+            self.error = ValueError(
+                "Every worker must have an index of its own. Two of them have that of "
+                f"{name}"
+            )
+        self._changed.set()
+
+
+def _send(writer: asyncio.StreamWriter, line: dict) -> None:
+    writer.write(json.dumps(line).encode() + b"\n")
+
+
+async def _receive(
+    reader: asyncio.StreamReader, seconds: float | None = _SECONDS_TO_ANSWER
+) -> dict:
+    """The next line; empty at the end, or where it is none of ours."""
+    try:
+        line = json.loads(await asyncio.wait_for(reader.readline(), seconds) or b"{}")
+    except ValueError:  # No JSON, no text, or too long.
+        return {}
+    return line if isinstance(line, dict) else {}
+
+
+async def _within(awaitable: Awaitable, seconds: float) -> None:
+    """Waits for something for so long, and goes on."""
+    with contextlib.suppress(OSError, TimeoutError):
+        await asyncio.wait_for(awaitable, seconds)
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer"
+    if isinstance(error, socket.gaierror):
+        return f"the host's name is not known: {error.strerror}"
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused: nothing listens there"
+    return error.strerror or str(error)
