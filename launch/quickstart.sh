@@ -14,7 +14,7 @@ python launch/local.py --workers 2 -- python main.py \
   --datasource digits --arch simple-cnn --target_sparsity 0.9 \
   --compressor hard_threshold --threshold 0.01 \
   --batch_size 100 --train_iterations 1000 \
-  --logdir runs/quickstart "$@"
+  --logdir runs/quickstart --overwrite "$@"
 
 if [[ -z $(active_environment) ]]; then
   echo "To go on from here: cd $(printf %q "$PWD") && source .venv/bin/activate"

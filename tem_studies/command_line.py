@@ -15,34 +15,26 @@ Examples:
 
 from __future__ import annotations
 
-import os
 import sys
-import textwrap
-import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from tem_studies import missing_packages
+from tem_studies import missing_packages, program
 from tem_studies.comparison.flags import COMPARISON_FLAGS, SHARED_WITH_STUDY, misplaced
 from tem_studies.convex.flags import CONVEX_FLAGS as CONVEX_ROWS
-from tem_studies.data_parallelism.flags import (
-    MAKES_STUDY,
-    SEVERAL_MAKE_STUDY,
-    STUDY_FLAGS,
-)
+from tem_studies.data_parallelism import flags as study_flags
+from tem_studies.data_parallelism.flags import STUDY_FLAGS
 from tem_studies.flag_row import FlagRow
+from tem_studies.help_text import help_text
+from tem_studies.program import UsageError, usage_errors
 from tem_studies.workloads.flags import RUN_FLAGS
 
 if TYPE_CHECKING:
     from tem_studies.workloads.configuration import Configuration
 
 FLAGS = flags.FLAGS
-
-
-class UsageError(Exception):
-    """Something that the user can set right; shown in one line, without a traceback."""
 
 
 class _Number(flags.ArgumentParser):
@@ -114,40 +106,33 @@ def _names(rows: Iterable[FlagRow]) -> str:
     return " ".join(row.name for row in rows)
 
 
-# The flags of one run, in the order in which --help shows them.
-GROUPS = {group: _names(rows) for group, rows in RUN_FLAGS.items()}
+# The settings of one run, in the order in which --help shows them.
+GROUPS = {
+    group: _names(row for row in rows if row.is_setting)
+    for group, rows in RUN_FLAGS.items()
+}
 CONVEX = "logistic-regression"
 CONVEX_FLAGS = _names(CONVEX_ROWS)
 
 
-def settings_of_run() -> dict[str, Any]:
-    """The flags of one run by name, and whether Keras can be used as it is set up.
+def _given() -> set[str]:
+    """Names of the flags on the command line."""
+    return {name for name in FLAGS if FLAGS[name].present}
 
-    Raises:
-        UsageError: it cannot.
-    """
-    legacy = os.environ.get("TF_USE_LEGACY_KERAS", "")
-    if legacy.lower() in ("1", "true"):
-        raise UsageError(
-            f"Keras 3 is needed. Received: TF_USE_LEGACY_KERAS={legacy}. Unset it."
-        )
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    if backend != "tensorflow":
-        raise UsageError(
-            "Keras's TensorFlow backend is needed. Received: "
-            f"KERAS_BACKEND={backend}. Unset it."
-        )
-    # TensorFlow's information about its build is no news to a user of this program.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    settings = {
-        name: FLAGS[name].value for group in GROUPS.values() for name in group.split()
-    }
+
+def _values(names: Iterable[str]) -> dict[str, Any]:
+    return {name: FLAGS[name].value for name in names}
+
+
+def settings_of_run() -> dict[str, Any]:
+    """The flags of one run by name; without `logdir` where none was chosen."""
     from tem_studies.workloads.workload_settings import DPS_NETWORKS
 
+    settings = _values(name for group in GROUPS.values() for name in group.split())
     if not FLAGS["target_sparsity"].present and settings["arch"] not in DPS_NETWORKS:
         settings["target_sparsity"] = 0.0
     if settings["logdir"] is None:
-        settings["logdir"] = os.path.join("runs", time.strftime("%Y%m%d-%H%M%S"))
+        del settings["logdir"]
     return settings
 
 
@@ -155,35 +140,32 @@ def configure() -> Configuration:
     """Makes one checked configuration from the flags.
 
     Raises:
-        UsageError: a flag is wrong, or Keras cannot be used as it is set up.
+        UsageError: a flag is wrong.
     """
+    from tem_studies.workloads.configuration import Configuration
+
     settings = settings_of_run()
     if not FLAGS["goal_error"].present:
         settings["goal_error"] = None
-    try:
-        from tem_studies.workloads.configuration import Configuration
-
+    with usage_errors():
         return Configuration(**settings)
-    except (ValueError, ImportError) as error:
-        raise UsageError(error) from error
 
 
-def is_study() -> bool:
-    """Whether the command is about many trials, not one run.
+def train() -> int:
+    """Runs one training; returns the exit code.
 
     Raises:
-        UsageError: it is one run, with a flag that only a study has.
+        UsageError: flags, data and cluster do not fit together.
     """
-    present = {row.name for row in STUDY_FLAGS if FLAGS[row.name].present}
-    several = [n for n in SEVERAL_MAKE_STUDY if isinstance(FLAGS[n].value, tuple)]
-    if several or present & {*MAKES_STUDY, "report"}:
-        return True
-    for name in sorted(present):
-        raise UsageError(
-            f"`{name}` has an effect in a study alone. Leave --{name} out or pass "
-            f"one of --{', --'.join(MAKES_STUDY)}."
-        )
-    return False
+    from tem_studies.workloads import command_line as workloads
+
+    configuration = configure()
+    with usage_errors():
+        run = workloads.prepare(configuration, FLAGS.logdir, FLAGS.overwrite)
+    result = run.run()
+    if run.directory.writes:
+        print(workloads.report(result))
+    return 1 if result["status"] == "diverged" else 0
 
 
 def run_study() -> int:
@@ -192,20 +174,17 @@ def run_study() -> int:
     Raises:
         UsageError: flags, data and directory do not fit together.
     """
-    run = settings_of_run()
-    settings = {row.name: FLAGS[row.name].value for row in STUDY_FLAGS}
-    try:
-        missing_packages.require("matplotlib", "scipy", "tensorboard")
-        from tem_studies.data_parallelism import command_line
+    from tem_studies.data_parallelism import command_line as studies
 
+    settings = _values(row.name for row in STUDY_FLAGS)
+    with usage_errors():
         if settings["report"] is not None:
             paths = settings["report"]
             paths = paths if isinstance(paths, tuple) else (paths,)
-            text = command_line.make_report(paths, FLAGS.logdir)
+            text = studies.make_report(paths, FLAGS.logdir)
         else:
-            text = command_line.run(command_line.configure(run, settings))
-    except (ValueError, OSError, ImportError) as error:
-        raise UsageError(error) from error
+            planned = studies.configure(settings_of_run(), settings)
+            text = studies.run(planned)
     print(text)
     return 0
 
@@ -216,39 +195,14 @@ def run_comparison() -> int:
     Raises:
         UsageError: flags, data and directory do not fit together.
     """
-    run = settings_of_run()
-    names = [*_names(COMPARISON_FLAGS).split(), *SHARED_WITH_STUDY]
-    settings = {name: FLAGS[name].value for name in names}
-    given = {name for name in FLAGS if FLAGS[name].present}
-    try:
-        missing_packages.require("matplotlib", "scipy", "tensorboard")
-        from tem_studies.comparison import command_line
+    from tem_studies.comparison import command_line as comparisons
 
-        comparison = command_line.configure(run, settings, given)
-        text = command_line.carry_out(*comparison)
-    except (ValueError, OSError, ImportError) as error:
-        raise UsageError(error) from error
+    settings = _values([*_names(COMPARISON_FLAGS).split(), *SHARED_WITH_STUDY])
+    with usage_errors():
+        planned = comparisons.configure(settings_of_run(), settings, _given())
+        text = comparisons.carry_out(*planned)
     print(text)
     return 0
-
-
-def train(configuration: Configuration) -> int:
-    """Runs one training; returns the exit code.
-
-    Raises:
-        UsageError: data, cluster and configuration do not fit together.
-    """
-    from tem_studies.workloads import experiment
-
-    try:
-        missing_packages.require("tensorboard")
-        run = experiment.set_up(configuration)
-    except (ValueError, OSError, ImportError) as error:
-        raise UsageError(error) from error
-    result = run.run()
-    if run.directory.writes:
-        print(_report(result, configuration.logdir))
-    return 1 if result["status"] == "diverged" else 0
 
 
 def run_convex() -> int:
@@ -257,72 +211,26 @@ def run_convex() -> int:
     Raises:
         UsageError: flags, data and settings do not fit together.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    settings = {name: FLAGS[name].value for name in FLAGS if FLAGS[name].present}
-    settings.setdefault("logdir", os.path.join("runs", time.strftime("%Y%m%d-%H%M%S")))
-    try:
-        from tem_studies.convex import command_line, study
+    from tem_studies.convex import command_line as convex
 
-        result = study.run(command_line.configure(settings, CONVEX_FLAGS.split()))
-    except (ValueError, OSError, ImportError, MemoryError) as error:
-        raise UsageError(error) from error
-    for label in result["diverged"]:
-        print(f"diverged: {label}; it is in no figure. Pass a smaller --step_size.")
-    print(f"figures and tables: {settings['logdir']}")
-    return 1 if result["diverged"] else 0
+    with usage_errors(MemoryError):
+        configuration = convex.configure(_values(_given()), CONVEX_FLAGS.split())
+        text, diverged = convex.run(configuration, FLAGS.logdir)
+    print(text)
+    return 1 if diverged else 0
 
 
-def _report(result: dict[str, Any], logdir: str) -> str:
-    lines = [f"{result['status']} after {result['steps']} steps"]
-    if result["test"]:
-        _, *metrics = result["test"].items()  # The first is the loss.
-        for name, value in metrics:
-            lines.append(f"{'test ' + name.replace('_', ' '):<15} {value:.4f}")
-    communication = result["communication"]
-    if communication:
-        sent = communication["payload_bytes"] + communication["padded_bytes"]
-        dense = communication["dense_bytes"]
-        lines += [
-            f"density         {100 * communication['density']:.3g} %",
-            f"bytes sent      {sent:,} ({100 * sent / dense:.3g} % of {dense:,} dense)",
-        ]
-    return "\n".join(
-        [
-            *lines,
-            f"result          {os.path.join(logdir, 'result.json')}",
-            f"TensorBoard     tensorboard --logdir {logdir}",
-        ]
-    )
-
-
-def _help() -> str:
-    """What --help prints: the flags in groups, with unit and default."""
-    lines = [str(__doc__)]
-    others = (
-        ("Studies", _names(STUDY_FLAGS)),
-        ("Comparisons", _names(COMPARISON_FLAGS)),
-        (f"With --arch {CONVEX}", CONVEX_FLAGS),
-    )
-    for group, names in [*GROUPS.items(), *others]:
-        lines.append(f"{group}:")
-        for name in names.split():
-            flag = FLAGS[name]
-            default = "" if flag.default is None else f" Default: {flag.default}."
-            kind = "text" if flag.flag_type() == "string" else flag.flag_type()
-            form = "[no]" + name if flag.boolean else f"{name} {kind}"
-            lines += [
-                f"  --{form}",
-                textwrap.fill(flag.help + default, 86, **_INDENTS),
-            ]
-        lines.append("")
-    return "\n".join(lines)
-
-
-_INDENTS = {
-    "initial_indent": " " * 6,
-    "subsequent_indent": " " * 6,
-    "break_on_hyphens": False,  # Names of values have them.
-}
+def _help(path: str) -> str:
+    examples = str(__doc__)
+    if program.name(path) != "main.py":
+        examples = examples.replace("python launch/local.py", "tem-tf-run")
+        examples = examples.replace("python main.py", program.command(path))
+    groups = RUN_FLAGS | {
+        "Studies": STUDY_FLAGS,
+        "Comparisons": COMPARISON_FLAGS,
+        f"With --arch {CONVEX}": CONVEX_ROWS,
+    }
+    return help_text(examples, groups)
 
 
 def parse(argv: list[str]) -> None:
@@ -332,8 +240,9 @@ def parse(argv: list[str]) -> None:
         UsageError: a flag is unknown or has a value of the wrong type.
     """
     if {"--help", "-help", "-h", "--helpshort"} & set(argv[1:]):
-        print(_help())
+        print(_help(argv[0]), flush=True)
         sys.exit(0)
+    see = f"See {program.command(argv[0])} --help."
     try:
         rest = FLAGS(_join_several(argv))[1:]
     except flags.IllegalFlagValueError as error:
@@ -341,11 +250,10 @@ def parse(argv: list[str]) -> None:
         words = str(error).partition(": ")[2]
         raise UsageError(words if words.startswith("`") else error) from error
     except (flags.Error, ValueError) as error:  # ValueError: of --noNAME=VALUE.
-        raise UsageError(f"{error}. See python main.py --help.") from error
+        raise UsageError(f"{error}. {see}") from error
     if rest:
         raise UsageError(
-            f"Every argument must follow a flag. Received: {' '.join(rest)}. "
-            "See python main.py --help."
+            f"Every argument must follow a flag. Received: {' '.join(rest)}. {see}"
         )
 
 
@@ -373,23 +281,47 @@ def main(argv: list[str] | None = None) -> int:
     """
     argv = sys.argv if argv is None else argv
     try:
-        parse(argv)
-        if FLAGS.arch == CONVEX:
-            return run_convex()
-        for name in CONVEX_FLAGS.split():
-            if FLAGS[name].present:
-                raise UsageError(
-                    f"`{name}` has no effect with `arch` {FLAGS.arch}. Leave --{name} "
-                    f"out or pass --arch {CONVEX}."
-                )
-        if words := misplaced({name for name in FLAGS if FLAGS[name].present}):
-            raise UsageError(words)
-        if FLAGS.compare is not None:
-            return run_comparison()
-        return run_study() if is_study() else train(configure())
-    except (UsageError, ModuleNotFoundError) as error:
-        print(f"main.py: error: {missing_packages.in_words(error)}", file=sys.stderr)
-        return 1
+        try:
+            parse(argv)
+            code = _carry_out()
+        except (UsageError, ModuleNotFoundError) as error:
+            words = missing_packages.in_words(error)
+            print(f"{program.name(argv[0])}: error: {words}", file=sys.stderr)
+            code = 1
+        sys.stdout.flush()  # Here, where a closed pipe is no traceback.
+        return code
+    except BrokenPipeError:
+        program.close_output()
+        return program.PIPE_CLOSED
     except KeyboardInterrupt:
-        print("main.py: interrupted", file=sys.stderr)
-        return 130  # 128 + SIGINT, as shells have it
+        print(f"{program.name(argv[0])}: interrupted", file=sys.stderr)
+        return program.INTERRUPTED
+
+
+def _carry_out() -> int:
+    """Does what FLAGS ask for; returns the exit code.
+
+    Raises:
+        UsageError: a flag has no effect, or is wrong.
+    """
+    given = _given()
+    if FLAGS.arch == CONVEX:
+        return run_convex()
+    for name in CONVEX_FLAGS.split():
+        if name in given:
+            raise UsageError(
+                f"`{name}` has no effect with `arch` {FLAGS.arch}. Leave --{name} "
+                f"out or pass --arch {CONVEX}."
+            )
+    if words := misplaced(given):
+        raise UsageError(words)
+    if FLAGS.compare is not None:
+        return run_comparison()
+    several = {name for name in given if isinstance(FLAGS[name].value, tuple)}
+    if words := study_flags.misplaced(given, several):
+        raise UsageError(words)
+    return run_study() if study_flags.makers(given, several) else train()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

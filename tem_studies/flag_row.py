@@ -15,6 +15,8 @@ class FlagRow(NamedTuple):
         text: Its help, with the unit.
         takes_several: Whether several values may follow the flag.
         may_repeat: Whether the flag may be given several times.
+        is_setting: Whether it is a setting of what is run, to be found in its results;
+            else it says what the command may do.
     """
 
     name: str
@@ -23,3 +25,4 @@ class FlagRow(NamedTuple):
     text: str
     takes_several: bool = False
     may_repeat: bool = False
+    is_setting: bool = True

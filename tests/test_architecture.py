@@ -35,6 +35,17 @@ LAYERS = [
 PLUGIN_NEEDS = {"keras", "numpy", "tensorflow"}  # The install_requires of setup.cfg.
 PRIVATE_MODULES = re.compile(r"\b(tensorflow\.python|keras\.src)\b")
 MAXIMAL_LINES = 400
+# What checks a command line, before anything is imported that takes seconds.
+CHECKING = sorted(
+    path
+    for name in (
+        *("flags", "configuration", "command_line", "directory", "data_places"),
+        *("logdir", "environment", "study_files", "processes", "workload_settings"),
+        *("compression_settings", "help_text", "program", "quiet_start"),
+        "missing_packages",
+    )
+    for path in (ROOT / "tem_studies").rglob(f"{name}.py")
+)
 
 # Folders of the plugin, each with the place of one module. The launcher, in `launch`,
 # stands for itself.
@@ -81,12 +92,16 @@ def parse(path: pathlib.Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
 
-def imports(path: pathlib.Path) -> Iterator[str]:
+def imports(path: pathlib.Path, tree: ast.Module | None = None) -> Iterator[str]:
     """Dotted names of all that a file imports, inside functions too.
 
     `from a.b import c` gives `a.b.c`, since c may be a module.
+
+    Args:
+        path: The file.
+        tree: A part of it. Default: all.
     """
-    for node in ast.walk(parse(path)):
+    for node in ast.walk(tree or parse(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -141,6 +156,48 @@ def test_plugin_needs_no_other_packages(path):
 @each([p for p in PROGRAMS if p != ROOT / "tem_studies" / "command_line.py"])
 def test_only_the_command_line_knows_absl(path):
     assert "absl" not in {name.split(".")[0] for name in imports(path)}
+
+
+def imported_at_once(path: pathlib.Path, seen: set[str]) -> set[str]:
+    """First names of all packages but ours that come with a file of tem_studies.
+
+    Not what a function imports when it is called, nor what type checkers alone read.
+
+    Args:
+        path: The file.
+        seen: Names of files that were looked at; this one's are added.
+    """
+    found = set()
+    tree = parse(path)
+    tree.body = [
+        node
+        for node in tree.body
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef)
+        and not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
+    ]
+    for name in imports(path, tree):
+        parts = name.split(".")
+        if parts[0] != "tem_studies":
+            found.add(parts[0])
+            continue
+        for end in (len(parts), len(parts) - 1):  # What is imported may be a module.
+            file = ROOT.joinpath(*parts[:end]).with_suffix(".py")
+            if file.exists() and name_of(file) not in seen:
+                seen.add(name_of(file))
+                found |= imported_at_once(file, seen)
+    return found
+
+
+@each(CHECKING)
+def test_what_checks_settings_imports_nothing_slow(path):
+    found = imported_at_once(path, set())
+    assert found - set(sys.stdlib_module_names) - {"__future__"} <= {"absl"}
+
+
+def test_what_runs_imports_tensorflow_at_once():
+    """So that the test above would see it."""
+    path = ROOT / "tem_studies" / "data_parallelism" / "study.py"
+    assert {"tensorflow", "numpy", "keras"} <= imported_at_once(path, set())
 
 
 @each(LAUNCHER)

@@ -68,7 +68,7 @@ def test_in_a_process_of_its_own(tmp_path, missing, arguments, expected):
         ("sklearn", "scikit-learn", ""),
         ("tensorboard", "tensorboard", ""),
         ("matplotlib", "matplotlib", "--nruns 2"),
-        ("scipy", "scipy", "--compare none --budgets 0.1"),
+        ("scipy", "scipy", "--compare none,topk --budgets 0.1"),
     ],
 )
 def test_a_missing_package_is_one_line(

@@ -32,6 +32,7 @@ def run(shared: dict, place: pathlib.Path, threshold: str, seed: int) -> dict:
         settings = shared | {"compressor": "hard_threshold", "threshold": threshold}
         settings |= {"seed": seed, "threads": 1, "logdir": result.parent}
         flags = [f"--{name}={value}" for name, value in settings.items()]
+        flags += ["--overwrite"]  # What a run left that was ended before its result.
         subprocess.run([sys.executable, "main.py", *flags], cwd=ROOT, check=True)
     return json.loads(result.read_text())
 

@@ -38,6 +38,7 @@ def command(workers: int, flags: str, seed: int, data: str, logs: str) -> list[s
     """The command line of one run."""
     program = [sys.executable, "main.py", *COMMON.split(), *flags.split()]
     program += ["--seed", str(seed), "--path_data", data, "--logdir", logs]
+    program += ["--overwrite"]  # What a run left that was ended before its result.
     if workers == 1:
         return program
     return [

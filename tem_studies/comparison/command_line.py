@@ -18,13 +18,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tem_studies import missing_packages
 from tem_studies.comparison.configuration import (
     COMPARISON_NAME,
     FIXED_SETTINGS,
     OWN_SETTINGS,
     Comparison,
 )
+from tem_studies.comparison.directory import ComparisonDirectory
+from tem_studies.quiet_start import start_tensorflow
+from tem_studies.workloads import command_line
 from tem_studies.workloads.configuration import Configuration
+from tem_studies.workloads.environment import check_keras, check_no_cluster
+from tem_studies.workloads.logdir import require_writable
+from tem_studies.workloads.study_files import read_json
 from tem_studies.workloads.workload_settings import DPS_NETWORKS
 
 # Flag -> attribute, where they differ.
@@ -88,6 +95,15 @@ def carry_out(comparison: Comparison, only_report: bool) -> str:
     Raises:
         ValueError, OSError, ImportError: naming what is wrong.
     """
+    if only_report:
+        check_keras()
+    else:
+        check_no_cluster("A comparison makes each run")
+        require_writable(comparison.path, "study_dir")
+        ComparisonDirectory(comparison.path).check(comparison)
+        command_line.check(comparison.run)
+    missing_packages.require("matplotlib", "scipy", "tensorboard")
+    start_tensorflow()
     from tem_studies.comparison import report, study
 
     if not only_report:
@@ -104,8 +120,6 @@ def carry_out(comparison: Comparison, only_report: bool) -> str:
 
 
 def _of_directory(place: Path) -> Comparison:
-    from tem_studies.workloads.study_files import read_json
-
     path = place / COMPARISON_NAME
     content = read_json(path, dict)
     try:

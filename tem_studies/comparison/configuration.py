@@ -15,6 +15,7 @@ from tem_studies.workloads.checks import Checked
 from tem_studies.workloads.configuration import Configuration
 
 COMPARISON_NAME = "comparison.json"  # in a study directory: these settings
+PROBE = "probe"  # Name of one dense step, from which the number of entries is known.
 
 # Tuning and pilot runs have seeds from here on, counted from the run's seed, so that no
 # reported run was ever tuned on. Our choice.

@@ -68,6 +68,12 @@ def misplaced(given: set[str]) -> str | None:
         given: Names of the flags on the command line.
     """
     if "compare" in given:
+        for name in ("logdir", "overwrite"):
+            if name in given:
+                return (
+                    f"`{name}` has no effect in a comparison: its directory is "
+                    f"--study_dir, where what is finished stays. Leave --{name} out."
+                )
         for row in STUDY_FLAGS:
             if row.name in given and row.name not in SHARED_WITH_STUDY:
                 return (

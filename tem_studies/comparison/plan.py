@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from tem_studies.comparison import volume
-from tem_studies.comparison.configuration import Comparison
+from tem_studies.comparison.configuration import PROBE, Comparison
 from tem_studies.comparison.methods import METHODS, WARM_UP
 
 # Two volumes are equal within 2 %; a pilot must come to half of that, since other seeds
@@ -31,7 +31,6 @@ MOST_PILOTS = 8
 MOST_WIDENINGS = 3
 
 DENSE_BUDGET = None  # The budget of a method that has none.
-PROBE = "probe"  # Name of one dense step, from which the number of entries is known.
 
 
 @dataclasses.dataclass(frozen=True)

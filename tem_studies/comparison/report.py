@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 
 from tem_studies.comparison.configuration import Comparison
+from tem_studies.comparison.directory import RUNS_NAME, ComparisonDirectory
 from tem_studies.comparison.methods import METHODS
 from tem_studies.comparison.plan import TOLERANCE, Plan, Row
 from tem_studies.comparison.quality import Quality, quality_of
 from tem_studies.comparison.statistics import Difference, paired
-from tem_studies.comparison.study import RUNS_NAME, ComparisonDirectory
+from tem_studies.comparison.study import outcomes
 from tem_studies.workloads.results import read_steps
 from tem_studies.workloads.study_files import alone_in
 
@@ -145,7 +146,7 @@ def read(comparison: Comparison) -> Report:
     """
     directory = ComparisonDirectory(comparison.path)
     results = directory.results()
-    plan = Plan(comparison, directory.outcomes())
+    plan = Plan(comparison, outcomes(directory))
     lines = []
     for row in plan.rows:
         runs = [

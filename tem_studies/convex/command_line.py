@@ -1,11 +1,16 @@
-"""From the flags of main.py to the settings of a convex study."""
+"""From the flags of main.py to a convex study, and what is said at its end."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection
 from typing import Any
 
+from tem_studies.convex import data_places
 from tem_studies.convex.configuration import ConvexConfiguration
+from tem_studies.quiet_start import start_tensorflow
+from tem_studies.workloads.environment import check_keras
+from tem_studies.workloads.logdir import claim_default, give_back, require_writable
 
 # Flags of the image workloads that mean the same here.
 _SHARED = (
@@ -52,3 +57,40 @@ def configure(given: dict[str, Any], own: Collection[str]) -> ConvexConfiguratio
     if "sweep" in settings:
         settings["sweep"] = tuple(settings["sweep"])
     return ConvexConfiguration(**settings)
+
+
+def run(configuration: ConvexConfiguration, logdir: str | None) -> tuple[str, bool]:
+    """Runs a study.
+
+    Args:
+        configuration: Its settings.
+        logdir: The directory that the user chose; None: one named after the time.
+
+    Returns:
+        What to tell the user, and whether a run diverged.
+
+    Raises:
+        ValueError, OSError, ImportError, MemoryError: naming what is wrong.
+    """
+    check_keras()
+    data_places.locate(configuration.datasource, configuration.path_data)
+    claimed = None
+    if logdir is None:
+        claimed = claim_default()
+        configuration = dataclasses.replace(configuration, logdir=claimed)
+    else:
+        require_writable(logdir)
+    try:
+        start_tensorflow()
+        from tem_studies.convex import study
+
+        diverged = study.run(configuration)["diverged"]
+    finally:
+        if claimed:
+            give_back(claimed)  # Only if it is empty still.
+    lines = [
+        f"diverged: {label}; it is in no figure. Pass a smaller --step_size."
+        for label in diverged
+    ]
+    lines.append(f"figures and tables: {configuration.logdir}")
+    return "\n".join(lines), bool(diverged)

@@ -12,17 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tem_studies.convex.data_places import FASHION, MADE_UP, NAMES, locate
 from tem_studies.workloads import data_files
 
-MADE_UP = "made-up"
-NAMES = ("gisette", "madelon", "breast-cancer", "fashion-mnist", MADE_UP)
-# The files of these data sets as the LIBSVM collection names them. scikit-learn reads
-# the compressed ones too.
-_LIBSVM_NAMES = {
-    "gisette": ("gisette_scale", "gisette"),
-    "madelon": ("madelon", "madelon_train"),
-}
-_ENDINGS = ("", ".bz2", ".gz", ".txt", ".libsvm")
 # Of the made-up data: share of labels that are flipped. Our choice.
 _FLIPPED = 0.05
 
@@ -58,7 +50,7 @@ def load(
     """Reads a data set by its name, or a LIBSVM file by its path.
 
     Args:
-        datasource: One of `NAMES`, or the path of a file.
+        datasource: One of `data_places.NAMES`, or the path of a file.
         path_data: Directory with the files of gisette, madelon and Fashion-MNIST.
         classes: Of fashion-mnist: the labels that become -1 and 1.
         size: Of made-up: examples and features.
@@ -67,20 +59,14 @@ def load(
         FileNotFoundError: it is not there; the message says where it was looked for.
         ValueError: a file is wrong; the message says which and where.
     """
+    place = locate(datasource, path_data)
     if datasource == MADE_UP:
         return made_up(size[0], size[1])
-    if datasource == "breast-cancer":
+    if place is None:
         return _breast_cancer()
-    if datasource == "fashion-mnist":
-        return _fashion_mnist(path_data, classes)
-    if datasource in _LIBSVM_NAMES:
-        return read_libsvm(_find(datasource, path_data), datasource)
-    if Path(datasource).is_file():
-        return read_libsvm(Path(datasource), Path(datasource).name)
-    raise FileNotFoundError(
-        f"`datasource` must be one of {', '.join(NAMES)} or the path of a LIBSVM file. "
-        f"Received: datasource={datasource!r}, and there is no such file."
-    )
+    if datasource == FASHION:
+        return _fashion_mnist(place, classes)
+    return read_libsvm(place, datasource if datasource in NAMES else place.name)
 
 
 def read_libsvm(path: Path, name: str) -> Data:
@@ -178,25 +164,6 @@ def _fault(words: list[str]) -> str | None:
     return None
 
 
-def _find(datasource: str, path_data: str | None) -> Path:
-    if path_data is None:
-        raise FileNotFoundError(
-            f"`datasource` {datasource} needs its LIBSVM file. Pass --path_data DIR "
-            f"where DIR holds {_LIBSVM_NAMES[datasource][0]}, or the file's path as "
-            "--datasource."
-        )
-    for name in _LIBSVM_NAMES[datasource]:
-        for ending in _ENDINGS:
-            if (Path(path_data) / (name + ending)).is_file():
-                return Path(path_data) / (name + ending)
-    raise FileNotFoundError(
-        f"There is no {' or '.join(_LIBSVM_NAMES[datasource])} (plain, .bz2 or .gz) in "
-        f"{path_data}. Three ways on: put the file of the LIBSVM collection there; "
-        "pass a file's path as --datasource; or choose breast-cancer or made-up, which "
-        "need no files."
-    )
-
-
 def _breast_cancer() -> Data:
     """scikit-learn's 569 × 30 of breast-cancer, each feature standardised."""
     from sklearn.datasets import load_breast_cancer
@@ -207,14 +174,8 @@ def _breast_cancer() -> Data:
     return Data(features, labels, "breast-cancer", "scikit-learn")
 
 
-def _fashion_mnist(path_data: str | None, classes: tuple[int, ...]) -> Data:
+def _fashion_mnist(folder: Path, classes: tuple[int, ...]) -> Data:
     """The 12,000 training images of two classes, pixels in [0, 1]."""
-    folder = Path(path_data or ".") / "Fashion-MNIST"
-    if path_data is None or not folder.is_dir():
-        raise FileNotFoundError(
-            "`datasource` fashion-mnist needs its files. Pass --path_data DIR where "
-            f"DIR holds Fashion-MNIST. Received: path_data={path_data!r}."
-        )
     (images, labels), _ = data_files.read_mnist(folder)
     chosen = np.isin(labels, classes)
     pixels = images[chosen].reshape(chosen.sum(), -1) / 255.0

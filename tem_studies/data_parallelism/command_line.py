@@ -6,9 +6,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tem_studies.data_parallelism import report, study
+from tem_studies import missing_packages
 from tem_studies.data_parallelism.configuration import Cell, Study
+from tem_studies.data_parallelism.directory import (
+    StudyDirectory,
+    check_directories,
+    studies_in,
+)
+from tem_studies.quiet_start import start_tensorflow
+from tem_studies.workloads import command_line
 from tem_studies.workloads.configuration import Configuration
+from tem_studies.workloads.environment import check_keras, check_no_cluster
+from tem_studies.workloads.logdir import require_writable
+
+_REPORT_NEEDS = ("matplotlib", "scipy", "tensorboard")
 
 
 def configure(run: Mapping[str, Any], settings: Mapping[str, Any]) -> Study:
@@ -52,6 +63,14 @@ def run(planned: Study) -> str:
     Raises:
         ValueError, OSError, ImportError: naming what is wrong.
     """
+    check_no_cluster("A study runs each trial")
+    require_writable(planned.path, "study_dir")
+    check_directories(planned)
+    command_line.check(planned.cells[0].run)
+    missing_packages.require(*_REPORT_NEEDS)
+    start_tensorflow()
+    from tem_studies.data_parallelism import study
+
     if not study.run(planned):
         return (
             "Other processes still run trials of this study; the last one makes the "
@@ -71,7 +90,15 @@ def make_report(directories: Sequence[str | Path], target: str | None) -> str:
         ValueError: there is no study, or it is damaged.
     """
     paths = [Path(directory) for directory in directories]
+    check_keras()
+    for place in (found for path in paths for found in studies_in(path)):
+        StudyDirectory(place).configuration()  # Raises if it is damaged.
     place = Path(target) if target else paths[0] / "report"
+    require_writable(place, "logdir" if target else "report")
+    missing_packages.require(*_REPORT_NEEDS)
+    start_tensorflow()
+    from tem_studies.data_parallelism import report
+
     table = report.make(paths, place)
     return "\n".join(
         [

@@ -9,7 +9,8 @@
                                     seed, a trial that had ended early, to its end
 
 Files appear whole or not at all, and a process claims a trial before it runs it: see
-`tem_studies.workloads.study_files`.
+`tem_studies.workloads.study_files`. This file imports neither TensorFlow nor numpy, so
+that a wrong directory is refused at once.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tem_studies.data_parallelism.configuration import Cell
+from tem_studies.data_parallelism.configuration import Cell, Study
 from tem_studies.data_parallelism.metaparameters import Point, metaparameters
-from tem_studies.workloads.results import RESULT_NAME, versions
+from tem_studies.workloads.logdir import RESULT_NAME
 from tem_studies.workloads.study_files import (
     alone_in,
     claim,
@@ -32,6 +33,7 @@ from tem_studies.workloads.study_files import (
     require_same_in_results,
     write_json,
 )
+from tem_studies.workloads.versions import versions
 
 STUDY_NAME, POINTS_NAME = "study.json", "metaparameters.json"
 METADATA_NAME = "batch-science/metadata.json"
@@ -206,6 +208,33 @@ class StudyDirectory:
         results = self.results().items()
         trials = [r for name, r in results if name.startswith("run-")]
         require_same_in_results(self.path, trials, ours)  # Reruns have other seeds.
+
+
+def check_directories(study: Study) -> None:
+    """Checks that all directories of a study are its own. Changes nothing.
+
+    Raises:
+        ValueError: one is another's, damaged, or has results and may not.
+    """
+    for cell in study.cells:
+        StudyDirectory(study.path_of(cell)).check(cell, study.resumes)
+    if len(study.cells) > 1 and (study.path / STUDY_NAME).exists():
+        raise ValueError(
+            f"`study_dir` {study.path} is the study of one cell, and the command has "
+            f"{len(study.cells)}. Pass another directory."
+        )
+
+
+def studies_in(path: Path) -> list[Path]:
+    """The study directories at or below a path, sorted.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = sorted(p.parent for p in path.glob(f"**/{STUDY_NAME}"))
+    if not found:
+        raise ValueError(f"There is no study in {path}: no {STUDY_NAME} is below it.")
+    return found
 
 
 def run_name(trial: int) -> str:

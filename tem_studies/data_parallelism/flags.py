@@ -78,3 +78,48 @@ STUDY_FLAGS = (
 # Any of these makes a command a study; so do several values of the next ones.
 MAKES_STUDY = ("nruns", "mparams_kind", "check_lipschitz", "study_dir")
 SEVERAL_MAKE_STUDY = ("batch_size", "target_sparsity")
+
+
+def makers(given: set[str], several: set[str]) -> list[str]:
+    """Names of the flags that make a command a study; none: it is one run.
+
+    Args:
+        given: Names of the flags on the command line.
+        several: Of those, the ones with several values.
+    """
+    return [
+        *(name for name in (*MAKES_STUDY, "report") if name in given),
+        *(name for name in SEVERAL_MAKE_STUDY if name in several),
+    ]
+
+
+def misplaced(given: set[str], several: set[str]) -> str | None:
+    """What is wrong with flags that belong to studies alone, or not to them.
+
+    Args:
+        given: Names of the flags on the command line.
+        several: Of those, the ones with several values.
+    """
+    made_by = makers(given, several)
+    if "report" in given:
+        for name in sorted(given - {"report", "logdir"}):
+            return (
+                f"`{name}` has no effect with `report`, which takes all from the files "
+                f"of studies. Leave --{name} out."
+            )
+    elif made_by:
+        for name in ("logdir", "overwrite"):
+            if name in given:
+                return (
+                    f"`{name}` has no effect in a study, which --{made_by[0]} makes of "
+                    "this command: its directory is --study_dir, where what is "
+                    f"finished stays. Leave --{name} out."
+                )
+    else:
+        for row in STUDY_FLAGS:
+            if row.name in given:
+                return (
+                    f"`{row.name}` has an effect in a study alone. Leave --{row.name} "
+                    f"out or pass one of --{', --'.join(MAKES_STUDY)}."
+                )
+    return None

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tem_studies.data_parallelism.directory import STUDY_NAME, StudyDirectory
+from tem_studies.data_parallelism.directory import StudyDirectory, studies_in
 from tem_studies.data_parallelism.fit import (
     STATUSES,
     CellResult,
@@ -22,8 +22,7 @@ from tem_studies.data_parallelism.fit import (
     best_interval,
     fit_trend,
 )
-from tem_studies.workloads.results import finite_or_null
-from tem_studies.workloads.study_files import alone_in
+from tem_studies.workloads.study_files import alone_in, finite_or_null
 
 TABLE_NAME, FITS_NAME = "steps_to_result.csv", "fits.json"
 
@@ -88,12 +87,7 @@ def read(paths: Sequence[Path]) -> list[Series]:
     """
     studies = []
     for path in paths:
-        found = sorted(p.parent for p in path.glob(f"**/{STUDY_NAME}"))
-        if not found:
-            raise ValueError(
-                f"There is no study in {path}: no {STUDY_NAME} is below it."
-            )
-        studies += [study for one in found if (study := _read_study(one))]
+        studies += [study for one in studies_in(path) if (study := _read_study(one))]
     if not studies:
         raise ValueError(
             f"The studies in {', '.join(map(str, paths))} have no finished trial yet."

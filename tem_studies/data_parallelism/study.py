@@ -8,24 +8,24 @@ may be started on one directory, at any time.
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable
 
 import tensorflow as tf
 
 from tem_studies.data_parallelism.configuration import Cell, Study
 from tem_studies.data_parallelism.directory import (
-    STUDY_NAME,
     StudyDirectory,
+    check_directories,
     rerun_name,
     run_name,
 )
 from tem_studies.data_parallelism.fit import LEAST_COMPLETE
 from tem_studies.data_parallelism.metaparameters import metaparameters
 from tem_studies.data_parallelism.trials import Splits, Workbench
-from tem_studies.workloads import data_sources
+from tem_studies.workloads import data_places, data_sources
 from tem_studies.workloads.batches import EpochOrder
 from tem_studies.workloads.data_sources import Data
+from tem_studies.workloads.environment import check_no_cluster
 from tem_studies.workloads.processes import run_in_processes
 from tem_studies.workloads.replicas import make_strategy
 from tem_studies.workloads.study_files import require_data
@@ -41,19 +41,8 @@ def run(study: Study) -> bool:
         ValueError, OSError, ImportError: data, directory and configuration do not fit
             together. Nothing has been written then.
     """
-    if os.environ.get("TF_CONFIG", "").strip():
-        raise ValueError(
-            "A study runs each trial in one process and cannot be one of several "
-            "workers. Unset the environment variable TF_CONFIG; for more processes "
-            "pass --parallel_trials, or start the command several times."
-        )
-    for cell in study.cells:
-        StudyDirectory(study.path_of(cell)).check(cell, study.resumes)
-    if len(study.cells) > 1 and (study.path / STUDY_NAME).exists():
-        raise ValueError(
-            f"`study_dir` {study.path} is the study of one cell, and the command has "
-            f"{len(study.cells)}. Pass another directory."
-        )
+    check_no_cluster("A study runs each trial")
+    check_directories(study)
     if study.parallel_trials > 1:
         _run_in_processes(study)
     else:
@@ -65,7 +54,7 @@ def run(study: Study) -> bool:
 def load(study: Study) -> Data:
     """Loads the data and checks that every cell's batch fits into it."""
     run = study.cells[0].run
-    data = data_sources.load(data_sources.locate(run.datasource, run.path_data))
+    data = data_sources.load(data_places.locate(run))
     for cell in study.cells:
         EpochOrder(data.epochs(0), len(data.train), cell.run.batch_size)
     return data
@@ -182,6 +171,6 @@ def _run_in_processes(study: Study) -> None:
     Data and directories are looked at here first, so that what is wrong is said once.
     """
     run = study.cells[0].run
-    if not data_sources.locate(run.datasource, run.path_data).needs_tensorflow:
+    if not data_places.locate(run).needs_tensorflow:
         load(study)
     run_in_processes(_work, study, study.parallel_trials, run.threads)

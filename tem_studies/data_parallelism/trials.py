@@ -23,8 +23,9 @@ from tem_studies.workloads.batches import DeviceSplit, EpochOrder
 from tem_studies.workloads.configuration import Configuration
 from tem_studies.workloads.data_sources import Data
 from tem_studies.workloads.progress import Progress
-from tem_studies.workloads.results import PHASES, Stopwatch, pruning_record, versions
+from tem_studies.workloads.results import PHASES, Stopwatch, pruning_record
 from tem_studies.workloads.training import Trainer
+from tem_studies.workloads.versions import versions
 from tem_tf.aggregation import NOT_FINITE
 
 # Longest time in one call of the trainer, once the speed is known. Our choice: between

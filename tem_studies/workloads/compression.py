@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from tem_studies.workloads.compression_settings import (
     COMPRESSOR_SETTINGS,
     MEMORY_SETTINGS,
+    read_counts,
 )
 from tem_studies.workloads.configuration import Configuration
 from tem_tf.compressors import COMPRESSORS, Compressor, Ramp, TopK
@@ -79,27 +78,3 @@ def make_memory(configuration: Configuration) -> Memory | str | None:
         if getattr(configuration, setting) is not None
     }
     return MEMORIES[name](**arguments)
-
-
-def read_counts(path: str) -> list[int]:
-    """Reads a list of k_t: a text file with one integer >= 0 per line, step by step.
-
-    Raises:
-        ValueError: naming the line that is none, or the file if it cannot be read.
-    """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(
-            "`counts` must be a file with one integer >= 0 per line. "
-            f"Received: counts={path!r} ({error})."
-        ) from error
-    counts = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip().isdecimal():
-            raise ValueError(
-                "`counts` must be a file with one integer >= 0 per line. "
-                f"Received: {line!r} in line {number} of {path}."
-            )
-        counts.append(int(line))
-    return counts

@@ -6,6 +6,7 @@ This file imports no TensorFlow, so that a wrong flag is refused at once.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 # name -> (settings it must have, settings it may have)
@@ -62,3 +63,22 @@ def check_settings_of(configuration: Any, kind: str, settings: Settings) -> None
             f"{name}={given!r}. Leave --{name} out or pass "
             f"--{kind} {' or '.join(takers)}."
         )
+
+
+def read_counts(path: str) -> list[int]:
+    """Reads a list of k_t: a text file with one integer per line, step by step.
+
+    Raises:
+        ValueError: naming the line that is none, or the file if it cannot be read.
+    """
+    rule = "`counts` must be a file with one integer in [0, 2**31) per line."
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{rule} Received: counts={path!r} ({error}).") from error
+    if not lines:
+        raise ValueError(f"{rule} Received: counts={path!r}, which is empty.")
+    for number, line in enumerate(lines, 1):
+        if not line.strip().isdecimal() or int(line) >= 2**31:
+            raise ValueError(f"{rule} Received: {line!r} in line {number} of {path}.")
+    return [int(line) for line in lines]

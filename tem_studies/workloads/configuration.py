@@ -141,6 +141,12 @@ class Configuration(WorkloadSettings):
         for name in ("density", "low_density", "high_density"):
             if getattr(self, name) is not None:
                 self._number(name, "in (0, 1]", lambda x: 0 < x <= 1, _FRACTION)
+        low, high = self.low_density, self.high_density
+        if low is not None and high is not None and high < low:
+            raise ValueError(
+                "`high_density` must be at least `low_density`. Received: "
+                f"low_density={low}, high_density={high}."
+            )
         for name in ("density_ramp_steps", "accordion_interval"):
             if getattr(self, name) is not None:
                 self._integer(name, 1)

@@ -1,4 +1,4 @@
-"""Data sources: where the images are, how they are split, standardised and ordered.
+"""Data sources of images: how they are split, standardised and ordered.
 
 Split and order are the DPS study's (arXiv 2003.11316, its authors' code): numpy's
 RandomState(0) shuffles the training examples, the first tenth becomes the validation
@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from tem_studies.workloads import data_files, prepared_data
+from tem_studies.workloads.data_places import Source
 
-# Folder below --path_data and its reader, as in the DPS authors' layout.
-_FOLDERS = {
-    "mnist": ("MNIST", data_files.read_mnist),
-    "fashion-mnist": ("Fashion-MNIST", data_files.read_mnist),
-    "cifar-10": ("cifar-10-batches-py", data_files.read_cifar10),
-    "cifar-100": ("cifar-100-python", data_files.read_cifar100),
+_READERS = {
+    "mnist": data_files.read_mnist,
+    "fashion-mnist": data_files.read_mnist,
+    "cifar-10": data_files.read_cifar10,
+    "cifar-100": data_files.read_cifar100,
 }
 _SHAPES = {
     "digits": (28, 28, 1),
@@ -94,72 +94,6 @@ class Data:
         return checksum
 
 
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """A data source that has been found but not read.
-
-    Attributes:
-        datasource: Its name.
-        kind: "scikit-learn", "files", "prepared" or "download". The last two need
-            TensorFlow.
-        place: The folder, or the address of a download.
-    """
-
-    datasource: str
-    kind: str
-    place: str
-
-    @property
-    def needs_tensorflow(self) -> bool:
-        """Whether reading it runs TensorFlow, so that the strategy must come first."""
-        return self.kind in ("prepared", "download")
-
-
-def locate(datasource: str, path_data: str | None) -> Source:
-    """Finds a data source without reading it; at most a few seconds, no TensorFlow.
-
-    Looks in `path_data`, then for a directory that tensorflow-datasets has prepared,
-    then whether it could be downloaded.
-
-    Args:
-        datasource: "digits", "mnist", "fashion-mnist", "cifar-10" or "cifar-100".
-        path_data: A folder with MNIST/, Fashion-MNIST/, cifar-10-batches-py/ or
-            cifar-100-python/ in it, or None.
-
-    Raises:
-        FileNotFoundError: it is nowhere. The message says where it was looked for.
-    """
-    if path_data is not None and not Path(path_data).is_dir():
-        raise FileNotFoundError(
-            f"`path_data` must be a directory. Received: path_data={path_data!r}."
-        )
-    if datasource == "digits":
-        return Source(datasource, "scikit-learn", "scikit-learn")
-    folder, _ = _FOLDERS[datasource]
-    looked = []
-    if path_data is None:
-        looked.append("--path_data was not given")
-    else:
-        place = Path(path_data) / folder
-        if place.is_dir():
-            return Source(datasource, "files", str(place))
-        looked.append(f"there is no {place}")
-    prepared = prepared_data.find_prepared(datasource)
-    if prepared is not None:
-        return Source(datasource, "prepared", str(prepared))
-    name, address = prepared_data.CATALOGUE[datasource]
-    looked.append(f"nothing is prepared in {prepared_data.directory() / name}")
-    if prepared_data.is_reachable(datasource):
-        return Source(datasource, "download", address)
-    looked.append(f"{address} cannot be reached")
-    raise FileNotFoundError(
-        f"The data of `datasource` {datasource} was not found: {'; '.join(looked)}. "
-        f"Three ways on: pass --path_data DIR where DIR/{folder} holds its files; set "
-        "TFDS_DATA_DIR to a directory in which tensorflow-datasets has prepared "
-        f"{name}; or choose another --datasource (digits needs no files)."
-    )
-
-
 def load(source: Source) -> Data:
     """Reads, checks, splits and measures a data source.
 
@@ -167,7 +101,7 @@ def load(source: Source) -> Data:
     the same examples.
 
     Args:
-        source: What `locate` returned.
+        source: What `data_places.locate` returned.
 
     Raises:
         FileNotFoundError, ValueError: a file is missing or wrong, naming it.
@@ -175,7 +109,7 @@ def load(source: Source) -> Data:
     if source.kind == "scikit-learn":
         train, test = _read_digits()
     elif source.kind == "files":
-        train, test = _FOLDERS[source.datasource][1](Path(source.place))
+        train, test = _READERS[source.datasource](Path(source.place))
     else:
         prepared = Path(source.place)
         if source.kind == "download":

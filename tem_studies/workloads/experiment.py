@@ -9,19 +9,24 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tem_studies.workloads import pruning
+from tem_studies.workloads import data_places, pruning
 from tem_studies.workloads.configuration import Configuration
+from tem_studies.workloads.environment import check_workers
 from tem_studies.workloads.optimizers import make_optimizer
 from tem_studies.workloads.progress import Progress
-from tem_studies.workloads.replicas import check_environment, from_chief, make_strategy
+from tem_studies.workloads.replicas import (
+    from_chief,
+    make_strategy,
+    refuse_on_all_workers,
+)
 from tem_studies.workloads.results import (
     RunDirectory,
     Stopwatch,
     pruning_record,
-    versions,
 )
 from tem_studies.workloads.tasks import KINDS
 from tem_studies.workloads.training import Trainer
+from tem_studies.workloads.versions import versions
 from tem_tf.aggregation import NOT_FINITE
 from tem_tf.strategy import is_chief, require_same_on_all_workers
 
@@ -29,24 +34,34 @@ from tem_tf.strategy import is_chief, require_same_on_all_workers
 _FIRST_STEPS = 5
 
 
-def set_up(configuration: Configuration) -> Experiment:
-    """Finds the data, joins the other workers and builds everything. Collective.
+def set_up(
+    configuration: Configuration,
+    source: data_places.Source | None = None,
+    refusal: str | None = None,
+) -> Experiment:
+    """Joins the other workers, reads the data and builds everything. Collective.
 
     Call it before any other use of TensorFlow. Whatever a user can get wrong raises
-    here, before any training.
+    here at the latest, before any training.
+
+    Args:
+        configuration: The run's settings.
+        source: Where the data is, if that is known already.
+        refusal: Of the chief: why the run must not start, or None.
 
     Raises:
         ValueError, OSError, ImportError: naming what is wrong.
     """
     stopwatch = Stopwatch()
-    check_environment(configuration)
+    check_workers(configuration)
     kind, data = KINDS[configuration.kind], None
     with stopwatch("load"):
-        source = kind.locate(configuration.datasource, configuration.path_data)
+        source = source or data_places.locate(configuration)
         if not source.needs_tensorflow:
             data = kind.load(source)
     with stopwatch("build"):
         strategy = make_strategy(configuration)
+        refuse_on_all_workers(strategy, refusal)
     if data is None:
         with stopwatch("load"):
             data = kind.load(source)

@@ -168,8 +168,16 @@ RUN_FLAGS: dict[str, tuple[FlagRow, ...]] = {
             "logdir",
             str,
             None,
-            "Directory for result.json, checkpoints and TensorBoard. What an earlier "
-            "run left there is replaced. Without it: runs/ and the time of day.",
+            "Directory for result.json, checkpoints and TensorBoard. Without it: runs/ "
+            "and the time of day. A study's is --study_dir.",
+        ),
+        FlagRow(
+            "overwrite",
+            bool,
+            False,
+            "Whether to replace what another run left in LOGDIR. Without it such a "
+            "directory is refused.",
+            is_setting=False,
         ),
     ),
     "Communication": (

@@ -2,19 +2,20 @@
 
 A machine without network is told so within seconds: before any download is started,
 one small request with a time limit asks whether the data's own server answers.
+
+This file imports neither TensorFlow nor numpy: see data_places.py.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 # data source -> (name in tensorflow-datasets, an address that its download needs).
 # Addresses as in tensorflow_datasets 4.9: image_classification/mnist.py, cifar.py.
@@ -54,8 +55,6 @@ CATALOGUE = {
 # the whole command still ends well within 20 seconds where there is no network.
 REACHABLE_SECONDS = 6.0
 
-Arrays = tuple[np.ndarray, np.ndarray]
-
 
 def directory() -> Path:
     """Where tensorflow-datasets keeps its data: TFDS_DATA_DIR or its default."""
@@ -79,6 +78,9 @@ def is_reachable(datasource: str, seconds: float = REACHABLE_SECONDS) -> bool:
 
     In a thread of its own, as looking up a host name has no time limit.
     """
+    import urllib.error
+    import urllib.request
+
     _, address = CATALOGUE[datasource]
     answers: list[bool] = []
 
@@ -112,7 +114,7 @@ def download(datasource: str) -> Path:
     return Path(builder.data_dir)
 
 
-def read(prepared: Path) -> tuple[Arrays, Arrays]:
+def read(prepared: Path) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
     """Reads a prepared directory of images, without a download.
 
     Returns:
@@ -123,8 +125,8 @@ def read(prepared: Path) -> tuple[Arrays, Arrays]:
         ValueError: it cannot be read, or has no "train" and "test" of images.
     """
 
-    def take(part: dict[str, np.ndarray]) -> Arrays:
-        return part["image"], part["label"].astype(np.int32)
+    def take(part: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        return part["image"], part["label"].astype("int32")
 
     return _parts(prepared, "train", take), _parts(prepared, "test", take)
 
@@ -141,7 +143,7 @@ def read_ratings(prepared: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
     def take(part: dict[str, np.ndarray]) -> tuple[np.ndarray, ...]:
         names = ("user_id", "movie_id", "timestamp")
-        return tuple(part[name].astype(np.int64) for name in names)
+        return tuple(part[name].astype("int64") for name in names)
 
     return _parts(prepared, "train", take)
 

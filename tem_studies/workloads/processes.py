@@ -5,12 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.connection
 import os
+import pickle
+import sys
 from collections.abc import Callable
 from typing import Any
 
-import tensorflow as tf
-
-from tem_studies import missing_packages
+from tem_studies import missing_packages, program
+from tem_studies.quiet_start import start_tensorflow
 
 Work = Callable[[Any, Callable[[], None]], None]
 
@@ -27,10 +28,13 @@ def run_in_processes(work: Work, study: Any, count: int, threads: int) -> None:
 
     Raises:
         ValueError: a process failed; it has printed why.
+        BrokenPipeError: nobody reads the output any longer.
     """
     context = multiprocessing.get_context("spawn")
+    # Read by the child once it is ready: `work` is found where TensorFlow is imported.
+    content = pickle.dumps((work, study))
     processes = [
-        context.Process(target=_work_as_child, args=(work, study, share, os.getpid()))
+        context.Process(target=_work_as_child, args=(content, share, os.getpid()))
         for share in [threads or max(1, (os.cpu_count() or 1) // count)] * count
     ]
     for process in processes:
@@ -41,6 +45,8 @@ def run_in_processes(work: Work, study: Any, count: int, threads: int) -> None:
             multiprocessing.connection.wait([p.sentinel for p in waiting])
             waiting = [p for p in waiting if p.exitcode is None]
             failed = [p for p in processes if p.exitcode not in (None, 0)]
+            if any(p.exitcode == program.PIPE_CLOSED for p in failed):
+                raise BrokenPipeError
             if failed:
                 raise ValueError(
                     "A process of --parallel_trials ended with exit code "
@@ -52,19 +58,27 @@ def run_in_processes(work: Work, study: Any, count: int, threads: int) -> None:
             process.join()
 
 
-def _work_as_child(work: Work, study: Any, threads: int, parent: int) -> None:
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(threads)
-
+def _work_as_child(content: bytes, threads: int, parent: int) -> None:
     def keep_on() -> None:
         # A parent that was killed cannot end its children.
         if os.getppid() != parent:
             raise SystemExit(1)
 
     try:
-        work(study, keep_on)
+        with program.usage_errors():
+            start_tensorflow()
+            import tensorflow as tf
+
+            tf.config.threading.set_intra_op_parallelism_threads(threads)
+            tf.config.threading.set_inter_op_parallelism_threads(threads)
+            work, study = pickle.loads(content)
+            work(study, keep_on)
+            sys.stdout.flush()
     except KeyboardInterrupt:
-        raise SystemExit(130) from None
-    except (ValueError, OSError, ImportError) as error:  # as main.py has it
+        raise SystemExit(program.INTERRUPTED) from None
+    except BrokenPipeError:
+        program.close_output()
+        raise SystemExit(program.PIPE_CLOSED) from None
+    except program.UsageError as error:
         words = missing_packages.in_words(error)
-        raise SystemExit(f"main.py: error: {words}") from None
+        raise SystemExit(f"{program.name()}: error: {words}") from None

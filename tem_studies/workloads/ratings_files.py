@@ -17,16 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from tem_studies.workloads import prepared_data
-from tem_studies.workloads.data_sources import Source
+from tem_studies.workloads.data_places import Source
 
 LEAST_RATINGS = 20  # of a user: the TEM authors', as in the MovieLens sets themselves
 NEGATIVES = 100  # He et al., WWW 2017, arXiv 1708.05031, section 4.1
-# Data source -> folder below --path_data, as GroupLens's archives unpack.
-FOLDERS = {
-    "movielens-20m": "ml-20m",
-    "movielens-1m": "ml-1m",
-    "movielens-small": "ml-latest-small",
-}
 _HEADER = "userId,movieId,rating,timestamp"
 _FIELDS = [("user", "i8"), ("item", "i8"), ("rating", "f8"), ("time", "i8")]
 
@@ -79,39 +73,6 @@ class RatingsData:
             if isinstance(value, np.ndarray):
                 checksum = zlib.crc32(value, checksum)
         return checksum
-
-
-def locate(datasource: str, path_data: str | None) -> Source:
-    """Finds `ratings.csv` or `ratings.dat`, or what tensorflow-datasets has or can get.
-
-    Args:
-        datasource: "movielens-20m", "movielens-1m" or "movielens-small".
-        path_data: A directory with ml-20m/, ml-1m/ or ml-latest-small/ in it, or None.
-
-    Raises:
-        FileNotFoundError: the ratings are nowhere.
-    """
-    folder = FOLDERS[datasource]
-    if path_data is not None:
-        if not Path(path_data).is_dir():
-            raise FileNotFoundError(
-                f"`path_data` must be a directory. Received: path_data={path_data!r}."
-            )
-        for name in ("ratings.csv", "ratings.dat"):
-            path = Path(path_data) / folder / name
-            if path.is_file():
-                return Source(datasource, "files", str(path))
-    prepared = prepared_data.find_prepared(datasource)
-    if prepared is not None:
-        return Source(datasource, "prepared", str(prepared))
-    if prepared_data.is_reachable(datasource):
-        return Source(datasource, "download", prepared_data.CATALOGUE[datasource][1])
-    raise FileNotFoundError(
-        f"The ratings of `datasource` {datasource} were not found. Received: path_data="
-        f"{path_data!r}. Pass --path_data DIR where DIR/{folder} holds ratings.csv or "
-        "ratings.dat, or set TFDS_DATA_DIR to a directory in which tensorflow-datasets "
-        f"has prepared {prepared_data.CATALOGUE[datasource][0]}."
-    )
 
 
 def load(source: Source) -> RatingsData:

@@ -7,16 +7,15 @@ is one worker of a cluster.
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import tensorflow as tf
 
 import tem_tf
 from tem_studies.workloads.chunks import use_one_thread_per_operation
 from tem_studies.workloads.configuration import Configuration, check_divisible
+from tem_studies.workloads.environment import check_workers
 from tem_tf.cluster import read_tf_config
-from tem_tf.strategy import require_same_on_all_workers
+from tem_tf.strategy import is_chief, require_same_on_all_workers
 
 # Networks whose batches are computed in chunks side by side (chunks.py).
 _CUT_NETWORKS = ("simple-cnn", "resnet-8")
@@ -33,7 +32,7 @@ def make_strategy(configuration: Configuration) -> tf.distribute.Strategy:
         ValueError: `workers` together with TF_CONFIG; a batch that the replicas cannot
             share; workers with different settings.
     """
-    check_environment(configuration)
+    check_workers(configuration)
     if configuration.arch in _CUT_NETWORKS:
         use_one_thread_per_operation(configuration.threads)
     elif configuration.threads:
@@ -47,17 +46,6 @@ def make_strategy(configuration: Configuration) -> tf.distribute.Strategy:
     require_same_on_all_workers(strategy, configuration.shared())
     check_divisible(configuration.batch_size, strategy.num_replicas_in_sync)
     return strategy
-
-
-def check_environment(configuration: Configuration) -> None:
-    """Raises if the environment contradicts the configuration."""
-    if configuration.workers > 1 and os.environ.get("TF_CONFIG", "").strip():
-        raise ValueError(
-            "`workers` makes virtual workers in one process and cannot be combined "
-            "with the environment variable TF_CONFIG, which makes this process one "
-            f"of several. Received: workers={configuration.workers}. Leave --workers "
-            "out, or unset TF_CONFIG."
-        )
 
 
 def spans_processes(strategy: tf.distribute.Strategy) -> bool:
@@ -94,6 +82,28 @@ def from_chief(
     flat = strategy.experimental_local_results(add_up())[0].numpy()
     parts = np.split(flat, np.cumsum([array.size for array in arrays])[:-1])
     return [part.reshape(a.shape) for part, a in zip(parts, arrays, strict=True)]
+
+
+def refuse_on_all_workers(
+    strategy: tf.distribute.Strategy, refusal: str | None
+) -> None:
+    """Raises on all workers if the chief has a reason not to start. Collective.
+
+    A chief that ended alone would let the others wait for it.
+
+    Args:
+        strategy: Any strategy; call it right after it is made.
+        refusal: The reason. Only the chief's counts.
+
+    Raises:
+        ValueError: there is one. The other workers learn that, not which.
+    """
+    (refused,) = from_chief(strategy, [np.float32([refusal is not None])])
+    if refused[0]:
+        raise ValueError(
+            (refusal if is_chief(strategy) else None)
+            or "The chief, the first worker, refuses to start and says why."
+        )
 
 
 def _virtual_devices(workers: int) -> tf.distribute.Strategy:

@@ -7,9 +7,7 @@ name and then renamed.
 from __future__ import annotations
 
 import json
-import math
 import os
-import platform
 import time
 import zipfile
 import zlib
@@ -22,22 +20,28 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-import tem_tf
+from tem_studies.workloads.logdir import (
+    RESULT_NAME,
+    STEPS_NAME,
+    WRITERS,
+    left_by_a_run,
+    not_writable,
+)
+from tem_studies.workloads.study_files import finite_or_null
 
-RESULT_NAME, STEPS_NAME = "result.json", "steps.npz"
 STEPS = ("entries", "payload_bytes", "error")  # what steps.npz has of each step
 SCHEMA_PATH = Path(__file__).with_name("result.schema.json")
 PHASES = ("load", "build", "prune", "train", "validate", "test")
 # What numpy raises for damaged archives.
 _UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
-_WRITERS = ("train", "validation", "communication")
 
 
 class RunDirectory:
     """The directory of one run; on other workers than the chief it does nothing.
 
     What an earlier run left in it under the same names is removed: its result, its
-    checkpoints and its events would otherwise stand beside those of this run.
+    checkpoints and its events would otherwise stand beside those of this run. Whether
+    that is wanted was asked before (`logdir.require_unused`).
 
     Args:
         path: The run's directory (`--logdir`).
@@ -61,17 +65,10 @@ class RunDirectory:
         try:
             checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OSError(
-                "`logdir` must be a directory that can be written to. "
-                f"Received: logdir={str(self.path)!r} ({error.strerror})."
-            ) from error
-        earlier = [self.path / RESULT_NAME, self.path / STEPS_NAME]
-        earlier += [*checkpoints.glob("step-*.weights.h5")]
-        for name in _WRITERS:
-            earlier += (self.path / name).glob("events.out.tfevents.*")
-        for file in earlier:
+            raise not_writable(self.path, "logdir", error.strerror) from error
+        for file in left_by_a_run(self.path):
             file.unlink(missing_ok=True)
-        for name in _WRITERS:
+        for name in WRITERS:
             writer = tf.summary.create_file_writer(str(self.path / name))
             self._writers[name] = writer
 
@@ -169,17 +166,6 @@ class Stopwatch:
             self.seconds[phase] += time.perf_counter() - start
 
 
-def versions() -> dict[str, str]:
-    """Versions of everything that a result depends on."""
-    return {
-        "tem_tf": tem_tf.__version__,
-        "python": platform.python_version(),
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-        "numpy": np.__version__,
-    }
-
-
 def pruning_record(
     model: keras.Model, masks: list[np.ndarray]
 ) -> dict[str, dict[str, int]]:
@@ -188,14 +174,3 @@ def pruning_record(
         variable.path: {"kept": int(mask.sum()), "total": int(mask.size)}
         for variable, mask in zip(model.trainable_variables, masks, strict=True)
     }
-
-
-def finite_or_null(value: Any) -> Any:
-    """Copies nested dicts and lists with None for NaN and Inf, which JSON lacks."""
-    if isinstance(value, Mapping):
-        return {key: finite_or_null(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite_or_null(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -4,12 +4,16 @@ A unit of work has a folder and is finished once its result file is there. It be
 the process that holds the lock on the folder's `.claim`; the operating system frees it
 when that process ends, however it ends, so that nothing has to be cleaned up. Several
 machines can share a directory on a file system whose locks they share (NFS 4 is one).
+
+This file imports neither TensorFlow nor numpy, so that a wrong directory
+is refused at once.
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -17,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tem_studies.workloads.results import RESULT_NAME, finite_or_null
+from tem_studies.workloads.logdir import RESULT_NAME, not_writable
 
 _MARK, _DATA_NAME = ".tem_tf-report", "data.json"
 
@@ -50,10 +54,7 @@ def make_directory(path: Path, name: str = "study_dir") -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OSError(
-            f"`{name}` must be a directory that can be written to. "
-            f"Received: {name}={str(path)!r} ({error.strerror})."
-        ) from error
+        raise not_writable(path, name, error.strerror) from error
 
 
 @contextmanager
@@ -194,3 +195,14 @@ def write_json(path: Path, content: Any) -> None:
         file.flush()
         os.fsync(file.fileno())  # before its name: a machine may fail, too
     os.replace(partial, path)
+
+
+def finite_or_null(value: Any) -> Any:
+    """Copies nested dicts and lists with None for NaN and Inf, which JSON lacks."""
+    if isinstance(value, Mapping):
+        return {key: finite_or_null(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite_or_null(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

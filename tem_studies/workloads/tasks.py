@@ -1,4 +1,4 @@
-"""The kinds of task: how the data of each is found and read, and what trains on it."""
+"""The kinds of task: how the data of each is read, and what trains on it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from tem_studies.workloads import data_sources, ratings_files, text_files
+from tem_studies.workloads.data_places import Source
 from tem_studies.workloads.image_task import ImageTask
 from tem_studies.workloads.ratings_task import RatingsTask
 from tem_studies.workloads.task import Task
@@ -16,19 +17,17 @@ class Kind(NamedTuple):
     """One kind of task.
 
     Attributes:
-        locate: From a data source and a directory (or None) to where the data is; runs
-            no TensorFlow. Raises FileNotFoundError or ValueError.
-        load: Reads and checks what `locate` found. It has `place` and `digest()`.
+        load: Reads and checks what `data_places.locate` found; what it returns has
+            `place` and `digest()`.
         make: From a configuration, the data and the number of replicas to the task.
     """
 
-    locate: Callable[[str, str | None], data_sources.Source]
-    load: Callable[[data_sources.Source], Any]
+    load: Callable[[Source], Any]
     make: Callable[..., Task]
 
 
 KINDS = {
-    "images": Kind(data_sources.locate, data_sources.load, ImageTask),
-    "text": Kind(text_files.locate, text_files.load, TextTask),
-    "ratings": Kind(ratings_files.locate, ratings_files.load, RatingsTask),
+    "images": Kind(data_sources.load, ImageTask),
+    "text": Kind(text_files.load, TextTask),
+    "ratings": Kind(ratings_files.load, RatingsTask),
 }

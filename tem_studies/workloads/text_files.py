@@ -12,12 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tem_studies.workloads.data_sources import Source
+from tem_studies.workloads.data_places import TEXT_LAYOUTS, TEXT_SPLITS, Source
 
 END_OF_LINE, UNKNOWN = "<eos>", "<unk>"
-SPLITS = ("train", "valid", "test")
-# Folder below --path_data (WikiText-2 as it is shipped), and how its files are named.
-_LAYOUTS = {"wikitext-2": ("wikitext-2", "wiki.{}.tokens"), "tokens": ("", "{}.tokens")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,35 +41,6 @@ class TextData:
         return checksum
 
 
-def locate(datasource: str, path_data: str | None) -> Source:
-    """Finds the three files of a text.
-
-    Args:
-        datasource: "wikitext-2": `wikitext-2/wiki.{train,valid,test}.tokens` in
-            `path_data`; "tokens": `{train,valid,test}.tokens` in `path_data` itself.
-        path_data: A directory.
-
-    Raises:
-        FileNotFoundError: a file is missing.
-    """
-    folder, name = _LAYOUTS[datasource]
-    files = ", ".join(str(Path(folder) / name.format(split)) for split in SPLITS)
-    if path_data is None:
-        raise FileNotFoundError(
-            f"`datasource` {datasource} needs `path_data`. Received: path_data=None. "
-            f"Pass --path_data DIR where DIR holds {files}."
-        )
-    place = Path(path_data) / folder
-    for split in SPLITS:
-        path = place / name.format(split)
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{path} is missing. `datasource` {datasource} needs {files} in "
-                f"`path_data`. Received: path_data={path_data!r}."
-            )
-    return Source(datasource, "files", str(place))
-
-
 def load(source: Source) -> TextData:
     """Reads the three files of a text.
 
@@ -80,8 +48,8 @@ def load(source: Source) -> TextData:
         ValueError: a file is empty or no UTF-8, or has a word that the training text
             lacks, naming file and line.
     """
-    name = _LAYOUTS[source.datasource][1]
-    paths = [Path(source.place) / name.format(split) for split in SPLITS]
+    name = TEXT_LAYOUTS[source.datasource][1]
+    paths = [Path(source.place) / name.format(split) for split in TEXT_SPLITS]
     lines = [_lines(path) for path in paths]
     numbers: dict[str, int] = {}
     train = [

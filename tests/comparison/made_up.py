@@ -7,6 +7,7 @@ import numpy as np
 
 from tem_studies.comparison import plan, study
 from tem_studies.comparison.configuration import Comparison
+from tem_studies.comparison.directory import ComparisonDirectory
 from tem_studies.workloads.configuration import Configuration
 
 SIZE, STEPS, WORKERS = 20_000, 50, 2
@@ -93,11 +94,11 @@ def result_of(task, planned):
 
 def write(planned, most=None, change=lambda task, result: None):
     """Plays a comparison to its end, or `most` runs; returns the number of runs."""
-    directory = study.ComparisonDirectory(planned.path)
-    directory.open(planned)
+    place = ComparisonDirectory(planned.path)
+    place.open(planned)
     count = 0
     while most is None or count < most:
-        todo = plan.Plan(planned, directory.outcomes()).todo
+        todo = plan.Plan(planned, study.outcomes(place)).todo
         if not todo:
             break
         for task in todo.values():

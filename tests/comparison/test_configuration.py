@@ -7,7 +7,7 @@ import pytest
 
 from tem_studies.comparison import command_line
 from tem_studies.comparison.configuration import Comparison
-from tem_studies.comparison.study import ComparisonDirectory
+from tem_studies.comparison.directory import ComparisonDirectory
 from tem_studies.workloads.configuration import Configuration
 
 RUN = Configuration(datasource="digits", train_iterations=100)

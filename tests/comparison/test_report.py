@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tem_studies.comparison import figures, report, study, tables, tensorboard
-from tem_studies.comparison.study import ComparisonDirectory
+from tem_studies.comparison.directory import ComparisonDirectory
 from tem_studies.workloads.study_files import alone_in
 from tests.comparison import made_up
 

@@ -13,7 +13,7 @@ from tem_studies.data_parallelism import study as engine
 from tem_studies.data_parallelism import trials
 from tem_studies.data_parallelism.configuration import Cell, Study
 from tem_studies.data_parallelism.directory import StudyDirectory
-from tem_studies.workloads import data_sources
+from tem_studies.workloads import data_places, data_sources
 from tem_studies.workloads.configuration import Configuration
 from tests.data_parallelism.small_data import write_mnist
 
@@ -52,7 +52,9 @@ def plan(data, tmp_path):
 
 @pytest.fixture(scope="module")
 def splits(data):
-    return trials.Splits.of(data_sources.load(data_sources.locate("mnist", str(data))))
+    return trials.Splits.of(
+        data_sources.load(data_places.locate_images("mnist", str(data)))
+    )
 
 
 def results_of(study):

@@ -19,6 +19,13 @@ def test_moving_statistics_are_averaged_in_a_collective(two_workers):
         np.testing.assert_array_equal(first[key], second[key])
 
 
+def test_all_workers_end_if_the_chief_must_not_start(two_workers):
+    chief, other = two_workers.run(workload_laws.refused, True)
+    assert chief == "not here"
+    assert other == "The chief, the first worker, refuses to start and says why."
+    assert two_workers.run(workload_laws.refused, False) == ["", ""]
+
+
 @pytest.mark.parametrize(
     "train",
     [workload_laws.language, workload_laws.recommender],

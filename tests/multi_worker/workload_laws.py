@@ -9,8 +9,10 @@ from tem_studies.workloads.batches import DeviceSplit
 from tem_studies.workloads.configuration import Configuration
 from tem_studies.workloads.data_sources import Split
 from tem_studies.workloads.ratings_files import Ratings
+from tem_studies.workloads.replicas import refuse_on_all_workers
 from tem_studies.workloads.text_files import TextData
 from tem_studies.workloads.training import Trainer
+from tem_tf.strategy import is_chief
 from tests.workloads.files import examples
 
 STEPS, BATCH = 4, 12
@@ -49,6 +51,16 @@ def normed_images(strategy):
         "weights": _flat(model.trainable_variables),
         "restored": statistics(),
     }
+
+
+def refused(strategy, by_chief):
+    """What each worker says where the chief, or another alone, has a refusal."""
+    refusal = "not here" if is_chief() == by_chief else None
+    try:
+        refuse_on_all_workers(strategy, refusal)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def language(strategy):

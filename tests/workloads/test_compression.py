@@ -75,8 +75,11 @@ def test_counts_are_read_from_a_file(tmp_path):
     path.write_text("5\n1.5\n")
     with pytest.raises(ValueError, match=r"`counts` must be a file.*'1\.5' in line 2"):
         make_compressor(Configuration(**settings))
+    path.write_text(f"5\n{2**31}\n")
+    with pytest.raises(ValueError, match=r"`counts` must be .*'2147483648' in line 2"):
+        make_compressor(Configuration(**settings))
     path.write_text("")
-    with pytest.raises(ValueError, match="`counts` must be integers"):
+    with pytest.raises(ValueError, match="`counts` must be .*, which is empty"):
         make_compressor(Configuration(**settings))
     path.write_bytes(b"\xff")
     words = f"`counts` must be a file .* Received: counts='{path}' .*can't decode byte"
@@ -94,6 +97,7 @@ def test_counts_are_read_from_a_file(tmp_path):
         ({"compressor": "accordion", "low_density": 0.1}, "needs `high_density`"),
         ({"compressor": "topk_schedule"}, "`compressor` topk_schedule needs `counts`"),
         ({**ACCORDION, "low_density": 10}, r"`low_density` must be a number in \(0, 1"),
+        ({**ACCORDION, "high_density": 0.01}, "`high_density` must be at least `low_"),
         ({**ACCORDION, "accordion_interval": 0}, "`accordion_interval` must be an"),
         ({**TOPK, "low_density": 0.1}, "pass --compressor accordion"),
         ({**TOPK, "density_ramp_steps": 0.5}, "`density_ramp_steps` must be an int"),

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from tem_studies.workloads import data_sources, prepared_data
+from tem_studies.workloads import data_places, data_sources, prepared_data
 from tem_studies.workloads.data_sources import Split
 from tests.workloads.files import (
     examples,
@@ -28,7 +28,7 @@ def no_network(monkeypatch, tmp_path):
 
 def load(datasource, path=None):
     """Locates and loads."""
-    return data_sources.load(data_sources.locate(datasource, path and str(path)))
+    return data_sources.load(data_places.locate_images(datasource, path and str(path)))
 
 
 def test_digits_have_the_documented_sizes():
@@ -62,7 +62,7 @@ def test_interpolation_of_a_ramp_is_a_ramp():
 
 @pytest.mark.parametrize("datasource", ["mnist", "fashion-mnist", "cifar-10"])
 def test_data_is_found_below_path_data(tmp_path, datasource):
-    folder = tmp_path / data_sources._FOLDERS[datasource][0]
+    folder = tmp_path / data_places.IMAGE_FOLDERS[datasource]
     if datasource == "cifar-10":
         write_cifar10(folder)
     else:
@@ -151,7 +151,7 @@ def test_digest_tells_data_apart(tmp_path):
 def test_missing_data_names_places_and_ways_on_at_once(no_network, tmp_path):
     start = time.perf_counter()
     with pytest.raises(FileNotFoundError) as caught:
-        data_sources.locate("cifar-10", str(tmp_path))
+        data_places.locate_images("cifar-10", str(tmp_path))
     assert time.perf_counter() - start < prepared_data.REACHABLE_SECONDS + 2
     message = str(caught.value)
     for part in (
@@ -184,7 +184,7 @@ def test_server_that_never_answers_is_given_up():
 def test_path_data_that_does_not_exist_is_refused():
     message = "`path_data` must be a directory. Received: path_data='/nowhere'."
     with pytest.raises(FileNotFoundError, match=re.escape(message)):
-        data_sources.locate("mnist", "/nowhere")
+        data_places.locate_images("mnist", "/nowhere")
 
 
 def test_newest_prepared_version_is_found(monkeypatch, tmp_path):
@@ -195,7 +195,7 @@ def test_newest_prepared_version_is_found(monkeypatch, tmp_path):
         if version != "3.0.2":
             (folder / "dataset_info.json").touch()
     assert prepared_data.find_prepared("mnist") == tmp_path / "mnist" / "3.0.10"
-    assert data_sources.locate("mnist", None).kind == "prepared"
+    assert data_places.locate_images("mnist", None).kind == "prepared"
 
 
 def test_unreadable_prepared_directory_is_named(monkeypatch, tmp_path):
@@ -234,7 +234,7 @@ def test_prepared_directory_is_read(monkeypatch, tmp_path):
             }
         ),
     )
-    source = data_sources.locate("mnist", None)
+    source = data_places.locate_images("mnist", None)
     assert source.needs_tensorflow
     data = data_sources.load(source)
     # tensorflow-datasets writes examples in an order of its own.

@@ -12,10 +12,12 @@ import tensorflow as tf
 import tem_tf
 from tem_studies.workloads import (
     architectures,
+    data_places,
     data_sources,
     experiment,
     image_task,
     results,
+    study_files,
 )
 from tem_studies.workloads.configuration import Configuration
 
@@ -38,7 +40,7 @@ SMALL = {
 @pytest.fixture(scope="module")
 def digits():
     """The first of the digits, 200 / 50 / 50."""
-    data = data_sources.load(data_sources.locate("digits", None))
+    data = data_sources.load(data_places.locate_images("digits", None))
 
     def first(split, count):
         return data_sources.Split(split.images[:count], split.labels[:count])
@@ -256,4 +258,4 @@ def test_directory_that_cannot_be_made_is_refused(run, tmp_path):
 def test_numbers_that_json_lacks_become_null():
     value = {"a": [1.5, math.nan], "b": {"c": -math.inf, "d": "nan", "e": 2}}
     want = {"a": [1.5, None], "b": {"c": None, "d": "nan", "e": 2}}
-    assert results.finite_or_null(value) == want
+    assert study_files.finite_or_null(value) == want

@@ -68,6 +68,8 @@ def test_every_setting_is_a_flag_with_the_same_default():
     assert sorted(NAMES) == sorted(fields)
     for name in set(NAMES) - {"goal_error", "logdir"}:
         assert command_line.FLAGS[name].default == fields[name], name
+    # What the command may do is no setting: results do not differ by it.
+    assert "overwrite" in command_line.FLAGS and "overwrite" not in fields
 
 
 def test_help_shows_every_flag_with_its_default(capsys):
@@ -77,7 +79,7 @@ def test_help_shows_every_flag_with_its_default(capsys):
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= 88
     words = " ".join(shown.split())
-    for name in NAMES:
+    for name in [*NAMES, "overwrite"]:
         flag = command_line.FLAGS[name]
         assert re.search(rf"--(\[no\])?{name}\b", words)
         assert " ".join(flag.help.split()) in words
@@ -230,10 +232,12 @@ def test_missing_data_without_network_ends_within_20_seconds(tmp_path):
 # Keras 3.15 asks numpy 2 for an array in the old way when it saves.
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_run_prints_accuracy_density_bytes_and_tensorboard(capsys, tmp_path):
+    (tmp_path / "result.json").write_text("another run's")
     with flagsaver.flagsaver():
-        command = f"main.py {SHORT} --logdir {tmp_path}"
+        command = f"main.py {SHORT} --overwrite --logdir {tmp_path}"
         assert command_line.main(command.split()) == 0
     result = result_of(tmp_path)
+    assert "overwrite" not in result["configuration"]
     assert result["configuration"]["threshold"] == 0.01
     out = capsys.readouterr().out
     lines = out.splitlines()
@@ -302,6 +306,18 @@ def test_workers_with_different_flags_all_end_with_the_difference(tmp_path):
     difference = "`seed` (worker 0: 0, worker 1: 1)"
     assert difference in done.stdout + done.stderr
     assert not (tmp_path / "result.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.multi_worker
+def test_workers_all_end_where_the_chief_finds_another_run(tmp_path):
+    (tmp_path / "result.json").write_text("another run's")
+    local = ("launch/local.py", "--workers", "2", "--", sys.executable, "main.py")
+    done = start(f"{SHORT} --logdir {tmp_path}", program=local)
+    assert done.returncode != 0
+    assert "`logdir` must have nothing of another run in it." in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+    assert (tmp_path / "result.json").read_text() == "another run's"
 
 
 @pytest.mark.slow

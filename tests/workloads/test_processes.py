@@ -1,9 +1,17 @@
 """What the processes of a study say when they fail."""
 
+import pickle
+import sys
+
 import pytest
 import tensorflow as tf
 
 from tem_studies.workloads import processes
+
+
+def fail(study, keep_on):
+    """Work that fails with what it is given."""
+    raise study
 
 
 @pytest.mark.parametrize(
@@ -18,11 +26,9 @@ def test_what_a_user_can_set_right_is_one_line(monkeypatch, error, code):
     for name in ("intra", "inter"):
         name = f"set_{name}_op_parallelism_threads"
         monkeypatch.setattr(tf.config.threading, name, lambda _: None)
-
-    def work(study, keep_on):
-        raise error
+    monkeypatch.setattr(sys, "argv", ["somewhere/main.py"])
 
     with pytest.raises(SystemExit) as ended:
-        processes._work_as_child(work, None, 1, 0)
+        processes._work_as_child(pickle.dumps((fail, error)), 1, 0)
     # Python prints a text and ends with exit code 1.
     assert ended.value.code == code

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from tem_studies.workloads import ratings_files
+from tem_studies.workloads import data_places, ratings_files
 from tem_studies.workloads.ratings_files import Ratings
 
 HEADER = "userId,movieId,rating,timestamp"
@@ -33,7 +33,7 @@ def write(path, rows, folder="ml-latest-small", form="csv"):
 
 def load(path, datasource="movielens-small"):
     """Locates and loads."""
-    return ratings_files.load(ratings_files.locate(datasource, str(path)))
+    return ratings_files.load(data_places.locate_ratings(datasource, str(path)))
 
 
 @pytest.fixture
@@ -205,13 +205,13 @@ def test_missing_ratings_name_the_ways_on(nothing_prepared, tmp_path):
         "has prepared movielens/1m-ratings."
     )
     with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
-        ratings_files.locate("movielens-1m", str(tmp_path))
+        data_places.locate_ratings("movielens-1m", str(tmp_path))
 
 
 def test_path_data_that_does_not_exist_is_refused():
     message = "`path_data` must be a directory. Received: path_data='/nowhere'."
     with pytest.raises(FileNotFoundError, match=re.escape(message)):
-        ratings_files.locate("movielens-1m", "/nowhere")
+        data_places.locate_ratings("movielens-1m", "/nowhere")
 
 
 def test_ratings_of_other_readers_say_which_one_is_twice():
@@ -256,7 +256,7 @@ def test_prepared_ratings_are_read(monkeypatch, tmp_path):
             }
         ),
     )
-    source = ratings_files.locate("movielens-1m", None)
+    source = data_places.locate_ratings("movielens-1m", None)
     assert source.needs_tensorflow
     data = ratings_files.load(source)
     write(tmp_path, rows)

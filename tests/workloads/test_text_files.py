@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from tem_studies.workloads import text_files
+from tem_studies.workloads import data_places, text_files
 
 TEXTS = {
     "train": " The cat sat \n\n on <unk> mats \n",
@@ -29,7 +29,7 @@ def write(tmp_path):
 
 def load(path, datasource="tokens"):
     """Locates and loads."""
-    return text_files.load(text_files.locate(datasource, str(path)))
+    return text_files.load(data_places.locate_text(datasource, str(path)))
 
 
 def test_words_are_lowered_and_numbered_in_their_order(write):
@@ -63,7 +63,7 @@ def test_data_without_a_path_is_refused():
         "wikitext-2/wiki.valid.tokens, wikitext-2/wiki.test.tokens."
     )
     with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
-        text_files.locate("wikitext-2", None)
+        data_places.locate_text("wikitext-2", None)
 
 
 def test_missing_file_is_named(write):

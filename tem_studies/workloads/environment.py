@@ -1,0 +1,108 @@
+"""What the environment says of Keras and of other workers, against what a user asks.
+
+This file imports neither TensorFlow nor numpy, so that a contradiction is refused at
+once.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pathlib
+import sys
+from types import ModuleType
+from typing import NamedTuple
+
+from tem_studies.workloads.configuration import Configuration
+
+
+class Role(NamedTuple):
+    """What this process is among the workers of a run.
+
+    Attributes:
+        is_chief: Whether it writes what only one may write.
+        is_alone: Whether it is the only one.
+    """
+
+    is_chief: bool
+    is_alone: bool
+
+
+def role() -> Role:
+    """This process's role by the environment variable TF_CONFIG.
+
+    Raises:
+        ValueError: it cannot be read, or does not describe this process.
+    """
+    task = _plugins_cluster().read_tf_config()
+    if task is None:
+        return Role(is_chief=True, is_alone=True)
+    return Role(task.is_chief, is_alone=len(task.addresses) == 1)
+
+
+def _plugins_cluster() -> ModuleType:
+    """`tem_tf.cluster`, which needs the standard library alone, without its package.
+
+    Imported by its name the package would come first, and with it TensorFlow.
+    """
+    plugin = importlib.util.find_spec("tem_tf")  # Found, not imported.
+    if plugin is None or plugin.origin is None:
+        raise ModuleNotFoundError("No module named 'tem_tf'", name="tem_tf")
+    spec = importlib.util.spec_from_file_location(
+        "tem_studies_cluster", pathlib.Path(plugin.origin).with_name("cluster.py")
+    )
+    assert spec is not None and spec.loader is not None  # For the type checker.
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def check_keras() -> None:
+    """Checks that Keras can be used as it is set up.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    legacy = os.environ.get("TF_USE_LEGACY_KERAS", "")
+    if legacy.lower() in ("1", "true"):
+        raise ValueError(
+            f"Keras 3 is needed. Received: TF_USE_LEGACY_KERAS={legacy}. Unset it."
+        )
+    backend = os.environ.get("KERAS_BACKEND", "") or "tensorflow"
+    if backend != "tensorflow":
+        raise ValueError(
+            "Keras's TensorFlow backend is needed. Received: "
+            f"KERAS_BACKEND={backend}. Unset it."
+        )
+
+
+def check_workers(configuration: Configuration) -> None:
+    """Checks that virtual workers are not asked for within a worker.
+
+    Raises:
+        ValueError: they are.
+    """
+    if configuration.workers > 1 and os.environ.get("TF_CONFIG", "").strip():
+        raise ValueError(
+            "`workers` makes virtual workers in one process and cannot be combined "
+            "with the environment variable TF_CONFIG, which makes this process one "
+            f"of several. Received: workers={configuration.workers}. Leave --workers "
+            "out, or unset TF_CONFIG."
+        )
+
+
+def check_no_cluster(what: str) -> None:
+    """Checks that this process is not one of several workers.
+
+    Args:
+        what: Begins the error: what cannot be one.
+
+    Raises:
+        ValueError: TF_CONFIG is set.
+    """
+    if os.environ.get("TF_CONFIG", "").strip():
+        raise ValueError(
+            f"{what} in one process and cannot be one of several workers. Unset the "
+            "environment variable TF_CONFIG; for more processes pass "
+            "--parallel_trials, or start the command several times."
+        )

@@ -1,0 +1,102 @@
+"""LOGDIR before a run starts: what is in it already, and whether it can be written to.
+
+This file imports neither TensorFlow nor numpy, so that a wrong directory is refused at
+once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import time
+from pathlib import Path
+
+RESULT_NAME, STEPS_NAME = "result.json", "steps.npz"
+WRITERS = ("train", "validation", "communication")  # folders of TensorBoard's events
+
+# All that a run writes, finished or killed.
+_FILES = (
+    RESULT_NAME,
+    STEPS_NAME,
+    f".partial-{RESULT_NAME}",
+    f".partial-{STEPS_NAME}",
+    "checkpoints/step-*.weights.h5",
+    "checkpoints/.partial-step-*.weights.h5",
+    *(f"{name}/events.out.tfevents.*" for name in WRITERS),
+)
+
+
+def left_by_a_run(path: Path) -> list[Path]:
+    """The files in a directory that a run wrote; other files there are not named."""
+    return [file for pattern in _FILES for file in path.glob(pattern)]
+
+
+def require_unused(path: str) -> None:
+    """Checks that no run has left anything in a directory.
+
+    Raises:
+        ValueError: naming what is there.
+    """
+    parts = [file.relative_to(path).parts for file in left_by_a_run(Path(path))]
+    if parts:
+        found = dict.fromkeys(f"{p[0]}{'/' if len(p) > 1 else ''}" for p in parts)
+        raise ValueError(
+            "`logdir` must have nothing of another run in it. Received: "
+            f"logdir={path!r}, which holds {', '.join(found)}. Pass another "
+            "directory, or --overwrite to replace what is there."
+        )
+
+
+def require_writable(path: str | Path, name: str = "logdir") -> None:
+    """Checks a directory, or where it would be made, without making it.
+
+    Args:
+        path: The directory.
+        name: Of the setting.
+
+    Raises:
+        OSError: it cannot be made or written to, as far as can be seen.
+    """
+    # Not Path.exists, which raises below a folder that cannot be searched.
+    nearest = next(p for p in (Path(path), *Path(path).parents) if os.path.exists(p))
+    if not nearest.is_dir():
+        raise not_writable(path, name, os.strerror(errno.ENOTDIR))
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise not_writable(path, name, os.strerror(errno.EACCES))
+
+
+def not_writable(path: str | Path, name: str, reason: str | None) -> OSError:
+    """The error for a directory that cannot be written to."""
+    return OSError(
+        f"`{name}` must be a directory that can be written to. "
+        f"Received: {name}={str(path)!r} ({reason})."
+    )
+
+
+def claim_default() -> str:
+    """Makes a new directory in runs/, named after the time of day.
+
+    Commands that start within one second each get their own: whoever makes it has it.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    stem = Path("runs", time.strftime("%Y%m%d-%H%M%S"))
+    for number in itertools.count(1):
+        place = stem if number == 1 else stem.with_name(f"{stem.name}-{number}")
+        try:
+            place.mkdir(parents=True)
+            return str(place)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise not_writable(place, "logdir", error.strerror) from error
+    raise AssertionError  # For the type checker: the loop has no end.
+
+
+def give_back(path: str) -> None:
+    """Removes a directory of `claim_default`, and runs/, unless something is there."""
+    with contextlib.suppress(OSError):
+        os.removedirs(path)
