@@ -158,10 +158,12 @@ def train() -> int:
         UsageError: flags, data and cluster do not fit together.
     """
     from tem_studies.workloads import command_line as workloads
+    from tem_studies.workloads.environment import Start
 
     configuration = configure()
     with usage_errors():
-        run = workloads.prepare(configuration, FLAGS.logdir, FLAGS.overwrite)
+        start = Start(FLAGS.start_seconds, FLAGS.refuse_public)
+        run = workloads.prepare(configuration, FLAGS.logdir, FLAGS.overwrite, start)
     result = run.run()
     if run.directory.writes:
         print(workloads.report(result))

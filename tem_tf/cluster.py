@@ -10,8 +10,10 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import json
+import math
 import os
 import socket
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +22,9 @@ _FORM = (
     '"task": {"type": "worker", "index": 0}}.'
 )
 _JOBS = ("chief", "worker")
+# How long workers wait for one another at the start. TensorFlow's default is an hour;
+# ten minutes is our choice: long enough for machines that are started one by one.
+START_SECONDS = 600.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +152,51 @@ def split_address(address: str) -> tuple[str, int]:
             f'An address of a cluster must be "host:port". Received: {address!r}'
         )
     return host, int(port)
+
+
+def check_start_seconds(seconds: Any) -> None:
+    """Checks how long a worker may wait for the others.
+
+    Raises:
+        ValueError: it is no finite number above 0.
+    """
+    is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+    if not is_number or not 0 < seconds < math.inf:
+        raise ValueError(
+            "`start_seconds` must be a number of seconds above 0 and finite. "
+            f"Received: start_seconds={seconds!r}"
+        )
+
+
+def check_public(task: Task, refuse: bool) -> None:
+    """Says on the chief's stderr which addresses are public.
+
+    Args:
+        task: This process's.
+        refuse: Whether that is an error instead, on every worker.
+
+    Raises:
+        ValueError: an address is public and that is refused.
+    """
+    public = ", ".join(f"{n} at {a}" for n, a in public_addresses(task).items())
+    if not public:
+        return
+    why = (
+        "TensorFlow's server has no authentication: whoever reaches its port can read "
+        "and write files as this user (SECURITY.md)."
+    )
+    if refuse:
+        raise ValueError(
+            f"With `refuse_public` no address may be public. Received: {public}. {why} "
+            "Use addresses of a private network."
+        )
+    if task.is_chief:
+        print(
+            f"tem_tf: public addresses: {public}. {why} Let a firewall keep all but "
+            "the workers out.",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def public_addresses(task: Task) -> dict[str, str]:

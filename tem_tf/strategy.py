@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,13 +11,17 @@ import numpy as np
 import tensorflow as tf
 
 from tem_tf import _internals, rendezvous
-from tem_tf.cluster import Task, public_addresses, read_tf_config, task_of_resolver
+from tem_tf.cluster import (
+    START_SECONDS,
+    Task,
+    check_public,
+    check_start_seconds,
+    read_tf_config,
+    task_of_resolver,
+)
 from tem_tf.cross_device_ops import SparsifiedCrossDeviceOps
 from tem_tf.start_limit import limited, termination_kept
 
-# How long workers wait for one another at the start. TensorFlow's default is an hour;
-# ten minutes is our choice: long enough for machines that are started one by one.
-START_SECONDS = 600.0
 # How long TensorFlow's own start may take once all are there: it takes one or two.
 _SECONDS_TO_JOIN = 120.0
 
@@ -69,7 +71,7 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         start_seconds: float = START_SECONDS,
         refuse_public: bool = False,
     ):
-        _check_seconds(start_seconds)
+        check_start_seconds(start_seconds)
         if cluster_resolver is None:
             task = read_tf_config()
         else:
@@ -77,7 +79,7 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         with contextlib.ExitStack() as start:
             # Once per process: a second strategy finds TensorFlow's server running.
             if task is not None and not _internals.server_runs():
-                _check_public(task, refuse_public)
+                check_public(task, refuse_public)
                 rendezvous.meet(task, start_seconds)
                 start.enter_context(
                     limited(
@@ -201,34 +203,3 @@ def _is_mean(reduce_op: Any) -> bool:
     return reduce_op == tf.distribute.ReduceOp.MEAN or (
         isinstance(reduce_op, str) and reduce_op.upper() == "MEAN"
     )
-
-
-def _check_seconds(seconds: Any) -> None:
-    is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
-    if not is_number or not 0 < seconds < math.inf:
-        raise ValueError(
-            "`start_seconds` must be a number of seconds above 0 and finite. "
-            f"Received: start_seconds={seconds!r}"
-        )
-
-
-def _check_public(task: Task, refuse: bool) -> None:
-    public = ", ".join(f"{n} at {a}" for n, a in public_addresses(task).items())
-    if not public:
-        return
-    why = (
-        "TensorFlow's server has no authentication: whoever reaches its port can read "
-        "and write files as this user (SECURITY.md)."
-    )
-    if refuse:
-        raise ValueError(
-            f"With `refuse_public` no address may be public. Received: {public}. {why} "
-            "Use addresses of a private network."
-        )
-    if task.is_chief:
-        print(
-            f"tem_tf: public addresses: {public}. {why} Let a firewall keep all but "
-            "the workers out.",
-            file=sys.stderr,
-            flush=True,
-        )

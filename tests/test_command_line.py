@@ -59,8 +59,16 @@ for arguments, environment in commands:
 STUDY = "--datasource digits --nruns 2 --mparams_kind learning_rate --goal_error 0.2"
 COMPARISON = "--datasource digits --compare none,topk --budgets 0.1"
 CONVEX = "--arch logistic-regression"
-CLUSTER = {"cluster": {"worker": ["a:1", "b:2"]}, "task": {"type": "worker"}}
-WORKER = {"TF_CONFIG": json.dumps(CLUSTER | {"task": {"type": "worker", "index": 1}})}
+
+
+def tf_config(workers=("a:1", "b:2"), kind="worker", index=1):
+    """The environment of one of several workers."""
+    task = {"type": kind, "index": index}
+    cluster = {"worker": workers}
+    return {"TF_CONFIG": json.dumps({"cluster": cluster, "task": task})}
+
+
+WORKER = tf_config()
 
 # (command line, environment, part of the error). USED holds what a run left, FILE is no
 # directory, STUDIES/one the study of another configuration, DAMAGED a damaged one.
@@ -94,6 +102,15 @@ WRONG = [
     ("--datasource digits --logdir FILE/below", {}, "can be written to."),
     ("--workers 2 --datasource digits", WORKER, "`workers` makes virtual workers in"),
     ("--datasource digits", {"TF_CONFIG": "{"}, "`TF_CONFIG` must be JSON"),
+    ("--datasource digits", tf_config(index=2), "`task.index` in TF_CONFIG must be in"),
+    ("--datasource digits", tf_config(["a:1", "a:1"]), "must have an address of its o"),
+    ("--datasource digits", tf_config(kind="evaluator", index=0), "has jobs 'chief' a"),
+    (
+        "--datasource digits --refuse_public",
+        tf_config(["10.0.0.1:1", "8.8.8.8:2"]),
+        "no address may be public. Received: worker 1 at 8.8.8.8:2.",
+    ),
+    ("--datasource digits --start_seconds 0", {}, "`start_seconds` must be a number"),
     ("--datasource digits", {"KERAS_BACKEND": "jax"}, "Keras's TensorFlow backend is"),
     ("--split sorted", {}, "`split` has no effect with `arch` simple-cnn."),
     ("--budgets 0.1", {}, "`budgets` has an effect in a comparison alone."),
@@ -109,6 +126,7 @@ WRONG = [
     (f"{STUDY} --logdir NOWHERE", {}, "`logdir` has no effect in a study, which --nr"),
     ("--check_lipschitz --logdir NOWHERE", {}, "which --check_lipschitz makes of this"),
     ("--batch_size 8 16 --overwrite", {}, "`overwrite` has no effect in a study"),
+    (f"{STUDY} --start_seconds 9", {}, "`start_seconds` has no effect in a study,"),
     (STUDY, WORKER, "A study runs each trial in one process and cannot be one of"),
     ("--report NOWHERE", {}, "There is no study in"),
     ("--report DAMAGED", {}, "must hold a study's whole `configuration`."),
@@ -125,6 +143,7 @@ WRONG = [
     (f"{COMPARISON} --study_dir STUDIES/one", {}, "is a study of another kind."),
     (f"{COMPARISON} --study_dir FILE", {}, "`study_dir` must be a directory that can"),
     (f"{COMPARISON} --path_data NOWHERE", {}, "`path_data` must be a directory."),
+    (f"{COMPARISON} --refuse_public", {}, "`refuse_public` has no effect in a compar"),
     (COMPARISON, WORKER, "A comparison makes each run in one process and cannot be"),
     # The convex laboratory.
     (f"{CONVEX} --methods foo", {}, "`methods` must be one or more of ec-sgd,"),

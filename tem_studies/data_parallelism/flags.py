@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tem_studies.flag_row import FlagRow
+from tem_studies.workloads.flags import OF_SEVERAL_PROCESSES
 
 # Names, meanings and defaults of nruns to lipschitz_interval and of no_load_cache are
 # those of the DPS study's authors (arXiv 2003.11316), but for nruns: they have 100.
@@ -114,6 +115,12 @@ def misplaced(given: set[str], several: set[str]) -> str | None:
                     f"`{name}` has no effect in a study, which --{made_by[0]} makes of "
                     "this command: its directory is --study_dir, where what is "
                     f"finished stays. Leave --{name} out."
+                )
+        for name in OF_SEVERAL_PROCESSES:
+            if name in given:
+                return (
+                    f"`{name}` has no effect in a study, whose trials are processes "
+                    f"without a cluster. Leave --{name} out."
                 )
     else:
         for row in STUDY_FLAGS:

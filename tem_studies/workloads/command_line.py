@@ -12,7 +12,12 @@ from tem_studies.quiet_start import start_tensorflow
 from tem_studies.workloads import data_places
 from tem_studies.workloads.compression_settings import read_counts
 from tem_studies.workloads.configuration import Configuration
-from tem_studies.workloads.environment import check_keras, check_workers, role
+from tem_studies.workloads.environment import (
+    Start,
+    check_keras,
+    check_workers,
+    role,
+)
 from tem_studies.workloads.logdir import (
     claim_default,
     give_back,
@@ -25,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def prepare(
-    configuration: Configuration, logdir: str | None, overwrite: bool
+    configuration: Configuration, logdir: str | None, overwrite: bool, start: Start
 ) -> Experiment:
     """Makes one training ready to start.
 
@@ -33,11 +38,12 @@ def prepare(
         configuration: Its settings.
         logdir: The directory that the user chose; None: one named after the time.
         overwrite: Whether another run's results there may be replaced.
+        start: How workers start, where there are several.
 
     Raises:
         ValueError, OSError, ImportError: naming what is wrong, before any training.
     """
-    source, (is_chief, is_alone) = check(configuration), role()
+    source, (is_chief, is_alone) = check(configuration), role(start)
     claimed, refusal = None, None
     if is_chief:  # The others write nothing.
         try:
@@ -56,7 +62,7 @@ def prepare(
         start_tensorflow()
         from tem_studies.workloads import experiment
 
-        return experiment.set_up(configuration, source, refusal)
+        return experiment.set_up(configuration, source, refusal, start)
     finally:
         if claimed:
             give_back(claimed)  # Only if it is empty still.

@@ -28,15 +28,35 @@ class Role(NamedTuple):
     is_alone: bool
 
 
-def role() -> Role:
+class Start(NamedTuple):
+    """How workers start: arguments of `tem_tf.MultiWorkerMirroredStrategy`.
+
+    Attributes:
+        start_seconds: How long each waits for the others.
+        refuse_public: Whether public addresses are an error.
+    """
+
+    start_seconds: float = 600.0
+    refuse_public: bool = False
+
+
+AS_USUAL = Start()
+
+
+def role(start: Start) -> Role:
     """This process's role by the environment variable TF_CONFIG.
 
     Raises:
-        ValueError: it cannot be read, or does not describe this process.
+        ValueError: it cannot be read, does not describe this process, or has a public
+            address that is refused; `start_seconds` is no time.
     """
-    task = _plugins_cluster().read_tf_config()
+    cluster = _plugins_cluster()
+    cluster.check_start_seconds(start.start_seconds)
+    task = cluster.read_tf_config()
     if task is None:
         return Role(is_chief=True, is_alone=True)
+    if start.refuse_public:
+        cluster.check_public(task, refuse=True)
     return Role(task.is_chief, is_alone=len(task.addresses) == 1)
 
 

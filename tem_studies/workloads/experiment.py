@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tem_studies.workloads import data_places, pruning
 from tem_studies.workloads.configuration import Configuration
-from tem_studies.workloads.environment import check_workers
+from tem_studies.workloads.environment import AS_USUAL, Start, check_workers
 from tem_studies.workloads.optimizers import make_optimizer
 from tem_studies.workloads.progress import Progress
 from tem_studies.workloads.replicas import (
@@ -38,6 +38,7 @@ def set_up(
     configuration: Configuration,
     source: data_places.Source | None = None,
     refusal: str | None = None,
+    start: Start = AS_USUAL,
 ) -> Experiment:
     """Joins the other workers, reads the data and builds everything. Collective.
 
@@ -48,6 +49,7 @@ def set_up(
         configuration: The run's settings.
         source: Where the data is, if that is known already.
         refusal: Of the chief: why the run must not start, or None.
+        start: How workers start, where there are several.
 
     Raises:
         ValueError, OSError, ImportError: naming what is wrong.
@@ -60,7 +62,7 @@ def set_up(
         if not source.needs_tensorflow:
             data = kind.load(source)
     with stopwatch("build"):
-        strategy = make_strategy(configuration)
+        strategy = make_strategy(configuration, start)
         refuse_on_all_workers(strategy, refusal)
     if data is None:
         with stopwatch("load"):

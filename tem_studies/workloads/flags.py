@@ -315,5 +315,23 @@ RUN_FLAGS: dict[str, tuple[FlagRow, ...]] = {
             0,
             "Processor threads of this process; 0: TensorFlow's choice, all cores.",
         ),
+        FlagRow(
+            "start_seconds",
+            float,
+            600.0,
+            "Of real processes: how long each waits for the others at the start.",
+            is_setting=False,
+        ),
+        FlagRow(
+            "refuse_public",
+            bool,
+            False,
+            "Of real processes: whether addresses that the whole internet can reach "
+            "are an error. TensorFlow's server asks nobody who they are.",
+            is_setting=False,
+        ),
     ),
 }
+
+# Those about starting a run's real processes.
+OF_SEVERAL_PROCESSES = ("start_seconds", "refuse_public")

@@ -13,7 +13,7 @@ import tensorflow as tf
 import tem_tf
 from tem_studies.workloads.chunks import use_one_thread_per_operation
 from tem_studies.workloads.configuration import Configuration, check_divisible
-from tem_studies.workloads.environment import check_workers
+from tem_studies.workloads.environment import AS_USUAL, Start, check_workers
 from tem_tf.cluster import read_tf_config
 from tem_tf.strategy import is_chief, require_same_on_all_workers
 
@@ -21,16 +21,23 @@ from tem_tf.strategy import is_chief, require_same_on_all_workers
 _CUT_NETWORKS = ("simple-cnn", "resnet-8")
 
 
-def make_strategy(configuration: Configuration) -> tf.distribute.Strategy:
+def make_strategy(
+    configuration: Configuration, start: Start = AS_USUAL
+) -> tf.distribute.Strategy:
     """Makes the strategy that a configuration and the environment ask for.
 
     Call it before any other use of TensorFlow: devices and threads can only be set
     before it starts. Under several processes it returns when all have joined, and when
     all have the same settings.
 
+    Args:
+        configuration: Of what is trained.
+        start: How workers start, where there are several.
+
     Raises:
         ValueError: `workers` together with TF_CONFIG; a batch that the replicas cannot
             share; workers with different settings.
+        TimeoutError: a worker is missing.
     """
     check_workers(configuration)
     if configuration.arch in _CUT_NETWORKS:
@@ -38,7 +45,7 @@ def make_strategy(configuration: Configuration) -> tf.distribute.Strategy:
     elif configuration.threads:
         tf.config.threading.set_intra_op_parallelism_threads(configuration.threads)
     if read_tf_config() is not None:
-        strategy = tem_tf.MultiWorkerMirroredStrategy()
+        strategy = tem_tf.MultiWorkerMirroredStrategy(**start._asdict())
     elif configuration.workers > 1:
         strategy = _virtual_devices(configuration.workers)
     else:

@@ -96,7 +96,8 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]
         "--tensorflow_logs",
         action="store_true",
         help="show what TensorFlow's C++ logs to stderr for itself, such as `I0000 "
-        "00:00:... port.cc:153] ...` (default: its fatal errors alone)",
+        "00:00:... port.cc:153] ...` ; sets TF_CPP_MIN_LOG_LEVEL=0 unless "
+        "it is set (default: its fatal errors alone)",
     )
     if "--" in arguments:
         split = arguments.index("--")
@@ -138,14 +139,12 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]
     return options, command
 
 
-def worker_environment(
-    index: int, ports: list[int], threads_per_worker: int | None
-) -> dict[str, str]:
+def worker_environment(index: int, options: argparse.Namespace) -> dict[str, str]:
     """The environment of worker `index`: its place in the cluster and its threads."""
     environment = dict(os.environ)
     environment["TF_CONFIG"] = json.dumps(
         {
-            "cluster": {"worker": [f"{HOST}:{port}" for port in ports]},
+            "cluster": {"worker": [f"{HOST}:{port}" for port in options.ports]},
             "task": {"type": "worker", "index": index},
         }
     )
@@ -154,10 +153,12 @@ def worker_environment(
     else:
         cores = os.cpu_count() or 1
     for name in THREAD_VARIABLES:
-        if threads_per_worker is not None:
-            environment[name] = str(threads_per_worker)
+        if options.threads_per_worker is not None:
+            environment[name] = str(options.threads_per_worker)
         else:
-            environment.setdefault(name, str(max(1, cores // len(ports))))
+            environment.setdefault(name, str(max(1, cores // options.workers)))
+    if options.tensorflow_logs:  # Programs may have silenced them at the source.
+        environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "0")
     # Into a pipe Python writes in blocks of 8 kB, so progress would come in lumps.
     environment.setdefault("PYTHONUNBUFFERED", "1")
     return environment
@@ -170,7 +171,7 @@ def start_workers(
     for index in range(options.workers):
         process = subprocess.Popen(
             command,
-            env=worker_environment(index, options.ports, options.threads_per_worker),
+            env=worker_environment(index, options),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
