@@ -6,14 +6,11 @@ once.
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import pathlib
-import sys
-from types import ModuleType
 from typing import NamedTuple
 
 from tem_studies.workloads.configuration import Configuration
+from tem_tf_run import load_part
 
 
 class Role(NamedTuple):
@@ -50,7 +47,7 @@ def role(start: Start) -> Role:
         ValueError: it cannot be read, does not describe this process, or has a public
             address that is refused; `start_seconds` is no time.
     """
-    cluster = _plugins_cluster()
+    cluster = load_part("cluster")
     cluster.check_start_seconds(start.start_seconds)
     task = cluster.read_tf_config()
     if task is None:
@@ -58,23 +55,6 @@ def role(start: Start) -> Role:
     if start.refuse_public:
         cluster.check_public(task, refuse=True)
     return Role(task.is_chief, is_alone=len(task.addresses) == 1)
-
-
-def _plugins_cluster() -> ModuleType:
-    """`tem_tf.cluster`, which needs the standard library alone, without its package.
-
-    Imported by its name the package would come first, and with it TensorFlow.
-    """
-    plugin = importlib.util.find_spec("tem_tf")  # Found, not imported.
-    if plugin is None or plugin.origin is None:
-        raise ModuleNotFoundError("No module named 'tem_tf'", name="tem_tf")
-    spec = importlib.util.spec_from_file_location(
-        "tem_studies_cluster", pathlib.Path(plugin.origin).with_name("cluster.py")
-    )
-    assert spec is not None and spec.loader is not None  # For the type checker.
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def check_keras() -> None:
