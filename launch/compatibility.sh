@@ -5,6 +5,7 @@
 #     ./launch/compatibility.sh --list                 # the rows
 #     ./launch/compatibility.sh                        # all rows, all tests: hours
 #     ./launch/compatibility.sh --quick                # without slow tests and workers
+#     ./launch/compatibility.sh --quick --oldest       # the first row alone: six minutes
 #     ./launch/compatibility.sh --rows 'py3.14*' py3.11-tf2.21.0-keras3.15.1
 #
 # Rows are named by their versions; `*` stands for anything. Each has an environment of
@@ -17,21 +18,16 @@
 # are no part of this: they belong to the versions that setup.cfg installs.
 set -euo pipefail
 
-# Python, TensorFlow, Keras. "nightly" is the newest of Keras's nightly builds.
+# Python, TensorFlow, Keras, the oldest first. "nightly" is the newest of Keras's nightly builds.
 ROWS="
-3.10  2.16.2     3.11.3
-3.10  2.21.0     3.12.4
 3.11  2.16.2     3.11.3
 3.11  2.17.1     3.11.3
 3.11  2.18.1     3.12.4
 3.11  2.19.1     3.12.4
-3.11  2.20.0     3.11.3
 3.11  2.20.0     3.15.1
 3.11  2.21.0     3.15.1
 3.12  2.21.0     3.15.1
-3.13  2.20.0     3.15.1
 3.13  2.21.0     3.15.1
-3.12  2.22.0rc0  3.15.1
 3.12  2.22.0rc0  nightly
 3.14  2.22.0rc0  nightly
 "
@@ -171,16 +167,18 @@ run_row() { # PYTHON TENSORFLOW KERAS; fails if a test does, or if none could ru
 
 usage() {
   fail "cannot read the arguments: $1" \
-    "usage: $0 [--quick] [--list] [--rows NAME...]; see its first lines."
+    "usage: $0 [--quick] [--list] [--oldest] [--rows NAME...]; see its first lines."
 }
 
 selection=()
 patterns=()
 list=0
+oldest=0
 while (($#)); do
   case $1 in
     --quick) selection=(-m "not slow and not multi_worker") ;;
     --list) list=1 ;;
+    --oldest) oldest=1 ;;
     --rows)
       while (($# > 1)) && [[ $2 != --* ]]; do
         patterns+=("$2")
@@ -204,6 +202,7 @@ while read -r python tensorflow keras; do
 done <<<"$ROWS"
 ((${#chosen[@]})) || usage "no row is named ${patterns[*]}; --list shows them"
 ((list)) && exit
+((!oldest)) || chosen=("${chosen[0]}")
 
 mkdir -p .compatibility/logs
 echo "| Python | TensorFlow | Keras | NumPy | passed | skipped | failed | minutes | date |"

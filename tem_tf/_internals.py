@@ -15,7 +15,7 @@ from tensorflow.python.eager import context
 from tensorflow.python.framework import ops
 from tensorflow.python.ops import collective_ops, control_flow_util
 
-SEEN = "TensorFlow 2.21, Keras 3.15"
+SEEN = "TensorFlow 2.16 to 2.22, Keras 3.11 to 3.16"
 _ALL_REDUCE = "_all_reduce_sum_gradients"
 
 
