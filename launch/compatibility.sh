@@ -33,7 +33,8 @@ ROWS="
 "
 
 # What the tests import beyond TensorFlow, Keras and the standard library.
-TOOLS=(hypothesis jsonschema pytest pytest-timeout pytest-xdist scikit-learn tensorboard)
+TOOLS=(build hypothesis jsonschema pytest pytest-timeout pytest-xdist scikit-learn setuptools
+  tensorboard twine wheel)
 
 source "$(dirname "${BASH_SOURCE[0]}")/setup_environment.sh"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -15,7 +15,7 @@ from tem_studies.data_parallelism.directory import STUDY_NAME
 from tem_studies.workloads import processes
 from tem_studies.workloads.configuration import Configuration
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 
 # Packages that take seconds to import, or belong to one that does.
 SLOW = ("tensorflow", "keras", "numpy", "tem_tf", "scipy", "sklearn", "matplotlib")

@@ -10,7 +10,7 @@ from absl.testing import flagsaver
 
 from tem_studies import command_line
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 # What the extra brings, by the names that are imported.
 EXTRA = "importlib_resources matplotlib scipy sklearn tensorboard tensorflow_datasets"
 RUN = "--datasource digits --train_iterations 1 --batch_size 10"
