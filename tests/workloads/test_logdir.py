@@ -9,6 +9,7 @@ import pytest
 
 from tem_studies.workloads import command_line, environment, experiment, logdir
 from tem_studies.workloads.configuration import Configuration
+from tem_studies.workloads.environment import AS_USUAL
 
 FILES = (
     "result.json",
@@ -49,7 +50,7 @@ def prepared(monkeypatch, cluster, tmp_path):
 
     def prepare(path=None, overwrite=False):
         configuration = Configuration(datasource="digits", logdir=path or "unused")
-        return command_line.prepare(configuration, path, overwrite)
+        return command_line.prepare(configuration, path, overwrite, AS_USUAL)
 
     return prepare
 
@@ -144,16 +145,16 @@ def test_a_run_that_does_not_start_leaves_no_directory(prepared, monkeypatch):
 def test_roles_are_those_of_the_plugin(cluster, monkeypatch):
     from tem_tf.strategy import is_chief
 
-    assert environment.role() == (True, True)
+    assert environment.role(AS_USUAL) == (True, True)
     for arguments in ((1, 0), (2, 0), (2, "0"), (2, 1)):
         cluster(*arguments)
-        assert environment.role() == (is_chief(), arguments[0] == 1)
+        assert environment.role(AS_USUAL) == (is_chief(), arguments[0] == 1)
     cluster(2, 0, chief=["host:9"])
-    assert environment.role() == (is_chief(), False) == (False, False)
+    assert environment.role(AS_USUAL) == (is_chief(), False) == (False, False)
     cluster(2, 0, "chief", chief=["host:9"])
-    assert environment.role() == (is_chief(), False) == (True, False)
+    assert environment.role(AS_USUAL) == (is_chief(), False) == (True, False)
     monkeypatch.setenv("TF_CONFIG", "{}")
-    assert environment.role() == (is_chief(), True)
+    assert environment.role(AS_USUAL) == (is_chief(), True)
     monkeypatch.setenv("TF_CONFIG", "{")
     with pytest.raises(ValueError, match="`TF_CONFIG` must be JSON"):
-        environment.role()
+        environment.role(AS_USUAL)
