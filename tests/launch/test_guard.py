@@ -15,7 +15,7 @@ CHANGED = """
 import errno, os, signal, subprocess, sys
 sys.path.insert(0, {root!r})
 import tem_tf_run
-local = tem_tf_run._launcher().local
+local = tem_tf_run.load_part("launch").local
 {change}
 sys.exit(local.main(sys.argv[1:]))
 """
