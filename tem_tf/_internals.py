@@ -6,6 +6,7 @@ Each function checks that the part is there and says which version it was seen i
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -187,6 +188,32 @@ def wrap_cross_device_ops(strategy: tf.distribute.Strategy, wrap: Callable) -> N
 
 def cross_device_ops(strategy: tf.distribute.Strategy) -> Any:
     return getattr(strategy.extended, "_cross_device_ops", None)
+
+
+# What Keras's trainer wants of `strategy.reduce`, by the function that calls it: the
+# same in Keras 3.11 to 3.16.
+_TRAINER = "keras.src.backend.tensorflow.trainer"
+_ASKED_BY = {"_maybe_symbolic_build": "batch", "_reduce": "log"}
+
+
+def asked_by_keras() -> str | None:
+    """What Keras's trainer asks `strategy.reduce` for, if it is the caller.
+
+    Call it in `reduce` itself. A user may call that with values of the same form, who
+    means something else.
+
+    Returns:
+        "batch" for the shapes of a batch, "log" for a logged value, or None.
+    """
+    frame = sys._getframe(2)
+    # AutoGraph puts frames of TensorFlow's between a caller and what it calls.
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(
+        "tensorflow."
+    ):
+        frame = frame.f_back
+    if frame is None or frame.f_globals.get("__name__") != _TRAINER:
+        return None
+    return _ASKED_BY.get(frame.f_code.co_name.removeprefix("tf__"))
 
 
 def in_xla() -> bool:

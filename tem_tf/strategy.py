@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -97,32 +98,27 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         _internals.wrap_cross_device_ops(self, SparsifiedCrossDeviceOps)
 
     def reduce(self, reduce_op, value, axis=None):
-        """As in the base class, and the two further forms that Keras 3 uses.
+        """As in the base class, of nests too, and as Keras 3 needs it.
 
-        The mean of a nest of batches with axis=None, of which Keras needs but the
-        shapes: this worker's own batch (batches may differ in length, so no collective
-        could add them). A scalar with axis=0, Keras's logs: its mean over replicas, as
-        there is no axis 0. Any other nest is reduced leaf by leaf.
+        Keras's trainer asks for two things that the base class cannot give. The mean of
+        a batch, of which it needs but the shapes: it gets this worker's own batch, as
+        batches may differ in length and hold integers or text. The mean of a logged
+        scalar along its axis 0, which it has not: it gets the mean over replicas.
         """
-        if tf.nest.is_nested(value):
-            leaves = tf.nest.flatten(value)
-            if (
-                axis is None
-                and _is_mean(reduce_op)
-                and all(map(self._is_batch, leaves))
-            ):
-                results = [self.experimental_local_results(v)[0] for v in leaves]
-            else:
-                results = [self.reduce(reduce_op, v, axis) for v in leaves]
-            return tf.nest.pack_sequence_as(value, results)
-        if axis == 0 and self.experimental_local_results(value)[0].shape.rank == 0:
+        asked = _internals.asked_by_keras()
+        if asked == "batch":
+            return tf.nest.map_structure(
+                lambda v: self.experimental_local_results(v)[0], value
+            )
+        if asked == "log" and axis == 0 and self._rank(value) == 0:
             axis = None
-        return super().reduce(reduce_op, value, axis)
+        reduce = functools.partial(super().reduce, reduce_op, axis=axis)
+        if axis is None:  # MirroredStrategy takes nests, too.
+            return tf.nest.map_structure(reduce, value)
+        return reduce(value)
 
-    def _is_batch(self, value: Any) -> bool:
-        if not isinstance(value, tf.distribute.DistributedValues):
-            return False
-        return self.experimental_local_results(value)[0].shape.rank != 0
+    def _rank(self, value: Any) -> int | None:
+        return self.experimental_local_results(value)[0].shape.rank
 
 
 # The task for which this process made a strategy: a process is one task for its life.
@@ -197,9 +193,3 @@ def require_same_on_all_workers(
 
 def _number_of_workers(strategy: tf.distribute.Strategy) -> int:
     return strategy.num_replicas_in_sync // len(strategy.extended.worker_devices)
-
-
-def _is_mean(reduce_op: Any) -> bool:
-    return reduce_op == tf.distribute.ReduceOp.MEAN or (
-        isinstance(reduce_op, str) and reduce_op.upper() == "MEAN"
-    )

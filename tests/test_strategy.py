@@ -1,5 +1,7 @@
 """What the strategy refuses before it waits for anybody, and what it adds up."""
 
+import importlib
+import inspect
 import json
 import socket
 import sys
@@ -9,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 import tem_tf
-from tem_tf import strategy
+from tem_tf import _internals, strategy
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="binds a POSIX socket")
@@ -66,3 +68,33 @@ def test_payloads_of_unequal_length_are_padded_and_kept_in_replica_order():
     # Within a process nothing travels, so nothing is padded and no size is needed.
     for count in (gathered.traffic.padding, gathered.traffic.overflows):
         assert set(map(int, mirrored.experimental_local_results(count))) == {0}
+
+
+def test_keras_asks_for_reductions_in_the_functions_that_we_know():
+    """`_internals.asked_by_keras` goes by their names; held under every Keras."""
+    trainer = importlib.import_module("keras.src.backend.tensorflow.trainer")
+    batch = inspect.getsource(trainer.TensorFlowTrainer._maybe_symbolic_build)
+    log = inspect.getsource(trainer.reduce_per_replica)
+    assert batch.count("distribute_strategy.reduce(") == 1
+    assert "def _reduce(v)" in log
+    assert log.count("strategy.reduce(") == 2  # one of them with axis=0
+    assert inspect.getsource(trainer).count("strategy.reduce(") == 3
+
+
+def test_nobody_else_is_taken_for_keras():
+    asked = []
+
+    class Asked:
+        def reduce(self):
+            asked.append(_internals.asked_by_keras())
+
+    def _reduce(v):
+        v.reduce()
+
+    def _maybe_symbolic_build(v):
+        v.reduce()
+
+    _reduce(Asked())
+    _maybe_symbolic_build(Asked())
+    Asked().reduce()
+    assert asked == [None, None, None]

@@ -246,3 +246,82 @@ def twice(strategy, gradients, threshold):
         summaries.append(optimizer.communication_summary())
         optimizer.forget()
     return summaries
+
+
+# What a user may hand to `strategy.reduce`, from a replica's number.
+REDUCED = {
+    "scalar": lambda rank: 1.5 + rank,
+    "vector": lambda rank: tf.constant([1.0, 2.0]) * (1.0 + rank),
+    "matrix": lambda rank: tf.ones([2, 3]) * (1.0 + rank),
+    "integer": lambda rank: tf.cast(3 + 2 * rank, tf.int32),
+    "integers": lambda rank: tf.cast([4.0, 2.0 + 2 * rank], tf.int64),
+    "double": lambda rank: (
+        tf.constant([1e300, 2.0], tf.float64) / (1.0 + tf.cast(rank, tf.float64))
+    ),
+    "one in a dict": lambda rank: {"right": tf.constant([2.0, 4.0]) * rank},
+    "scalar in a dict": lambda rank: {"right": 2.0 * rank},
+    "batch": lambda rank: (tf.ones([2, 3]) * rank, tf.ones([2]) * (2.0 + rank)),
+    "mixed": lambda rank: {"a": [tf.ones([2]) * rank, 3.0 + rank], "b": 2.0 * rank},
+}
+
+
+def reductions(strategy):
+    """What `strategy.reduce` makes of each of REDUCED, by form, operation and axis.
+
+    Returns:
+        Lists of arrays, or the kind of the error.
+    """
+    outcomes = {}
+    for form, value in REDUCED.items():
+
+        def replica(value=value):
+            context = tf.distribute.get_replica_context()
+            return value(tf.cast(context.replica_id_in_sync_group, tf.float32))
+
+        per_replica = strategy.run(tf.function(replica))
+        for operation in ("SUM", "MEAN"):
+            for axis in (None, 0):
+                try:
+                    reduced = strategy.reduce(operation, per_replica, axis)
+                    outcome = [np.asarray(leaf) for leaf in tf.nest.flatten(reduced)]
+                except Exception as error:
+                    outcome = type(error).__name__
+                outcomes[f"{form}, {operation}, axis {axis}"] = outcome
+    return outcomes
+
+
+class OwnStep(keras.Model):
+    """A model with a `train_step` of its own over a bare tensor of integers."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(2)
+
+    def call(self, inputs):
+        return self.dense(tf.cast(inputs, tf.float32) / 255)
+
+    def train_step(self, data):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(self(data, training=True) ** 2)
+        variables = self.trainable_variables
+        gradients = tape.gradient(loss, variables)
+        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        return {"loss": loss}
+
+
+def fit_own_step(strategy):
+    """Weights and losses of two epochs over bare uint8 images, the last batch short."""
+    images = np.random.default_rng(0).integers(256, size=(40, 5), dtype=np.uint8)
+    data = tf.data.Dataset.from_tensor_slices(images).batch(15)
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = (
+        tf.data.experimental.AutoShardPolicy.DATA
+    )
+    keras.utils.set_random_seed(1)
+    with strategy.scope():
+        model = OwnStep()
+        model.compile(
+            tem_tf.SparsifiedOptimizer(keras.optimizers.SGD(0.1), tem_tf.TopK(k=3))
+        )
+    history = model.fit(data.with_options(options), epochs=2, verbose=0)
+    return model.get_weights(), history.history["loss"]

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tem_tf
 from tem_tf import wire
@@ -206,3 +207,27 @@ def test_tensorboard_callback_is_written_by_the_chief_alone(two_workers, tmp_pat
     wrap = {"compressor": tem_tf.HardThreshold(0.05)}
     two_workers.run(laws.fit, SGD, wrap, 64, [callback])
     assert len(list(tmp_path.rglob("events*"))) == 1
+
+
+def test_reduce_gives_each_form_what_mirrored_strategy_does(workers):
+    """Law 11: by what a value means, not by its form."""
+    devices = [f"CPU:{i}" for i in range(workers.size)]
+    mirrored = laws.reductions(tf.distribute.MirroredStrategy(devices))
+    for outcomes in workers.run(laws.reductions):
+        assert outcomes.keys() == mirrored.keys()
+        for case, expected in mirrored.items():
+            if isinstance(expected, str):
+                assert isinstance(outcomes[case], str), case
+                continue
+            for own, other in zip(outcomes[case], expected, strict=True):
+                assert (own.dtype, own.shape) == (other.dtype, other.shape), case
+                np.testing.assert_allclose(own, other, rtol=1e-6, err_msg=str(case))
+
+
+def test_fit_takes_bare_tensors_of_integers_in_uneven_batches(workers):
+    (weights, losses), *others = workers.run(laws.fit_own_step)
+    assert np.isfinite(losses).all()
+    for theirs, their_losses in others:
+        assert their_losses == losses
+        for own, other in zip(weights, theirs, strict=True):
+            np.testing.assert_array_equal(own, other)
