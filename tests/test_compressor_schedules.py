@@ -1,5 +1,7 @@
 """Laws of strengths that follow the step, and of a replayed list of counts."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import tensorflow as tf
 
 import tem_tf
 from tem_tf.packing import make_segments
+from tests.compressor_cases import COMPRESSORS
 
 P = tf.constant(np.random.default_rng(0).normal(size=200), tf.float32)
 SEGMENTS = make_segments("ab", [150, 50])
@@ -126,3 +129,29 @@ def test_schedules_that_make_no_sense_are_refused(make, says):
 def test_a_schedule_without_a_method_says_what_is_missing(method):
     with pytest.raises(NotImplementedError, match=f"must implement `{method}`"):
         getattr(tem_tf.Schedule(), method)(*([] if method == "extremes" else [1]))
+
+
+SCALED = [
+    tem_tf.HardThreshold(0.1),
+    tem_tf.HardThreshold(tem_tf.Ramp(0.1, 0.01, 5)),
+    tem_tf.AdaptiveThreshold(0.1, 10),
+    tem_tf.Piecewise((2,), (1.0, 0.1)),
+    tem_tf.Ramp(1.0, 0.1, 5),
+    *COMPRESSORS.values(),
+]
+
+
+@pytest.mark.parametrize("original", SCALED, ids=repr)
+def test_a_scaled_subclass_is_still_one_of_its_kind(original):
+    """So that what it overrides is called, and what it has beside stays."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Own(type(original)):
+        mark: str = "own"
+
+    fields = {f.name: getattr(original, f.name) for f in dataclasses.fields(original)}
+    scaled = Own(**fields, mark="kept").scaled(0.5)
+    assert (type(scaled), scaled.mark) == (Own, "kept")
+    for name, value in dataclasses.asdict(original.scaled(0.5)).items():
+        theirs = dataclasses.asdict(scaled)[name]
+        np.testing.assert_equal(theirs, value)

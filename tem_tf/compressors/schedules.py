@@ -89,7 +89,8 @@ class Piecewise(Schedule):
         return self.values
 
     def scaled(self, factor):
-        return Piecewise(self.boundaries, tuple(v * factor for v in self.values))
+        values = tuple(value * factor for value in self.values)
+        return dataclasses.replace(self, values=values)
 
 
 @keras.saving.register_keras_serializable(package="tem_tf")
@@ -138,7 +139,9 @@ class Ramp(Schedule):
         return self.start, self.end
 
     def scaled(self, factor):
-        return Ramp(self.start * factor, self.end * factor, self.steps)
+        return dataclasses.replace(
+            self, start=self.start * factor, end=self.end * factor
+        )
 
 
 Strength = float | Schedule

@@ -94,9 +94,10 @@ class HardThreshold(Compressor):
         return tf.abs(vector) >= threshold, state
 
     def scaled(self, factor):
-        if isinstance(self.threshold, Schedule):
-            return HardThreshold(self.threshold.scaled(factor))
-        return HardThreshold(self.threshold * factor)
+        threshold = self.threshold
+        is_schedule = isinstance(threshold, Schedule)
+        scaled = threshold.scaled(factor) if is_schedule else threshold * factor
+        return dataclasses.replace(self, threshold=scaled)
 
 
 @keras.saving.register_keras_serializable(package="tem_tf")
