@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 
-COMMAND = 'pip install "tem_tf[studies]"'
-
 # Packages that are imported under another name than they are installed.
 _INSTALLED_AS = {
     "sklearn": "scikit-learn",
@@ -32,7 +30,7 @@ def in_words(error: BaseException) -> str:
             counts.
 
     >>> in_words(ModuleNotFoundError(name="sklearn.datasets"))
-    'The package scikit-learn is missing. Run pip install "tem_tf[studies]".'
+    'The package scikit-learn is missing. Run pip install scikit-learn.'
     >>> in_words(ValueError("`seed` must be an integer."))
     '`seed` must be an integer.'
     """
@@ -40,4 +38,5 @@ def in_words(error: BaseException) -> str:
     if not isinstance(cause, ModuleNotFoundError) or cause.name is None:
         return str(error)
     module = cause.name.partition(".")[0]
-    return f"The package {_INSTALLED_AS.get(module, module)} is missing. Run {COMMAND}."
+    package = _INSTALLED_AS.get(module, module)
+    return f"The package {package} is missing. Run pip install {package}."

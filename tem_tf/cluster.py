@@ -7,11 +7,13 @@ one that writes.
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import ipaddress
 import json
 import math
 import os
+import re
 import socket
 import sys
 from collections.abc import Mapping
@@ -111,8 +113,13 @@ def read_tf_config() -> Task | None:
         )
     cluster: Any = config.get("cluster", {})
     task: Any = config.get("task", {})
-    if not cluster:
+    if not cluster and ("cluster" in config or not {*config} & {"task", *_JOBS}):
         return None
+    if not cluster:
+        raise ValueError(
+            "The environment variable `TF_CONFIG` must have a `cluster` beside its "
+            f"`task`. Received: TF_CONFIG={text!r}. {_FORM}"
+        )
     if not isinstance(cluster, dict) or not isinstance(task, dict):
         raise ValueError(
             "`cluster` and `task` in TF_CONFIG must be objects. "
@@ -147,7 +154,8 @@ def split_address(address: str) -> tuple[str, int]:
     """
     host, _, port = str(address).rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+    is_host = re.fullmatch(r"[\w.:%-]+", host) is not None
+    if not is_host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise ValueError(
             f'An address of a cluster must be "host:port". Received: {address!r}'
         )
@@ -178,6 +186,8 @@ def check_public(task: Task, refuse: bool) -> None:
     Raises:
         ValueError: an address is public and that is refused.
     """
+    if not refuse and not task.is_chief:
+        return  # Names are looked up, which takes time.
     public = ", ".join(f"{n} at {a}" for n, a in public_addresses(task).items())
     if not public:
         return
@@ -190,13 +200,12 @@ def check_public(task: Task, refuse: bool) -> None:
             f"With `refuse_public` no address may be public. Received: {public}. {why} "
             "Use addresses of a private network."
         )
-    if task.is_chief:
-        print(
-            f"tem_tf: public addresses: {public}. {why} Let a firewall keep all but "
-            "the workers out.",
-            file=sys.stderr,
-            flush=True,
-        )
+    print(
+        f"tem_tf: public addresses: {public}. {why} Let a firewall keep all but the "
+        "workers out.",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def public_addresses(task: Task) -> dict[str, str]:
@@ -204,17 +213,22 @@ def public_addresses(task: Task) -> dict[str, str]:
 
     A host name counts by what it stands for here; one that is not known does not.
     """
+    hosts = [split_address(address)[0] for address in task.addresses.values()]
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:  # A look-up may take long.
+        numbers = list(pool.map(_numbers, hosts))
     return {
         name: address
-        for name, address in task.addresses.items()
-        if any(map(_is_public, _numbers(split_address(address)[0])))
+        for (name, address), of_host in zip(
+            task.addresses.items(), numbers, strict=True
+        )
+        if any(map(_is_public, of_host))
     }
 
 
 def _numbers(host: str) -> list[str]:
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except OSError:
+    except (OSError, UnicodeError):  # The name is not known, or is none.
         return []
     return [str(entry[4][0]).partition("%")[0] for entry in found]
 

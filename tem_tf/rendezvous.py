@@ -10,8 +10,9 @@ whose port TensorFlow takes over afterwards, each worker
 4. once all have said so, takes its leave (`go`) and closes its port.
 
 A connection that ends before `go` takes back what came through it. So nobody goes on
-before all are there, and one that dies meanwhile is missed by all others. Lines are
-JSON. Nothing in them is trusted or executed, and what is no hello is hung up on.
+before all are there, and one that dies meanwhile is missed by all others, until it
+comes again. Lines are JSON. Nothing in them is executed, and what is no hello is hung
+up on; but a hello is believed, as TensorFlow's server believes everybody afterwards.
 """
 
 from __future__ import annotations
@@ -32,9 +33,11 @@ _PROTOCOL = 1
 _LONGEST_LINE = 2**20  # Bytes; a hello holds the whole cluster.
 _SECONDS_TO_ANSWER = 10.0
 _SECONDS_BETWEEN_CALLS = 0.5
+_SECONDS_TO_END = 2.0
+_NOT_CALLED = "not called yet"
 _NO_HELLO = (
-    "what listens there does not answer as a tem_tf worker that starts: another "
-    "program, TensorFlow's own strategy, or an earlier run"
+    "what listens there does not answer as a tem_tf worker that starts: one that "
+    "hangs, another program, TensorFlow's own strategy, or an earlier run"
 )
 
 
@@ -98,7 +101,7 @@ def meet(task: Task, seconds: float, say: Callable[[str], None] | None = None) -
             )
     finally:
         meeting.end()
-        thread.join(_SECONDS_TO_ANSWER)
+        thread.join(_SECONDS_TO_END)
     if meeting.error is not None:
         raise meeting.error
 
@@ -116,10 +119,11 @@ class _Meeting:
         self._task, self._listener = task, listener
         self._others = {n: a for n, a in task.addresses.items() if n != task.name}
         # Why each has not answered yet; one that has is not in here.
-        self._silent = dict.fromkeys(self._others, "not called yet")
+        self._silent = dict.fromkeys(self._others, _NOT_CALLED)
         self._callers: dict[str, asyncio.StreamWriter] = {}
-        self._told: set[str] = set()  # Who knows that all have answered us.
-        self._ready: set[str] = set()  # Whom all have answered, as they say.
+        self._told: set[str] = set()  # Whom we have told that all have answered us.
+        # Whom all have answered, as they say, and by which connection.
+        self._ready: dict[str, asyncio.StreamWriter] = {}
         self._gone: set[str] = set()  # Who has taken its leave.
         self._changed = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -131,10 +135,10 @@ class _Meeting:
             f"{name} at {self._others[name]} ({reason})"
             for name, reason in list(self._silent.items())
         ]
-        waiting = sorted(set(self._others) - set(self._silent) - self._ready)
+        waiting = [n for n in self._others if n not in {*self._silent, *self._ready}]
         if silent or not waiting:
             return ", ".join(silent)
-        return f"{', '.join(waiting)}, who have not reached all workers yet"
+        return f"what {', '.join(waiting)} wait for"
 
     def end(self) -> None:
         """Closes all; from another thread."""
@@ -145,26 +149,35 @@ class _Meeting:
 
     def run(self) -> None:
         """The thread's body."""
+        asyncio.run(self._run())
+
+    async def _run(self) -> None:
         try:
-            asyncio.run(self._run())
+            await self._meet()
         except Exception as error:  # For the caller's thread.
             self.error = error
         finally:
+            # Not after the loop's end, which a hanging look-up of a name delays.
             self._listener.close()
             self.over.set()
 
-    async def _run(self) -> None:
+    async def _meet(self) -> None:
         self._loop = asyncio.get_running_loop()
+        # Of connections that fail before they say anything, as by too many of them.
+        self._loop.set_exception_handler(lambda *_: None)
         server = await asyncio.start_server(
             self._answer, sock=self._listener, limit=_LONGEST_LINE
         )
         calls = [asyncio.create_task(self._call(name)) for name in self._others]
         try:
-            while self._ready != set(self._others) or self._silent:
+            # All have said it to us, and we to all but those who have gone: they had
+            # heard it. A connection that has ended counts for neither.
+            everybody = set(self._others)
+            while everybody - {*self._ready} or everybody - self._told - self._gone:
                 if self.error is not None or self._ended.is_set():
                     return
                 self._changed.clear()
-                await _within(self._changed.wait(), 0.5)
+                await self._changed.wait()
             for writer in self._callers.values():
                 _send(writer, {"go": True})
         finally:
@@ -176,11 +189,12 @@ class _Meeting:
                 await _within(writer.wait_closed(), 1.0)
 
     async def _call(self, name: str) -> None:
-        """Calls one worker, again after each end, until it has taken its leave."""
-        while name not in self._gone:
+        """Calls one worker, again after each end, unless it has taken its leave."""
+        while True:
             try:
-                await self._hold(name)
-            except (OSError, TimeoutError) as error:
+                if name not in self._gone:
+                    await self._hold(name)
+            except Exception as error:  # A name, too, can be wrong in many ways.
                 if name not in self._gone:
                     self._silent[name] = _reason(error)
             self._callers.pop(name, None)
@@ -191,20 +205,27 @@ class _Meeting:
     async def _hold(self, name: str) -> None:
         """One connection to a worker, until it ends."""
         host, port = split_address(self._others[name])
+        if self._silent.get(name) == _NOT_CALLED:
+            self._silent[name] = "its name is being looked up, or it is being called"
         reader, writer = await asyncio.wait_for(
             asyncio.open_connection(host, port, limit=_LONGEST_LINE), _SECONDS_TO_ANSWER
         )
         try:
+            # On one machine the system may connect a call to the very port it comes
+            # from, if nobody listens on that.
+            own, theirs = map(writer.get_extra_info, ("sockname", "peername"))
+            if own == theirs:
+                raise ConnectionRefusedError
             self._silent[name] = _NO_HELLO  # Until we know better.
             _send(writer, self._hello())
             theirs = await _receive(reader)
             if not self._is_hello(theirs):
                 return
-            self._compare(name, theirs, called=True)
+            self._compare(name, theirs)
             self._callers[name] = writer
             self._silent.pop(name, None)
-            self._tell_ready()
             self._changed.set()
+            self._tell_ready()
             await reader.read()  # Until it hangs up; the next call tells why.
         finally:
             writer.close()
@@ -220,10 +241,15 @@ class _Meeting:
                 return
             name = theirs["name"]
             _send(writer, self._hello())
-            self._compare(name, theirs, called=False)
+            if name in self._gone:  # It has ended since, and is here again.
+                self._gone.discard(name)
+                self._ready.pop(name, None)
+                self._silent[name] = "it has come again"
+            peer = writer.get_extra_info("peername") or ["an unknown place"]
+            self._compare(name, theirs, f"who calls from {peer[0]}")
             while line := await _receive(reader, None):
                 if "ready" in line:
-                    self._ready.add(name)
+                    self._ready[name] = writer
                 if "go" in line:
                     self._gone.add(name)
                 self._changed.set()
@@ -231,11 +257,11 @@ class _Meeting:
             pass  # It has hung up, or we do.
         finally:
             writer.close()
-            if name not in self._gone:
-                self._ready.discard(name)
+            if name not in self._gone and self._ready.get(name) is writer:
+                del self._ready[name]
 
     def _tell_ready(self) -> None:
-        if not self._silent:
+        if not set(self._others) - self._callers.keys() - self._gone:
             for name in set(self._callers) - self._told:
                 _send(self._callers[name], {"ready": True})
                 self._told.add(name)
@@ -248,32 +274,34 @@ class _Meeting:
         }
 
     def _is_hello(self, line: dict) -> bool:
-        return line.get("tem_tf") == _PROTOCOL and isinstance(line.get("name"), str)
+        name, addresses = line.get("name"), line.get("addresses")
+        is_ours = line.get("tem_tf") == _PROTOCOL and isinstance(addresses, dict)
+        return is_ours and all(map(_is_text, [name, *addresses.values()]))
 
-    def _compare(self, name: str, hello: dict, called: bool) -> None:
+    def _compare(self, name: str, hello: dict, calls: str = "") -> None:
         """Notes what can never become right by waiting.
 
         Args:
             name: Who was called, or who calls.
             hello: What it says.
-            called: Whether it was called.
+            calls: From where, if it calls.
         """
         ours, theirs = self._task.addresses, hello.get("addresses")
         if theirs != ours:
             self.error = ValueError(
                 "All workers must be given the same cluster. "
-                f"{self._task.name} has {json.dumps(ours)}, {hello['name']} has "
-                f"{json.dumps(theirs)}"
+                f"{self._task.name} has {json.dumps(ours)}; {hello['name']}"
+                f"{calls and f', {calls},'} has {json.dumps(theirs)}"
             )
-        elif called and hello["name"] != name:
+        elif not calls and hello["name"] != name:
             self.error = ValueError(
                 "Every worker must answer at the address of its own index. The address "
                 f"of {name}, {ours[name]}, is answered by {hello['name']}"
             )
         elif name not in self._others:
             self.error = ValueError(
-                "Every worker must have an index of its own. Two of them have that of "
-                f"{name}"
+                "Every worker must have an index of its own. Received: that of "
+                f"{name} twice, here and of one {calls}"
             )
         self._changed.set()
 
@@ -288,7 +316,7 @@ async def _receive(
     """The next line; empty at the end, or where it is none of ours."""
     try:
         line = json.loads(await asyncio.wait_for(reader.readline(), seconds) or b"{}")
-    except ValueError:  # No JSON, no text, or too long.
+    except (ValueError, RecursionError):  # No JSON, no text, too long or too deep.
         return {}
     return line if isinstance(line, dict) else {}
 
@@ -299,11 +327,17 @@ async def _within(awaitable: Awaitable, seconds: float) -> None:
         await asyncio.wait_for(awaitable, seconds)
 
 
-def _reason(error: OSError) -> str:
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _reason(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "no answer"
     if isinstance(error, socket.gaierror):
         return f"the host's name is not known: {error.strerror}"
+    if isinstance(error, UnicodeError):
+        return "the host's name is none"
     if isinstance(error, ConnectionRefusedError):
         return "connection refused: nothing listens there"
-    return error.strerror or str(error)
+    return getattr(error, "strerror", None) or str(error)

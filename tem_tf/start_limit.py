@@ -1,8 +1,8 @@
 """TensorFlow's own start: bounded in time, and without lasting effect on signals.
 
-While it joins the cluster TensorFlow holds Python's lock, so that no thread of this
-process can end the wait, and it puts a handler in SIGTERM's place that notes the signal
-and lets the training go on.
+While it joins the cluster, for a second or two, TensorFlow holds Python's lock, so that
+no thread of this process can end the wait, and it puts a handler in SIGTERM's place
+that notes the signal and lets the training go on.
 """
 
 from __future__ import annotations
@@ -54,16 +54,14 @@ def limited(seconds: float, words: str) -> Iterator[None]:
 def termination_kept() -> Iterator[None]:
     """What SIGTERM did before the `with` block it does after it.
 
-    One that comes meanwhile waits for the end of the block. Only in the main thread,
-    which alone may set handlers; elsewhere nothing is done.
+    One that comes within it may be lost: holding it back would take all threads of the
+    process, of which some are TensorFlow's. Only in the main thread, which alone may
+    set handlers; elsewhere nothing is done.
     """
     handler = signal.getsignal(signal.SIGTERM)
-    if threading.current_thread() is not threading.main_thread() or handler is None:
-        yield
-        return
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, handler)
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and handler is not None:
+            signal.signal(signal.SIGTERM, handler)

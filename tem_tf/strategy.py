@@ -14,7 +14,6 @@ import tensorflow as tf
 from tem_tf import _internals, rendezvous
 from tem_tf.cluster import (
     START_SECONDS,
-    Task,
     check_public,
     check_start_seconds,
     read_tf_config,
@@ -23,8 +22,9 @@ from tem_tf.cluster import (
 from tem_tf.cross_device_ops import SparsifiedCrossDeviceOps
 from tem_tf.start_limit import limited, termination_kept
 
-# How long TensorFlow's own start may take once all are there: it takes one or two.
-_SECONDS_TO_JOIN = 120.0
+# How long TensorFlow's own start may take once all are there: it takes one or two, more
+# where it sets up GPUs.
+_SECONDS_TO_JOIN = 60.0
 
 
 class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
@@ -42,7 +42,8 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         communication_options: `tf.distribute.experimental.CommunicationOptions`.
         start_seconds: Float > 0, default 600. How long to wait for the other workers.
             Every 30 s a line on stderr names those that are missing. TensorFlow's own
-            start, once all are there, has two minutes more.
+            start, once all are there, has one minute more; it cannot be interrupted, so
+            the process is killed then, after a line on stderr.
         refuse_public: Bool, default False. Whether an address that the whole internet
             can reach is an error and not a line on stderr: TensorFlow's server asks
             nobody who they are (SECURITY.md).
@@ -53,6 +54,7 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
             public address is refused; workers were given different clusters.
         OSError: this worker's port is in use.
         TimeoutError: a worker is missing; the error names it.
+        RuntimeError: TensorFlow has failed to start in this process before.
 
     Example:
 
@@ -77,9 +79,15 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
             task = read_tf_config()
         else:
             task = task_of_resolver(cluster_resolver)
+        if task is not None and "failed" in _START:
+            raise RuntimeError(
+                "TensorFlow has failed to join a cluster in this process, which cannot "
+                f"try again: {_START['failed']}. Start the process anew."
+            )
+        # Once per process: a second strategy finds TensorFlow's server running.
+        joins = task is not None and not _internals.server_runs()
         with contextlib.ExitStack() as start:
-            # Once per process: a second strategy finds TensorFlow's server running.
-            if task is not None and not _internals.server_runs():
+            if task is not None and joins:
                 check_public(task, refuse_public)
                 rendezvous.meet(task, start_seconds)
                 start.enter_context(
@@ -91,9 +99,14 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
                     )
                 )
                 start.enter_context(termination_kept())
-            super().__init__(cluster_resolver, communication_options)
+            try:
+                super().__init__(cluster_resolver, communication_options)
+            except Exception as error:
+                if joins and _internals.server_runs():
+                    _START["failed"] = f"{type(error).__name__}: {error}"
+                raise
         if task is not None:
-            _OWN_TASK[:] = [task]
+            _START["task"] = task
         _internals.take_instance_keys_at_the_call(self)
         _internals.wrap_cross_device_ops(self, SparsifiedCrossDeviceOps)
 
@@ -121,8 +134,9 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         return self.experimental_local_results(value)[0].shape.rank
 
 
-# The task for which this process made a strategy: a process is one task for its life.
-_OWN_TASK: list[Task] = []
+# What this process's TensorFlow is for life: "task", for which it has made a strategy,
+# or "failed", why it could not.
+_START: dict[str, Any] = {}
 
 
 def is_chief(strategy: tf.distribute.Strategy | None = None) -> bool:
@@ -145,7 +159,7 @@ def is_chief(strategy: tf.distribute.Strategy | None = None) -> bool:
     if resolver is not None and _internals.is_multi_worker(strategy):
         task = task_of_resolver(resolver)
     else:
-        task = _OWN_TASK[0] if _OWN_TASK else read_tf_config()
+        task = _START.get("task") or read_tf_config()
     return task is None or task.is_chief
 
 

@@ -57,6 +57,16 @@ def test_tf_config_that_is_no_object_is_refused(monkeypatch, text):
         cluster.read_tf_config()
 
 
+@pytest.mark.parametrize(
+    "config", [{"worker": ["a:1"]}, {"task": {"type": "worker", "index": 0}}]
+)
+def test_a_tf_config_without_a_cluster_is_refused(monkeypatch, config):
+    """Each worker would train alone, and be chief."""
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+    with pytest.raises(ValueError, match="must have a `cluster` beside its `task`"):
+        cluster.read_tf_config()
+
+
 @pytest.mark.parametrize("index", [2, -1, None, 0.5, "x", True])
 def test_an_index_out_of_range_is_refused(monkeypatch, index):
     tf_config(monkeypatch, index=index)
@@ -122,7 +132,16 @@ def test_cluster_that_is_a_list_is_refused(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "address", ["localhost", "localhost:99999", "localhost:0", ":2222", ""]
+    "address",
+    [
+        "localhost",
+        "localhost:99999",
+        "localhost:0",
+        ":2222",
+        "",
+        "http://h:80",
+        "a b:1",
+    ],
 )
 def test_an_address_without_host_or_port_is_refused(monkeypatch, address):
     tf_config(monkeypatch, cluster={"worker": [address, "other:1"]})

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -180,7 +181,7 @@ def test_a_worker_that_dies_while_others_wait_is_missed_again():
         "from tem_tf.rendezvous import meet\n"
         "meet(Task({'worker': tuple(sys.argv[1:])}, 'worker', 1), 60)\n"
     )
-    meetings.start(cluster, 0, 25.0)
+    meetings.start(cluster, 0)
     other = subprocess.Popen([sys.executable, "-c", program, *cluster])
     try:
         deadline = time.monotonic() + 20
@@ -196,6 +197,142 @@ def test_a_worker_that_dies_while_others_wait_is_missed_again():
     meetings._threads[1].join(30)
     assert f"worker 1 at {cluster[1]} (connection refused" in str(meetings.raised[2])
     assert meetings.raised.keys() == {2}
+    for index in (1, 2):
+        meetings.start(cluster, index)
+    assert meetings.finish() == dict.fromkeys(range(3))
+
+
+class Played:
+    """A worker that is played line by line, to have things come in any order."""
+
+    def __init__(self, cluster, index):
+        self._hello = {"tem_tf": 1, "name": f"worker {index}"}
+        self._hello["addresses"] = Task({"worker": cluster}, "worker", index).addresses
+        host, port = cluster[index].rsplit(":", 1)
+        self.server = socket.create_server((host, int(port)))
+
+    def answer(self):
+        """Takes the next call, and says hello; returns the connection."""
+        connection, _ = self.server.accept()
+        connection.recv(2**16)
+        self.say(connection, self._hello)
+        return connection
+
+    def call(self, address):
+        """Calls a worker that starts, and says hello; returns the connection."""
+        host, port = address.rsplit(":", 1)
+        for _ in range(100):
+            if is_open(address):
+                break
+            time.sleep(0.05)
+        connection = socket.create_connection((host, int(port)))
+        self.say(connection, self._hello)
+        return connection
+
+    @staticmethod
+    def say(connection, line):
+        connection.sendall(json.dumps(line).encode() + b"\n")
+
+
+def test_a_leave_that_comes_late_strands_nobody():
+    """One connection of a worker that goes ends long before the other's `go` comes."""
+    cluster, meetings = addresses(3), Meetings()
+    meetings.start(cluster, 0, 20.0)
+    first, second = Played(cluster, 1), Played(cluster, 2)
+    with first.server, second.server:
+        calls = [player.call(cluster[0]) for player in (first, second)]
+        answers = [player.answer() for player in (first, second)]
+        Played.say(calls[0], {"ready": True})
+        time.sleep(0.2)
+        answers[0].close()
+        first.server.close()
+        time.sleep(3 * rendezvous._SECONDS_BETWEEN_CALLS)  # It is called in vain.
+        Played.say(calls[0], {"go": True})
+        calls[0].close()
+        Played.say(calls[1], {"ready": True})
+        assert meetings.finish() == {0: None}
+        answers[1].close()
+        calls[1].close()
+
+
+def test_a_worker_that_left_and_comes_again_is_met_again():
+    cluster, meetings = addresses(3), Meetings()
+    meetings.start(cluster, 0, 30.0)
+    gone = Played(cluster, 1)
+    with gone.server:
+        call, answer = gone.call(cluster[0]), gone.answer()
+        for line in ({"ready": True}, {"go": True}):
+            Played.say(call, line)
+        call.close()
+        answer.close()
+    time.sleep(0.3)
+    meetings.start(cluster, 1)
+    meetings.start(cluster, 2)
+    assert meetings.finish() == dict.fromkeys(range(3))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_workers_that_give_up_and_come_again_all_meet(seed):
+    """At any moments: of each trial some have gone before the others come."""
+    chance = random.Random(seed)
+    cluster, final, first = addresses(3), Meetings(), Meetings()
+    impatient = chance.sample(range(3), chance.choice([1, 2]))
+    for index in impatient:
+        first.start(cluster, index, chance.uniform(0.05, 1.0))
+    for index in set(range(3)) - set(impatient):
+        time.sleep(chance.uniform(0, 0.3))
+        final.start(cluster, index, 20.0)
+    for index, error in first.finish().items():
+        assert isinstance(error, TimeoutError)
+        time.sleep(chance.uniform(0, 0.5))
+        final.start(cluster, index, 20.0)
+    assert final.finish() == dict.fromkeys(range(3))
+
+
+def test_an_answer_of_nested_lists_is_none():
+    here, there = addresses(2)
+    port = int(there.rsplit(":", 1)[1])
+    meetings = Meetings()
+    with socket.create_server(("127.0.0.1", port)) as server:
+        meetings.start((here, there), 0, LONG)
+        for _ in range(2):  # It calls again.
+            with server.accept()[0] as connection:
+                connection.sendall(b"[" * 200_000 + b"\n")
+                with contextlib.suppress(ConnectionError):
+                    while connection.recv(2**16):
+                        pass
+    meetings.start((here, there), 1)
+    assert meetings.finish() == {0: None, 1: None}
+
+
+def test_a_host_name_that_is_none_is_a_reason():
+    meetings = Meetings()
+    meetings.start((*addresses(1), "a..b:1"), 0, SHORT)
+    assert "worker 1 at a..b:1 (the host's name is none)" in str(meetings.finish()[0])
+
+
+def test_workers_meet_by_ipv6():
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6) as probe:
+            ports = [probe.getsockname()[1], *reserve_ports(1)]
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    cluster, meetings = tuple(f"[::1]:{port}" for port in ports), Meetings()
+    for index in range(2):
+        meetings.start(cluster, index)
+    assert meetings.finish() == {0: None, 1: None}
+
+
+def test_two_workers_of_one_index_are_told():
+    cluster, meetings = addresses(2), Meetings()
+    meetings.start(cluster, 0)
+    other = Played.__new__(Played)
+    other._hello = {"tem_tf": 1, "name": "worker 0"}
+    other._hello["addresses"] = Task({"worker": cluster}, "worker", 0).addresses
+    with other.call(cluster[0]):
+        error = meetings.finish()[0]
+    assert isinstance(error, ValueError)
+    assert "that of worker 0 twice, here and of one who calls from" in str(error)
 
 
 def test_an_interrupted_wait_closes_its_port(monkeypatch):
@@ -263,13 +400,11 @@ def test_sigterm_does_after_the_start_what_it_did_before(handler):
         "with limit['termination_kept']():\n"
         "    ctypes.CDLL(None).signal(int(signal.SIGTERM), ctypes.c_void_p(1))\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
-        "    print('still here', flush=True)\n"
-        "time.sleep(0.2)\n"
+        "print('still here', flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.2)\n"
     )
     result = run(program)
-    # One that came meanwhile was ignored here, where C's handler was SIG_IGN.
     assert result.stdout == "still here\n"
-    result = run(program + "os.kill(os.getpid(), signal.SIGTERM); time.sleep(0.2)\n")
     assert result.returncode == HANDLERS[handler]
 
 

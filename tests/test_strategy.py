@@ -100,3 +100,22 @@ def test_nobody_else_is_taken_for_keras():
     _maybe_symbolic_build(Asked())
     Asked().reduce()
     assert asked == [None, None, None]
+
+
+def test_a_process_whose_tensorflow_failed_to_join_is_told_to_start_anew(monkeypatch):
+    cluster = {"worker": ["127.0.0.1:1", "127.0.0.1:2"]}
+    task = {"type": "worker", "index": 0}
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": task}))
+    monkeypatch.setattr(strategy, "_START", {})
+    monkeypatch.setattr(strategy.rendezvous, "meet", lambda *_: None)
+    runs = iter([False, True])
+    monkeypatch.setattr(_internals, "server_runs", lambda: next(runs))
+
+    def fail(*_):
+        raise tf.errors.UnknownError(None, None, "no server")
+
+    monkeypatch.setattr(tf.distribute.MultiWorkerMirroredStrategy, "__init__", fail)
+    with pytest.raises(tf.errors.UnknownError, match="no server"):
+        tem_tf.MultiWorkerMirroredStrategy()
+    with pytest.raises(RuntimeError, match="no server. Start the process anew"):
+        tem_tf.MultiWorkerMirroredStrategy()

@@ -33,7 +33,7 @@ class Start(NamedTuple):
         refuse_public: Whether public addresses are an error.
     """
 
-    start_seconds: float = 600.0
+    start_seconds: float = load_part("cluster").START_SECONDS
     refuse_public: bool = False
 
 
@@ -82,7 +82,7 @@ def check_workers(configuration: Configuration) -> None:
     Raises:
         ValueError: they are.
     """
-    if configuration.workers > 1 and os.environ.get("TF_CONFIG", "").strip():
+    if configuration.workers > 1 and load_part("cluster").read_tf_config() is not None:
         raise ValueError(
             "`workers` makes virtual workers in one process and cannot be combined "
             "with the environment variable TF_CONFIG, which makes this process one "
@@ -98,9 +98,9 @@ def check_no_cluster(what: str) -> None:
         what: Begins the error: what cannot be one.
 
     Raises:
-        ValueError: TF_CONFIG is set.
+        ValueError: TF_CONFIG names a cluster, or is wrong.
     """
-    if os.environ.get("TF_CONFIG", "").strip():
+    if load_part("cluster").read_tf_config() is not None:
         raise ValueError(
             f"{what} in one process and cannot be one of several workers. Unset the "
             "environment variable TF_CONFIG; for more processes pass "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tem_studies.flag_row import FlagRow
+from tem_studies.workloads.environment import AS_USUAL
 
 # Names, meanings and defaults of the DPS study's flags are its authors' (arXiv
 # 2003.11316); the others are ours. Groups and flags in the order of --help.
@@ -318,7 +319,7 @@ RUN_FLAGS: dict[str, tuple[FlagRow, ...]] = {
         FlagRow(
             "start_seconds",
             float,
-            600.0,
+            AS_USUAL.start_seconds,
             "Of real processes: how long each waits for the others at the start.",
             is_setting=False,
         ),

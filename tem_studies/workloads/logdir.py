@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import itertools
 import os
 import time
 from pathlib import Path
+from typing import TextIO
 
 RESULT_NAME, STEPS_NAME = "result.json", "steps.npz"
+LOCK_NAME = ".run"
 WRITERS = ("train", "validation", "communication")  # folders of TensorBoard's events
 
 # All that a run writes, finished or killed.
@@ -47,6 +50,28 @@ def require_unused(path: str) -> None:
             f"logdir={path!r}, which holds {', '.join(found)}. Pass another "
             "directory, or --overwrite to replace what is there."
         )
+
+
+def hold(path: Path) -> TextIO:
+    """Keeps a directory for this process, for as long as the returned file is open.
+
+    Where there are no locks, as on some network file systems, nobody is kept out.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    file = (path / LOCK_NAME).open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise ValueError(
+            f"`logdir` must be a directory of one run. Received: logdir={str(path)!r}, "
+            "where another run writes now. Pass another directory."
+        ) from None
+    except OSError:
+        pass
+    return file
 
 
 def require_writable(path: str | Path, name: str = "logdir") -> None:

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import keras
 import numpy as np
@@ -24,6 +24,7 @@ from tem_studies.workloads.logdir import (
     RESULT_NAME,
     STEPS_NAME,
     WRITERS,
+    hold,
     left_by_a_run,
     not_writable,
 )
@@ -52,12 +53,14 @@ class RunDirectory:
         self.path = Path(path)
         self.writes = writes
         self._writers: dict[str, tf.summary.SummaryWriter] = {}
+        self._held: TextIO | None = None
 
     def open(self) -> None:
         """Makes the directory and removes what an earlier run left in it.
 
         Raises:
             OSError: it cannot be written to.
+            ValueError: another run writes to it now.
         """
         if not self.writes:
             return
@@ -66,6 +69,7 @@ class RunDirectory:
             checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise not_writable(self.path, "logdir", error.strerror) from error
+        self._held = hold(self.path)  # Before anything is removed.
         for file in left_by_a_run(self.path):
             file.unlink(missing_ok=True)
         for name in WRITERS:
@@ -116,9 +120,11 @@ class RunDirectory:
         os.replace(partial, self.path / RESULT_NAME)
 
     def close(self) -> None:
-        """Closes the TensorBoard files."""
+        """Closes the TensorBoard files; another run may write there."""
         for writer in self._writers.values():
             writer.close()
+        if self._held is not None:
+            self._held.close()
 
     def _scalars(self, writer: str, step: int, scalars: Mapping[str, float]) -> None:
         if writer in self._writers:

@@ -120,7 +120,7 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]
             "`--grace_seconds` must be a number of seconds, 0 or more. "
             f"Received: {options.grace_seconds}"
         )
-    if "TF_CONFIG" in os.environ:
+    if os.environ.get("TF_CONFIG", "").strip() not in ("", "{}"):
         parser.error(
             "TF_CONFIG is set already, so this process is a worker of a cluster, or "
             "the variable was left over. The launcher writes TF_CONFIG itself: unset "

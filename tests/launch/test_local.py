@@ -291,7 +291,9 @@ def test_a_port_in_use_is_refused_before_the_start():
 
 def test_tf_config_that_is_already_set_is_refused():
     command = ["--workers", "1", "--", "echo", "started"]
-    result = launch(*command, environment={"TF_CONFIG": "{}"})
+    for unset in ("", "{}"):
+        assert launch(*command, environment={"TF_CONFIG": unset}).returncode == 0
+    result = launch(*command, environment={"TF_CONFIG": '{"task": {}}'})
     assert result.returncode == 2
     assert "TF_CONFIG is set already" in result.stderr
     assert "started" not in result.stdout

@@ -18,8 +18,7 @@ RUN = "--datasource digits --train_iterations 1 --batch_size 10"
 
 def said_of(package):
     return (
-        f"main.py: error: The package {package} is missing. "
-        'Run pip install "tem_tf[studies]".'
+        f"main.py: error: The package {package} is missing. Run pip install {package}."
     )
 
 

@@ -158,3 +158,12 @@ def test_roles_are_those_of_the_plugin(cluster, monkeypatch):
     monkeypatch.setenv("TF_CONFIG", "{")
     with pytest.raises(ValueError, match="`TF_CONFIG` must be JSON"):
         environment.role(AS_USUAL)
+
+
+def test_one_run_writes_to_a_directory_at_a_time(tmp_path):
+    with (
+        logdir.hold(tmp_path),
+        pytest.raises(ValueError, match="`logdir` .* where another run writes now"),
+    ):
+        logdir.hold(tmp_path)
+    logdir.hold(tmp_path).close()
