@@ -105,7 +105,9 @@ def parse_arguments(arguments: list[str]) -> tuple[argparse.Namespace, list[str]
         missing = "No command after `--`."
     else:
         command, missing = [], "The `--` in front of the command is missing."
-    options = parser.parse_args(arguments)
+    options, rest = parser.parse_known_args(arguments)
+    if rest and command:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if not command:
         parser.error(f"{missing} For example: {PROGRAM} --workers 2 -- python train.py")
     if options.workers < 1:

@@ -264,6 +264,8 @@ def test_a_killed_launcher_leaves_no_worker():
             "given twice. Received: 2 and 3",
         ),
         (["--workers=2"], "The `--` in front of the command is missing"),
+        (["--workers=2", "true"], "The `--` in front of the command is missing"),
+        (["--workers=2", "--x", "--", "true"], "unrecognized arguments: --x"),
         (["--workers=2", "--"], "No command after `--`"),
         (["--workers=2", "--", "no-such-program"], "not found or not executable: no-"),
         (["--workers=2", "--base_port=65535", "--", "true"], "room for 2 ports in"),
