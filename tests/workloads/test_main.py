@@ -191,7 +191,9 @@ def test_keras_that_cannot_be_used_is_refused(
 
 
 def test_virtual_workers_within_a_worker_are_refused(error_of, monkeypatch):
-    monkeypatch.setenv("TF_CONFIG", '{"cluster": {"worker": ["localhost:1"]}}')
+    task = {"type": "worker", "index": 0}
+    config = {"cluster": {"worker": ["localhost:1"]}, "task": task}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
     error = error_of("--datasource", "digits", "--workers", "2")
     assert "`workers` makes virtual workers in one process and cannot be" in error
 
