@@ -17,6 +17,8 @@ from tem_studies.workloads.environment import AS_USUAL, Start, check_workers
 from tem_tf.cluster import read_tf_config
 from tem_tf.strategy import is_chief, require_same_on_all_workers
 
+_LONGEST_REFUSAL = 1000  # Bytes that travel; refusals are a sentence or two.
+
 # Networks whose batches are computed in chunks side by side (chunks.py).
 _CUT_NETWORKS = ("simple-cnn", "resnet-8")
 
@@ -103,14 +105,15 @@ def refuse_on_all_workers(
         refusal: The reason. Only the chief's counts.
 
     Raises:
-        ValueError: there is one. The other workers learn that, not which.
+        ValueError: there is one; it says on all of them what the chief's is.
     """
-    (refused,) = from_chief(strategy, [np.float32([refusal is not None])])
-    if refused[0]:
-        raise ValueError(
-            (refusal if is_chief(strategy) else None)
-            or "The chief, the first worker, refuses to start and says why."
-        )
+    text = (refusal or "").encode()[:_LONGEST_REFUSAL]
+    letters = np.frombuffer(text.ljust(_LONGEST_REFUSAL), np.uint8)
+    (theirs,) = from_chief(strategy, [letters.astype(np.float32)])
+    words = bytes(theirs.astype(np.uint8)).decode(errors="ignore").strip()
+    if words:
+        chief = "" if is_chief(strategy) else "The chief refuses to start: "
+        raise ValueError(chief + words)
 
 
 def _virtual_devices(workers: int) -> tf.distribute.Strategy:

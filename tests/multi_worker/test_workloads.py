@@ -22,7 +22,7 @@ def test_moving_statistics_are_averaged_in_a_collective(two_workers):
 def test_all_workers_end_if_the_chief_must_not_start(two_workers):
     chief, other = two_workers.run(workload_laws.refused, True)
     assert chief == "not here"
-    assert other == "The chief, the first worker, refuses to start and says why."
+    assert other == "The chief refuses to start: not here"
     assert two_workers.run(workload_laws.refused, False) == ["", ""]
 
 
