@@ -224,8 +224,8 @@ class _Meeting:
             self._compare(name, theirs)
             self._callers[name] = writer
             self._silent.pop(name, None)
-            self._changed.set()
             self._tell_ready()
+            self._changed.set()
             await reader.read()  # Until it hangs up; the next call tells why.
         finally:
             writer.close()
@@ -252,6 +252,7 @@ class _Meeting:
                     self._ready[name] = writer
                 if "go" in line:
                     self._gone.add(name)
+                    self._tell_ready()  # It may have been the last we missed.
                 self._changed.set()
         except (OSError, TimeoutError, asyncio.CancelledError):
             pass  # It has hung up, or we do.

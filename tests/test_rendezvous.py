@@ -255,6 +255,31 @@ def test_a_leave_that_comes_late_strands_nobody():
         calls[1].close()
 
 
+def test_a_late_leave_lets_a_worker_that_came_again_be_told():
+    """Between a worker's end and its `go` another one is met anew."""
+    cluster, meetings = addresses(3), Meetings()
+    meetings.start(cluster, 0, 20.0)
+    first, second = Played(cluster, 1), Played(cluster, 2)
+    with first.server, second.server:
+        calls = [player.call(cluster[0]) for player in (first, second)]
+        answers = [player.answer() for player in (first, second)]
+        Played.say(calls[0], {"ready": True})
+        time.sleep(0.2)
+        for connection in (*answers, calls[1]):
+            connection.close()
+        first.server.close()
+        again, answer = second.call(cluster[0]), second.answer()
+        time.sleep(0.2)
+        Played.say(calls[0], {"go": True})
+        calls[0].close()
+        answer.settimeout(10)
+        assert "ready" in json.loads(answer.recv(2**16))
+        Played.say(again, {"ready": True})
+        assert meetings.finish() == {0: None}
+        again.close()
+        answer.close()
+
+
 def test_a_worker_that_left_and_comes_again_is_met_again():
     cluster, meetings = addresses(3), Meetings()
     meetings.start(cluster, 0, 30.0)
