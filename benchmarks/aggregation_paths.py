@@ -9,18 +9,18 @@ p = -g + (g where it was held back) at the next, and the density stays that of g
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from aggregation import EXACT, OURS, PACKS, PLAIN
+from aggregation import EXACT, OURS, PACKS, PLAIN, POWER_SGD, RANK, SIGN
+from resnet18 import resnet18_shapes
 from worker_group import serve
 
 import tem_tf
-from tem_tf.aggregation import Aggregator
-from tem_tf.options import Options
 
 SCALE = 1e-3  # Standard deviation of an entry.
 # P(|g| >= 3.2905 σ) = 0.1 %.
@@ -28,17 +28,12 @@ THRESHOLD = 3.2905 * SCALE
 Gradients = list[tf.Tensor]
 
 
-def resnet18_sizes() -> list[int]:
-    """Entries of ResNet-18's variables, CIFAR form, 10 classes: 11,173,962 in all."""
-    sizes = [9 * 3 * 64, 64, 64]
-    before = 64
-    for width in (64, 128, 256, 512):
-        for block in range(2):
-            sizes += [9 * before * width, width, width, 9 * width * width, width, width]
-            if block == 0 and before != width:
-                sizes += [before * width, width, width]
-            before = width
-    return [*sizes, 512 * 10, 10]
+COMPRESSORS = {
+    OURS: tem_tf.HardThreshold(THRESHOLD),
+    EXACT: tem_tf.HardThreshold(THRESHOLD),
+    POWER_SGD: tem_tf.PowerSGD(RANK),
+    SIGN: tem_tf.Sign(),
+}
 
 
 class Worker:
@@ -46,16 +41,17 @@ class Worker:
 
     def __init__(self):
         self._strategy = tem_tf.MultiWorkerMirroredStrategy()
-        self._sizes = resnet18_sizes()
         index = self._strategy.cluster_resolver.task_id
         rng = np.random.default_rng(index)
-        flat = rng.standard_normal(sum(self._sizes), np.float32) * np.float32(SCALE)
-        parts = np.split(flat, np.cumsum(self._sizes)[:-1])
+        gradient = [
+            rng.standard_normal(shape, np.float32) * np.float32(SCALE)
+            for shape in resnet18_shapes()
+        ]
         self._gradients = [
-            [tf.constant(sign * part) for part in parts] for sign in (1, -1)
+            [tf.constant(sign * part) for part in gradient] for sign in (1, -1)
         ]
         self._taken: dict[str, int] = {}  # Steps, by path.
-        self._aggregators: dict[str, Aggregator] = {}
+        self._aggregators: dict[str, tem_tf.Aggregator] = {}
         self._steps: dict[str, Callable] = {}
 
     def handle(self, request: tuple[str, int]) -> dict[str, Any]:
@@ -85,7 +81,7 @@ class Worker:
             seconds.append(time.perf_counter() - began)
         answer: dict[str, Any] = {"seconds": seconds}
         if name in self._aggregators:
-            summary = self._aggregators[name].summary(self._strategy)
+            summary = self._aggregators[name].summaries()[0]
             keys = ("steps", "density", "payload_bytes", "padded_bytes")
             answer |= {key: summary[key] for key in (*keys, "overflow_steps")}
         return answer
@@ -99,7 +95,7 @@ class Worker:
         return tf.function(lambda: self._strategy.run(add_up))
 
     def _path(self, name: str) -> Callable[[Gradients], Gradients]:
-        if name in (OURS, EXACT):
+        if name in COMPRESSORS:
             return self._ours(name)
         if name == PLAIN:
             return self._plain()
@@ -121,29 +117,24 @@ class Worker:
 
     def _ours(self, name: str) -> Callable[[Gradients], Gradients]:
         """What SparsifiedOptimizer does between Keras's clipping and its update."""
-        names = [f"v{i}" for i in range(len(self._sizes))]
-        aggregator = Aggregator(
-            Options(
-                compressor=tem_tf.HardThreshold(THRESHOLD),
-                memory="auto",
-                dense_below=0,
-                warmup_steps=0,
-                value_dtype="float32",
-                nonfinite="raise",
-                local_clipnorm=None,
-                gradients_divided_by_replicas=False,
-                exact_payload=name == EXACT,
-            )
+        aggregator = tem_tf.Aggregator(
+            COMPRESSORS[name],
+            gradients_divided_by_replicas=False,
+            exact_payload=name == EXACT,
         )
+        # Weights, which are equal on all workers.
+        weights = [tf.zeros_like(gradient) for gradient in self._gradients[0]]
+        names = [f"v{i}" for i in range(len(weights))]
         with self._strategy.scope():
-            aggregator.build(names, self._sizes)
+            aggregator.build(weights, names)
         self._aggregators[name] = aggregator
-        step = tf.constant(0, tf.int64)
-        return lambda gradients: aggregator.aggregate(gradients, names, step)
+        return lambda gradients: aggregator.aggregate(gradients, step=0)
 
     def _plain(self) -> Callable[[Gradients], Gradients]:
         """Error feedback as one would write it down in a custom training loop."""
-        total = sum(self._sizes)
+        shapes = resnet18_shapes()
+        sizes = [math.prod(shape) for shape in shapes]
+        total = sum(sizes)
         with self._strategy.scope():
             residual = tf.Variable(
                 tf.zeros([total]),
@@ -154,7 +145,8 @@ class Worker:
 
         def plain(gradients: Gradients) -> Gradients:
             context = tf.distribute.get_replica_context()
-            corrected = tf.concat(gradients, axis=0) + residual.read_value()
+            flat = tf.concat([tf.reshape(g, [-1]) for g in gradients], axis=0)
+            corrected = flat + residual.read_value()
             mask = tf.abs(corrected) >= THRESHOLD
             indices = tf.cast(tf.where(mask)[:, 0], tf.int32)
             values = tf.gather(corrected, indices)
@@ -162,7 +154,8 @@ class Worker:
             indices = context.all_gather(indices, axis=0)
             values = context.all_gather(values, axis=0)
             summed = tf.math.unsorted_segment_sum(values, indices, total)
-            return tf.split(summed, self._sizes)
+            parts = zip(tf.split(summed, sizes), shapes, strict=True)
+            return [tf.reshape(part, shape) for part, shape in parts]
 
         return plain
 

@@ -82,9 +82,7 @@ class Worker:
         return tape.gradient(loss, variables)
 
     def _step(self, messages: int) -> Any:
-        from tem_tf import HardThreshold
-        from tem_tf.aggregation import Aggregator
-        from tem_tf.options import Options
+        from tem_tf import Aggregator, HardThreshold
 
         tf = self._tf
         variables = self._model.trainable_variables
@@ -95,34 +93,22 @@ class Worker:
             2: [layers[:2], layers[2:]],
             3: [layers[:2], layers[2:3], layers[3:]],
         }[messages]
-        options = Options(
-            compressor=HardThreshold(self._threshold),
-            memory="auto",
-            dense_below=0,
-            warmup_steps=0,
-            value_dtype="float32",
-            nonfinite="raise",
-            local_clipnorm=None,
-            gradients_divided_by_replicas=False,
-            exact_payload=False,
-        )
         parts = []
         for group in groups:
             chosen = [i for layer in group for i in layer]
-            names = [f"v{i}" for i in chosen]
-            aggregator = Aggregator(options)
+            aggregator = Aggregator(
+                HardThreshold(self._threshold), gradients_divided_by_replicas=False
+            )
             with self._strategy.scope():
-                sizes = [variables[i].shape.num_elements() for i in chosen]
-                aggregator.build(names, sizes)
-            parts.append((aggregator, chosen, names))
-        zero = tf.constant(0, tf.int64)
+                aggregator.build([variables[i] for i in chosen])
+            parts.append((aggregator, chosen))
 
         def replica(sign: Any) -> list[Any]:
             gradients = self._gradients(sign)
             results = []
-            for aggregator, chosen, names in parts:
+            for aggregator, chosen in parts:
                 own = [gradients[i] for i in chosen]
-                results += aggregator.aggregate(own, names, zero)
+                results += aggregator.aggregate(own, step=0)
             return results
 
         return tf.function(lambda sign: self._strategy.run(replica, args=(sign,)))

@@ -32,8 +32,8 @@ import tensorflow as tf
 import tem_tf
 from tem_tf import native
 from tem_tf.compressors.topk import kept
+from tem_tf.layout import make_segments, unpack
 from tem_tf.native import ops
-from tem_tf.packing import make_segments, pack
 
 DENSITY = 0.001
 REPLICAS = 4  # Whose messages are summed.
@@ -172,18 +172,21 @@ class Bench:
         return lambda: add(kept)
 
     def by_operations(self, compressor, sizes, start, cuts) -> Callable:
-        segments = make_segments([str(i) for i in range(len(sizes))], sizes)
+        segments = make_segments(
+            [str(i) for i in range(len(sizes))], [(size,) for size in sizes]
+        )
         variables = [tf.Variable(x) for x in np.split(start, cuts)]
-        memory = tem_tf.ErrorFeedback()
+        memory, step = tem_tf.ErrorFeedback(), tf.constant(0, tf.int64)
 
         @tf.function(autograph=False)
         def select(*gradients):
-            state = {"residual": pack([v.read_value() for v in variables])}
-            p = memory.compensate(state, pack(gradients))
-            message, _ = compressor.compress((), p, tf.constant(0), segments)
-            left = memory.update(state, p, message.to_dense())["residual"]
-            for variable, segment in zip(variables, segments, strict=True):
-                variable.assign(left[segment.slice])
+            state = {"residual": [v.read_value() for v in variables]}
+            p = memory.compensate(state, gradients, step, segments)
+            message = compressor.compress((), p, step, segments).message.to_sparse()
+            own = unpack(message.to_dense(), segments)
+            left = memory.update(state, p, own, step, segments)["residual"]
+            for variable, vector in zip(variables, left, strict=True):
+                variable.assign(vector)
             return message.values
 
         turns = itertools.count()

@@ -42,7 +42,7 @@ import tensorflow as tf
 from tem_tf import native, wire
 from tem_tf.native import ops
 from tem_tf.sparse_gradient import SparseGradient
-from tem_tf.value_types import VALUE_DTYPES
+from tem_tf.wire import VALUE_DTYPES
 
 SIZE = 11_173_962  # Entries of ResNet-18's gradient.
 DENSITIES = (0.001, 0.01)

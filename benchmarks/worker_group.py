@@ -7,6 +7,7 @@ is `serve`.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import itertools
 import json
@@ -20,8 +21,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any
-
-from tem_tf.launch.worker_processes import HOST, reserve_ports
 
 ROOT = pathlib.Path(__file__).parents[1]
 START_SECONDS = 180
@@ -38,9 +37,20 @@ class WorkerGroup:
             and as last argument the descriptor of its pipe, for `serve`.
         workers: Their number.
         links: None for loopback, or `ShapedLinks` in which they run.
+        root: The checkout whose packages they import.
     """
 
-    def __init__(self, command: Sequence[str], workers: int, links: Any = None):
+    def __init__(
+        self,
+        command: Sequence[str],
+        workers: int,
+        links: Any = None,
+        root: pathlib.Path = ROOT,
+    ):
+        # Here: workers of another Python, which are served by this file, too, may not
+        # have what tem_tf needs.
+        from tem_tf.launch.worker_processes import HOST, reserve_ports
+
         if links is None:
             addresses = [f"{HOST}:{port}" for port in reserve_ports(workers)]
         else:
@@ -50,19 +60,20 @@ class WorkerGroup:
         self._connections: list[Connection] = []
         self._logs: list[Any] = []
         for index in range(workers):
-            self._start(list(command), addresses, index, links)
+            inside = [] if links is None else links.inside(index)
+            environment = _environment(addresses, index, root)
+            self._start([*inside, *command], environment, root)
 
     def _start(
-        self, command: list[str], addresses: list[str], index: int, links: Any
+        self, command: list[str], environment: Mapping[str, str], root: pathlib.Path
     ) -> None:
         ours, theirs = Pipe()
         log = tempfile.TemporaryFile()  # noqa: SIM115 (closed in stop)
-        inside = [] if links is None else links.inside(index)
         with theirs:
             process = subprocess.Popen(
-                [*inside, *command, str(theirs.fileno())],
-                cwd=ROOT,
-                env=_environment(addresses, index),
+                [*command, str(theirs.fileno())],
+                cwd=root,
+                env=environment,
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -101,7 +112,8 @@ class WorkerGroup:
         """
         try:
             for connection in self._connections:
-                connection.send(request)
+                with contextlib.suppress(BrokenPipeError):  # `_answers` says why.
+                    connection.send(request)
             return self._answers(request, seconds)
         except BaseException:
             self.stop()
@@ -131,6 +143,21 @@ class WorkerGroup:
         return log.read().decode(errors="replace")
 
 
+def checkout(text: str) -> pathlib.Path:
+    """The type of an option that names a checkout of this repository.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none. An installed package would be measured.
+    """
+    root = pathlib.Path(text).resolve()
+    if not (root / "tem_tf" / "__init__.py").exists():
+        raise argparse.ArgumentTypeError(
+            f"must be a checkout of this repository. Received: {text}. Make one by "
+            "`git worktree add DIRECTORY COMMIT`."
+        )
+    return root
+
+
 def serve(handle: Callable[[Any], Any]) -> None:
     """The worker's side: answers requests until the benchmark hangs up."""
     connection = Connection(int(sys.argv[-1]))
@@ -142,13 +169,15 @@ def serve(handle: Callable[[Any], Any]) -> None:
         connection.send(handle(request))
 
 
-def _environment(addresses: list[str], index: int) -> Mapping[str, str]:
+def _environment(
+    addresses: list[str], index: int, root: pathlib.Path
+) -> Mapping[str, str]:
     task = {"type": "worker", "index": index}
     config = {"cluster": {"worker": addresses}, "task": task}
     inherited = {k: v for k, v in os.environ.items() if k.lower() not in _PROXIES}
     return {
         **inherited,
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": str(root),
         "TF_CONFIG": json.dumps(config),
         "TF_CPP_MIN_LOG_LEVEL": "2",
         "CUDA_VISIBLE_DEVICES": "-1",

@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from tem_studies import missing_packages, program
+from tem_studies import program
 from tem_studies.comparison.flags import COMPARISON_FLAGS, SHARED_WITH_STUDY, misplaced
 from tem_studies.convex.flags import CONVEX_FLAGS as CONVEX_ROWS
 from tem_studies.data_parallelism import flags as study_flags
 from tem_studies.data_parallelism.flags import STUDY_FLAGS
 from tem_studies.flag_row import FlagRow
 from tem_studies.help_text import help_text
-from tem_studies.program import UsageError, usage_errors
+from tem_studies.refusal import Refusal
 from tem_studies.workloads.flags import RUN_FLAGS
 
 if TYPE_CHECKING:
@@ -140,30 +140,28 @@ def configure() -> Configuration:
     """Makes one checked configuration from the flags.
 
     Raises:
-        UsageError: a flag is wrong.
+        Refusal: a flag is wrong.
     """
     from tem_studies.workloads.configuration import Configuration
 
     settings = settings_of_run()
     if not FLAGS["goal_error"].present:
         settings["goal_error"] = None
-    with usage_errors():
-        return Configuration(**settings)
+    return Configuration(**settings)
 
 
 def train() -> int:
     """Runs one training; returns the exit code.
 
     Raises:
-        UsageError: flags, data and cluster do not fit together.
+        Refusal: flags, data and cluster do not fit together.
     """
     from tem_studies.workloads import command_line as workloads
     from tem_studies.workloads.environment import Start
 
     configuration = configure()
-    with usage_errors():
-        start = Start(FLAGS.start_seconds, FLAGS.refuse_public)
-        run = workloads.prepare(configuration, FLAGS.logdir, FLAGS.overwrite, start)
+    start = Start(FLAGS.start_seconds, FLAGS.refuse_public)
+    run = workloads.prepare(configuration, FLAGS.logdir, FLAGS.overwrite, start)
     result = run.run()
     if run.directory.writes:
         print(workloads.report(result))
@@ -174,19 +172,18 @@ def run_study() -> int:
     """Runs a study, or makes its report again; returns the exit code.
 
     Raises:
-        UsageError: flags, data and directory do not fit together.
+        Refusal: flags, data and directory do not fit together.
     """
     from tem_studies.data_parallelism import command_line as studies
 
     settings = _values(row.name for row in STUDY_FLAGS)
-    with usage_errors():
-        if settings["report"] is not None:
-            paths = settings["report"]
-            paths = paths if isinstance(paths, tuple) else (paths,)
-            text = studies.make_report(paths, FLAGS.logdir)
-        else:
-            planned = studies.configure(settings_of_run(), settings)
-            text = studies.run(planned)
+    if settings["report"] is not None:
+        paths = settings["report"]
+        paths = paths if isinstance(paths, tuple) else (paths,)
+        text = studies.make_report(paths, FLAGS.logdir)
+    else:
+        planned = studies.configure(settings_of_run(), settings)
+        text = studies.run(planned)
     print(text)
     return 0
 
@@ -195,14 +192,13 @@ def run_comparison() -> int:
     """Runs a comparison, or makes its report again; returns the exit code.
 
     Raises:
-        UsageError: flags, data and directory do not fit together.
+        Refusal: flags, data and directory do not fit together.
     """
     from tem_studies.comparison import command_line as comparisons
 
     settings = _values([*_names(COMPARISON_FLAGS).split(), *SHARED_WITH_STUDY])
-    with usage_errors():
-        planned = comparisons.configure(settings_of_run(), settings, _given())
-        text = comparisons.carry_out(*planned)
+    planned = comparisons.configure(settings_of_run(), settings, _given())
+    text = comparisons.carry_out(*planned)
     print(text)
     return 0
 
@@ -211,13 +207,12 @@ def run_convex() -> int:
     """Runs a study of logistic regression; returns the exit code.
 
     Raises:
-        UsageError: flags, data and settings do not fit together.
+        Refusal: flags, data and settings do not fit together.
     """
     from tem_studies.convex import command_line as convex
 
-    with usage_errors(MemoryError):
-        configuration = convex.configure(_values(_given()), CONVEX_FLAGS.split())
-        text, diverged = convex.run(configuration, FLAGS.logdir)
+    configuration = convex.configure(_values(_given()), CONVEX_FLAGS.split())
+    text, diverged = convex.run(configuration, FLAGS.logdir)
     print(text)
     return 1 if diverged else 0
 
@@ -239,7 +234,7 @@ def parse(argv: list[str]) -> None:
     """Reads the command line into FLAGS.
 
     Raises:
-        UsageError: a flag is unknown or has a value of the wrong type.
+        Refusal: a flag is unknown or has a value of the wrong type.
     """
     if {"--help", "-help", "-h", "--helpshort"} & set(argv[1:]):
         print(_help(argv[0]), flush=True)
@@ -250,11 +245,11 @@ def parse(argv: list[str]) -> None:
     except flags.IllegalFlagValueError as error:
         # absl puts "flag --name=value: " before our parser's words.
         words = str(error).partition(": ")[2]
-        raise UsageError(words if words.startswith("`") else error) from error
+        raise Refusal(words if words.startswith("`") else str(error)) from error
     except (flags.Error, ValueError) as error:  # ValueError: of --noNAME=VALUE.
-        raise UsageError(f"{error}. {see}") from error
+        raise Refusal(f"{error}. {see}") from error
     if rest:
-        raise UsageError(
+        raise Refusal(
             f"Every argument must follow a flag. Received: {' '.join(rest)}. {see}"
         )
 
@@ -286,9 +281,8 @@ def main(argv: list[str] | None = None) -> int:
         try:
             parse(argv)
             code = _carry_out()
-        except (UsageError, ModuleNotFoundError) as error:
-            words = missing_packages.in_words(error)
-            print(f"{program.name(argv[0])}: error: {words}", file=sys.stderr)
+        except Refusal as refusal:
+            print(f"{program.name(argv[0])}: error: {refusal}", file=sys.stderr)
             code = 1
         sys.stdout.flush()  # Here, where a closed pipe is no traceback.
         return code
@@ -304,24 +298,24 @@ def _carry_out() -> int:
     """Does what FLAGS ask for; returns the exit code.
 
     Raises:
-        UsageError: a flag has no effect, or is wrong.
+        Refusal: a flag has no effect, or is wrong.
     """
     given = _given()
     if FLAGS.arch == CONVEX:
         return run_convex()
     for name in CONVEX_FLAGS.split():
         if name in given:
-            raise UsageError(
+            raise Refusal(
                 f"`{name}` has no effect with `arch` {FLAGS.arch}. Leave --{name} "
                 f"out or pass --arch {CONVEX}."
             )
     if words := misplaced(given):
-        raise UsageError(words)
+        raise Refusal(words)
     if FLAGS.compare is not None:
         return run_comparison()
     several = {name for name in given if isinstance(FLAGS[name].value, tuple)}
     if words := study_flags.misplaced(given, several):
-        raise UsageError(words)
+        raise Refusal(words)
     return run_study() if study_flags.makers(given, several) else train()
 
 

@@ -1,11 +1,9 @@
-"""The program as its user meets it: its name, its errors, and the end of its output."""
+"""The program as its user meets it: its name, exit codes, end of output."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 INSTALLED_NAME = "tem-tf"
 # As shells have it: 128 and the number of SIGPIPE, SIGINT.
@@ -13,25 +11,6 @@ PIPE_CLOSED, INTERRUPTED = 141, 130
 
 # What sys.argv[0] is without a name that a user typed: of `python -m`, `python -c`.
 _NAMELESS = ("", "-m", "-c", "__main__.py", "command_line.py")
-
-
-class UsageError(Exception):
-    """Something that the user can set right; shown in one line, without a traceback."""
-
-
-@contextmanager
-def usage_errors(*more: type[Exception]) -> Iterator[None]:
-    """Within it what a user can set right becomes a `UsageError`.
-
-    Args:
-        more: Kinds of errors beside those of settings, files and missing packages.
-    """
-    try:
-        yield
-    except BrokenPipeError:  # An OSError, and nothing to set right.
-        raise
-    except (ValueError, OSError, ImportError, *more) as error:
-        raise UsageError(error) from error
 
 
 def name(path: str | None = None) -> str:

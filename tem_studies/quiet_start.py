@@ -11,6 +11,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tem_studies.missing_packages import importing
+
 _LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 # For --help.
 HOW_TO_ASK = f"TensorFlow's own log lines: set {_LEVEL}=0 in the environment."
@@ -23,13 +25,17 @@ def start_tensorflow() -> None:
 
     Processes that this one starts have the same level in their environment, and call
     it themselves.
+
+    Raises:
+        Refusal: they are not installed, or do not work as they are.
     """
     if _is_asked_for(os.environ.setdefault(_LEVEL, str(_NOTHING))):
-        import_tensorflow()
+        with importing():
+            import_tensorflow()
         return
     import logging
 
-    with _stderr_held_back():
+    with importing(), _stderr_held_back():
         import_tensorflow()
     # Python's part: "… retracing", "… eagerly has significant overhead".
     logging.getLogger("tensorflow").setLevel(logging.ERROR)

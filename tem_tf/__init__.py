@@ -6,8 +6,6 @@ See `SparsifiedOptimizer` and `MultiWorkerMirroredStrategy`.
 import os as _os
 import sys as _sys
 
-__version__ = "0.1.0"
-
 if _os.environ.get("TF_USE_LEGACY_KERAS", "").lower() in ("1", "true"):
     raise ImportError(
         "tem_tf needs Keras 3. Received: TF_USE_LEGACY_KERAS="
@@ -31,17 +29,31 @@ if _keras.backend.backend() != "tensorflow":
         f"{_keras.backend.backend()}. Set KERAS_BACKEND=tensorflow."
     )
 
+from tem_tf import testing
+from tem_tf.aggregation import Aggregator
 from tem_tf.callbacks import TensorBoardSparsification
 from tem_tf.compressors import (
     Accordion,
     AdaptiveThreshold,
+    At,
+    AtLeast,
+    Broadcast,
     Compressor,
+    Done,
+    Gather,
     HardThreshold,
+    Heard,
     Identity,
+    Largest,
+    Message,
     Piecewise,
+    PowerSGD,
     Ramp,
     RandomK,
     Schedule,
+    Sign,
+    Sparsifier,
+    Sum,
     TopK,
     TopKSchedule,
 )
@@ -56,31 +68,51 @@ from tem_tf.memory import (
 )
 from tem_tf.optimizer import SparsifiedOptimizer
 from tem_tf.sparse_gradient import SparseGradient
-from tem_tf.strategy import MultiWorkerMirroredStrategy, is_chief
+from tem_tf.strategy import (
+    MultiWorkerMirroredStrategy,
+    is_chief,
+    require_same_on_all_workers,
+)
+from tem_tf.version import VERSION as __version__
 
 __all__ = [
     "Accordion",
     "AdaptiveThreshold",
+    "Aggregator",
+    "At",
+    "AtLeast",
+    "Broadcast",
     "Compressor",
     "DecayingErrorFeedback",
+    "Done",
     "EF21",
     "EF21SGDM",
     "ErrorFeedback",
+    "Gather",
     "HardThreshold",
+    "Heard",
     "Identity",
+    "Largest",
     "Memory",
+    "Message",
     "MomentumCorrection",
     "MultiWorkerMirroredStrategy",
     "Piecewise",
+    "PowerSGD",
     "Ramp",
     "RandomK",
     "Schedule",
+    "Sign",
     "SparseGradient",
     "SparsifiedCrossDeviceOps",
     "SparsifiedOptimizer",
+    "Sparsifier",
+    "Sum",
     "TensorBoardSparsification",
     "TopK",
     "TopKSchedule",
     "__version__",
     "is_chief",
+    "require_same_on_all_workers",
+    "testing",
 ]

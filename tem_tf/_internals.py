@@ -5,16 +5,21 @@ Each function checks that the part is there and says which version it was seen i
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
 from tensorflow.python.eager import context
 from tensorflow.python.framework import ops
-from tensorflow.python.ops import collective_ops, control_flow_util
+from tensorflow.python.ops import (
+    collective_ops,
+    control_flow_util,
+    control_flow_util_v2,
+)
 
 SEEN = "TensorFlow 2.16 to 2.22, Keras 3.11 to 3.16"
 _ALL_REDUCE = "_all_reduce_sum_gradients"
@@ -79,7 +84,7 @@ def optimizer_attributes() -> set[str]:
 
 def collective_all_gather(
     strategy: tf.distribute.Strategy,
-) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None:
+) -> Callable[[tf.Tensor, int | tf.Tensor], tf.Tensor] | None:
     """One bare all-gather along axis 0, for multi-worker strategies.
 
     `ReplicaContext.all_gather` costs two collectives and a `merge_call`, which cannot
@@ -99,7 +104,7 @@ def collective_all_gather(
     size, group = _part(launcher, "_group_size"), _part(launcher, "_group_key")
     options, device = _part(launcher, "_options"), _part(launcher, "_device")
 
-    def all_gather(tensor: tf.Tensor, instance_key: tf.Tensor) -> tf.Tensor:
+    def all_gather(tensor: tf.Tensor, instance_key: int | tf.Tensor) -> tf.Tensor:
         with tf.device(device):
             return collective_ops.all_gather_v2(
                 tensor,
@@ -117,10 +122,34 @@ def collective_all_gather(
 
 def collective_all_reduce(
     strategy: tf.distribute.Strategy,
-) -> Callable[[tf.Tensor], tf.Tensor] | None:
+) -> Callable[[tf.Tensor, int | tf.Tensor], tf.Tensor] | None:
     """One bare all-reduce (sum); as `collective_all_gather`."""
     launcher = _launcher(strategy)
-    return None if launcher is None else _part(launcher, "all_reduce")
+    if launcher is None:
+        return None
+    size, group = _part(launcher, "_group_size"), _part(launcher, "_group_key")
+    options, device = _part(launcher, "_options"), _part(launcher, "_device")
+
+    def all_reduce(tensor: tf.Tensor, instance_key: int | tf.Tensor) -> tf.Tensor:
+        with tf.device(device):
+            return collective_ops.all_reduce_v2(
+                tensor,
+                size,
+                group,
+                instance_key,
+                merge_op="Add",
+                final_op="Id",
+                communication_hint=options.implementation.value,
+                timeout=options.timeout_seconds or 0,
+                ordering_token=_part(launcher, "_get_ordering_token")(),
+            )
+
+    return all_reduce
+
+
+def next_instance_key(strategy: tf.distribute.Strategy) -> int | tf.Tensor:
+    """The key that TensorFlow's own next collective of this replica would take."""
+    return _part(_launcher(strategy), "_next_instance_key")()
 
 
 def _launcher(strategy: tf.distribute.Strategy) -> Any:
@@ -214,6 +243,22 @@ def asked_by_keras() -> str | None:
     if frame is None or frame.f_globals.get("__name__") != _TRAINER:
         return None
     return _ASKED_BY.get(frame.f_code.co_name.removeprefix("tf__"))
+
+
+@contextlib.contextmanager
+def conditions_as_one_op() -> Iterator[None]:
+    """Keeps `tf.cond`s that are made within as one op each.
+
+    TensorFlow takes a condition apart into two ops for each tensor that its branches
+    see, which run at every step. As one op, a branch that is not taken costs nothing.
+    """
+    name = "_DISABLE_LOWER_USING_SWITCH_MERGE"
+    before = _part(control_flow_util_v2, name)
+    setattr(control_flow_util_v2, name, True)
+    try:
+        yield
+    finally:
+        setattr(control_flow_util_v2, name, before)
 
 
 def in_xla() -> bool:

@@ -1,399 +1,373 @@
 """One gradient's path from this replica to the sum over all of them.
 
-This is where compressor, memory, wire and exchange meet. Everything here runs in
-replica context and is the same eagerly, in `tf.function`, in one process and in
-several. With N replicas Keras hands over gradients divided by N; thresholds and
-metrics are in units of a worker's own, undivided gradient.
+`aggregate` runs in replica context and is the same eagerly, in `tf.function`, in one
+process and in several. With N replicas Keras hands over gradients divided by N;
+thresholds and metrics are in units of a worker's own, undivided gradient.
 """
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import keras
 import tensorflow as tf
 
-from tem_tf import fast_path, metrics, wire
-from tem_tf.compressors import Compressor, Identity, Observed
+from tem_tf import _internals, fused_step, metrics, native
+from tem_tf.accounting import Accounts
+from tem_tf.asking_plan import asking_plan
+from tem_tf.compressors import Compressor, Everything, check_vectors
 from tem_tf.cross_device_ops import SparsifiedCrossDeviceOps
-from tem_tf.local_gradient import clip, zero_unless_finite
+from tem_tf.empty_batches import batch_is_empty
+from tem_tf.handshake import handshake, require_same, with_all_workers
+from tem_tf.instance_keys import Use, new_owner
+from tem_tf.kept_state import Kept, KeptState
+from tem_tf.layout import (
+    COMPRESSED_DTYPES,
+    Gradient,
+    Layout,
+    Parts,
+    Segments,
+    total_size,
+    unpack,
+)
+from tem_tf.local_step import ComposedStep
 from tem_tf.memory import Memory
+from tem_tf.nonfinite import require_finite
 from tem_tf.options import Options
-from tem_tf.packing import Segments, make_segments, pack, unpack
-from tem_tf.replica_state import ReplicaState
-from tem_tf.transport import Received, send
-from tem_tf.variable_metrics import VariableMetrics
+from tem_tf.replica_state import ReplicaState, unique_names
+from tem_tf.settings import text_of
+from tem_tf.transport import Beside, Exchange, Rider, sum_of_others
+from tem_tf.version import VERSION
 
-# How the error of a gradient that is not finite begins.
-NOT_FINITE = "A gradient has NaN or Inf"
+_MET = "handshake/met"
 
 
 class Outcome(NamedTuple):
-    """What one step yields on a replica.
+    """What a step yields on a replica before anything is written.
 
     Attributes:
-        direction: As `Received.total`.
-        received: As above.
-        memory_state, compressor_state: The new states.
-        table: float64 (S, 6). What this replica sent and held back of each variable;
-            see `metrics.step_table`.
+        direction: float32 vectors, one for each large variable.
+        kept: The new states.
+        beside: What the exchange yields beside.
+        table: float64 (S, 6). What this replica sent and held back of each variable.
+        clipped: float32 scalar. What clipping multiplied with.
+        other: This replica's gradients of other dtypes, zeros if one is not finite.
     """
 
-    direction: Any
-    received: Received
-    memory_state: dict[str, tf.Tensor]
-    compressor_state: Any
+    direction: Sequence[tf.Tensor]
+    kept: Kept
+    beside: Beside
     table: tf.Tensor
+    clipped: tf.Tensor
+    other: list[tf.Tensor]
 
 
 class Aggregator:
-    """Aggregates gradients by `options`, and holds what each replica remembers."""
+    """Sums gradients over replicas in compressed form; needs no Keras optimizer.
 
-    def __init__(self, options: Options):
-        self.options = options
-        self._memory = options.kept or Memory()
-        self._memory_state = ReplicaState()
-        self._compressor_state = ReplicaState()
-        self._demand = ReplicaState()
-        self._metrics = ReplicaState()
-        self._gather_metrics: Any = None
-        self._variables = VariableMetrics()
-        self._memory_keys: tuple[str, ...] = ()
-        self._compressor_leaves: dict[Segments, tuple[list[str], Any]] = {}
+    Args:
+        compressor: `tem_tf.Compressor`. What each worker sends.
+        memory: As in `SparsifiedOptimizer`.
+        **options: `dense_below`, `warmup_steps`, `value_dtype`, `nonfinite`,
+            `local_clipnorm`, `gradients_divided_by_replicas`, `exact_payload`: as in
+            `SparsifiedOptimizer`.
 
-    def build(self, names: Sequence[str], sizes: Sequence[int]) -> None:
-        """Makes the memory of the variables that have none yet, by their paths."""
-        large = [i for i, size in enumerate(sizes) if size >= self.options.dense_below]
-        segments = make_segments([names[i] for i in large], [sizes[i] for i in large])
-        self._memory_keys = tuple(self._memory.init(make_segments([], [])))
-        # One by one: slices of one vector would be views of it, which would stay as a
-        # whole beside what the first step makes each variable's own.
-        for segment in segments:
-            state = self._memory.init(make_segments([segment.name], [segment.size]))
-            for key, vector in state.items():
-                self._memory_state.add(f"{key}/{segment.name}", vector)
-        self._demand.add("demand", tf.constant(0, tf.int64))
-        self._metrics.add("metrics", metrics.zeros())
-        self._variables.build(names, sizes)
+    Raises:
+        ValueError: an argument is out of range.
 
-    def reset(self, strategy: tf.distribute.Strategy) -> None:
-        """Forgets what replicas remember, metrics included; cross-replica context."""
+    Example:
 
-        def reset() -> None:
-            for state in (
-                self._memory_state,
-                self._compressor_state,
-                self._demand,
-                self._metrics,
-            ):
-                state.reset()
-            self._variables.reset()
+    >>> import tem_tf
+    >>> weights = [tf.Variable([0.0, 0.0])]
+    >>> aggregator = tem_tf.Aggregator(tem_tf.HardThreshold(0.5))
+    >>> aggregator.build(weights)
+    >>> aggregator.aggregate([tf.constant([0.4, 1.0])], step=0)[0].numpy()
+    array([0., 1.], dtype=float32)
+    >>> aggregator.aggregate([tf.constant([0.4, 0.0])], step=1)[0].numpy()
+    array([0.8, 0. ], dtype=float32)
+    """
 
-        strategy.run(reset)
+    def __init__(
+        self, compressor: Compressor, memory: Memory | str | None = "auto", **options
+    ):
+        self.options = Options(compressor, memory, **options)
+        if not self.options.leave_gradients_alone:
+            native.prepare()  # Here, where no worker is in the middle of a step.
+        self.strategy: tf.distribute.Strategy | None = None
+        self._memory = self.options.kept or Memory()
+        self._use = Use(new_owner())
+        self._state = ReplicaState()
+        self._kept = KeptState(self._state, self._memory, self.options.compressor)
+        self._accounts = Accounts(self._state, self._use.of("metrics"))
+        self._variables: dict[str, tuple[tuple[int, ...], tf.DType]] = {}
+        self._weights: dict[str, Any] = {}
+        self.facts: dict[str, str] = {}  # What else must not differ between workers.
+
+    def build(self, variables: Sequence[Any], names: Sequence[str] | None = None):
+        """Makes the memory of variables, once; in the strategy's scope.
+
+        Args:
+            variables: Of Keras or TensorFlow, of static shape.
+            names: Theirs, all different. Default: their paths or names.
+        """
+        names = unique_names(variables) if names is None else names
+        self._variables |= {
+            name: (tuple(variable.shape), tf.as_dtype(variable.dtype))
+            for name, variable in zip(names, variables, strict=True)
+        }
+        self._weights |= dict(zip(names, variables, strict=True))
+        self._meet_at_once()
+        with with_all_workers():
+            self._state.add(_MET, tf.constant(False))
+        self.strategy = tf.distribute.get_strategy()
+        layout = self._layout(list(names))
+        self._kept.build(layout.segments)
+        self._accounts.build(layout.variables)
 
     def aggregate(
         self,
-        gradients: Sequence[tf.Tensor | tf.IndexedSlices],
-        names: Sequence[str],
-        step: tf.Tensor,
+        gradients: Sequence[Gradient],
+        step: tf.Tensor | int,
+        names: Sequence[str] | None = None,
     ) -> list[tf.Tensor]:
         """Sums gradients over replicas, each of which sends a compressed message.
 
+        On all replicas, in replica context.
+
         Args:
-            gradients: This replica's, of any floating dtype.
-            names: Paths of their variables.
+            gradients: This replica's.
             step: int64 scalar, 0 at the first step, equal on all replicas.
+            names: Of their variables. Default: all that were built, in their order.
 
         Returns:
             Dense gradients with the shapes and dtypes of `gradients`, bit-equal on all
             replicas.
         """
-        context = tf.distribute.get_replica_context()
-        exchange = SparsifiedCrossDeviceOps.of(context.strategy)
-        unit = self._unit(context.num_replicas_in_sync)
-        sizes = [_size(g) for g in gradients]
-        large = [i for i, size in enumerate(sizes) if size >= self.options.dense_below]
-        small = [i for i, size in enumerate(sizes) if size < self.options.dense_below]
-        segments = make_segments([names[i] for i in large], [sizes[i] for i in large])
-        rest = make_segments([names[i] for i in small], [sizes[i] for i in small])
-
-        wide, narrow = [gradients[i] for i in large], [gradients[i] for i in small]
-
-        compressor = self.options.compressor.scaled(unit)
-        if fast_path.applies(self.options, segments, self._memory_state):
-            outcome, block = self._fast_path(
-                compressor, exchange, segments, wide, narrow, step
-            )
-            clipped = tf.ones([])
-        else:
-            outcome, block, clipped = self._packed_path(
-                compressor, exchange, segments, wide, narrow, step, unit
-            )
-
-        block_and_shared = outcome.received.block
-        received = outcome.received._replace(block=block_and_shared[: block.shape[0]])
-        if compressor.observes:
-            total = received.total
-            observed = Observed(
-                pack(total) if isinstance(total, list) else total,
-                received.entries,
-                context.num_replicas_in_sync,
-                block_and_shared[block.shape[0] :],
-            )
-            state = outcome.compressor_state
-            state = compressor.observe(state, observed, step, segments)
-            outcome = outcome._replace(compressor_state=state)
-        with tf.control_dependencies(self._checks(outcome)):
-            self._write_states(outcome, segments)
-            table = [outcome.table, metrics.dense_table(rest, block)]
-            table = metrics.in_own_units(tf.concat(table, axis=0), unit, clipped)
-            self._count(received, table, [s.name for s in segments + rest])
-            results: list[Any] = [None] * len(gradients)
-            for places, flat, chosen in (
-                (segments, outcome.direction, large),
-                (rest, received.block, small),
-            ):
-                like = [gradients[i] for i in chosen]
-                parts = flat if isinstance(flat, list) else unpack(flat, places, like)
-                for i, result in zip(chosen, parts, strict=True):
-                    results[i] = tf.cast(result, gradients[i].dtype)
-        return results
-
-    def _packed_path(
-        self,
-        compressor: Compressor,
-        exchange: SparsifiedCrossDeviceOps,
-        segments: Segments,
-        wide: list[Any],
-        narrow: list[Any],
-        step: tf.Tensor,
-        unit: float,
-    ) -> tuple[Outcome, tf.Tensor, tf.Tensor]:
-        """From gradients to what is received by TensorFlow's operations.
-
-        Also returns this replica's block, and the factor of its clipping.
-        """
-        vector, block = pack(wide), pack(narrow)
-        vector, block, nonfinite = zero_unless_finite(vector, block)
-        vector, block, clipped = clip(vector, block, self._largest_norm(unit))
-        shared = compressor.share(vector, segments)
-        riding = tf.concat([block, shared], axis=0)
+        step = tf.cast(step, tf.int64)
+        layout = self._layout(list(self._variables if names is None else names))
+        ops = SparsifiedCrossDeviceOps.of(tf.distribute.get_strategy())
+        unit = self._unit(ops.replicas())
+        segments = layout.segments
+        self._meet(ops, step)
+        # 1 What is compressed, and what goes whole.
+        parts = layout.split(gradients)
 
         def path(compressor: Compressor) -> Outcome:
-            return self._path(
-                compressor, exchange, segments, vector, riding, nonfinite, step
+            here = self._local_step(compressor.scaled(unit), layout, step, unit)
+            kept = self._kept.read(segments)
+            # 2 No communication: finite? clip, correct, compress, round.
+            local = here.begin(parts, kept)
+            # 3 Gather or sum, as often as the compressor asks.
+            exchange = self._exchange(ops, segments, parts.large)
+            received = exchange.rounds(local.first, local.ask, local.rider)
+            # 4 What is kept, now that all know what was sent.
+            memory, table = here.settle(kept, local, received)
+            # 5 The memory's last word.
+            total, state = received.done.total, received.done.state
+            direction, memory = self._memory.apply(memory, total, step, segments)
+            check_vectors(f"{type(self._memory).__name__}.apply", direction, segments)
+            new = Kept(memory, state)
+            return Outcome(
+                direction, new, received.beside, table, local.clipped, local.other
             )
 
-        if not self.options.warmup_steps:
-            return path(compressor), block, clipped
-        outcome = exchange.cond(
-            step < self.options.warmup_steps,
-            lambda: path(Identity()),
-            lambda: path(compressor),
-        )
-        return outcome, block, clipped
+        outcome = self._warm_up(ops, step, path)
+        rider, traffic = outcome.beside.rider, outcome.beside.traffic
+        other = sum_of_others(ops, outcome.other, self._use)
+        # 6 Unless a gradient was not finite.
+        with tf.control_dependencies(self._checks(rider)):
+            self._kept.write(segments, outcome.kept, traffic.demand)
+            self._account(layout, outcome, unit)
+            # 7 To the optimizer, which sums nothing itself.
+            small = unpack(rider.block, layout.small)
+            return layout.join(Parts(list(outcome.direction), small, other), gradients)
 
-    def _path(
-        self,
-        compressor: Compressor,
-        exchange: SparsifiedCrossDeviceOps,
-        segments: Segments,
-        vector: tf.Tensor,
-        block: tf.Tensor,
-        nonfinite: tf.Tensor,
-        step: tf.Tensor,
-    ) -> Outcome:
-        """The path of one gradient, between `pack` and `unpack`. Pure."""
-        memory = self._memory
-        memory_state = self._read_memory(segments)
-        compressor_state = self._read_compressor(segments)
+    def path_in_words(self) -> str:
+        """Which local step is in use, and why, for people to read."""
+        reason = self._why_composed(self._layout(list(self._variables)))
+        words = f"TensorFlow's operations: {reason}" if reason else "native kernels"
+        others = [
+            f"{name} ({dtype.name})"
+            for name, (_, dtype) in self._variables.items()
+            if dtype not in COMPRESSED_DTYPES
+        ]
+        if others:
+            words += f"; summed whole, in dtypes of their own: {', '.join(others)}"
+        return words
 
-        corrected = memory.compensate(memory_state, vector)
-        message, compressor_state = compressor.compress(
-            compressor_state, corrected, step, segments
-        )
-        message = wire.rounded(message, self.options.value_dtype)
-        sent = message.to_dense()
-        memory_state = memory.update(memory_state, corrected, sent)
-        received = send(
-            compressor.aggregation,
-            self.options.value_dtype,
-            exchange,
-            message,
-            block,
-            nonfinite,
-            self._read_demand(),
-        )
-        direction, memory_state = memory.apply(memory_state, received.total)
+    def add_dense_step(self, step: tf.Tensor, names: Sequence[str]) -> None:
+        """Counts a step whose gradients somebody else sums, dense; replica context.
 
-        table = metrics.step_table(
-            segments, message, vector, corrected, sent, memory_state.get("residual")
-        )
-        return Outcome(direction, received, memory_state, compressor_state, table)
+        Args:
+            step: int64 scalar.
+            names: Of their variables.
+        """
+        self._meet(SparsifiedCrossDeviceOps.of(tf.distribute.get_strategy()), step)
+        words = self._dense_words(self._layout(list(names)))
+        self._accounts.add_dense(words, names)
 
-    def _fast_path(
-        self,
-        compressor: Compressor,
-        exchange: SparsifiedCrossDeviceOps,
-        segments: Segments,
-        wide: list[Any],
-        narrow: list[Any],
-        step: tf.Tensor,
-    ) -> tuple[Outcome, tf.Tensor]:
-        """What `_path` does, by native kernels; also returns this replica's block."""
-        state = self._read_compressor(segments)
-        selected = fast_path.select(
-            compressor,
-            segments,
-            wide,
-            narrow,
-            self._memory_state,
-            step,
-            state,
-            zero_nonfinite=self.options.nonfinite == "zero",
-        )
-        received = send(
-            compressor.aggregation,
-            self.options.value_dtype,
-            exchange,
-            selected.message,
-            tf.concat([selected.block, selected.shared], axis=0),
-            selected.nonfinite,
-            self._read_demand(),
-            selected.add_up,
-        )
-        outcome = Outcome(received.total, received, {}, state, selected.table)
-        return outcome, selected.block
+    def build_totals(self) -> None:
+        """Makes what `running_totals` reads, which needs no variables."""
+        self._accounts.build_totals()
+
+    def running_totals(self) -> tf.Tensor:
+        """See `metrics.running_totals`. Replica context; no collective."""
+        return self._accounts.running_totals()
+
+    def summary(self) -> dict[str, float]:
+        """The first of `summaries`."""
+        return self.summaries()[0]
+
+    def summaries(self) -> tuple[dict, dict]:
+        """Of the model and by variable, see `metrics.summarise`, `summarise_variables`.
+
+        One collective, in cross-replica context.
+        """
+        return self._accounts.summaries(self._built_in())
+
+    def reset(self) -> None:
+        """Forgets what replicas remember, totals included; cross-replica context."""
+        self._built_in().run(self._state.reset)
+
+    def _meet_at_once(self) -> None:
+        """Are all workers the same? Before their variables, and a clean error if not.
+
+        Where the variables are made within a step, the first exchange finds it out.
+        """
+        strategy = tf.distribute.get_strategy()
+        multi_worker = _internals.is_multi_worker(strategy)
+        if not multi_worker or not tf.distribute.in_cross_replica_context():
+            return
+        ops = SparsifiedCrossDeviceOps.of(strategy)
+        step = tf.constant(0)
+
+        @tf.function
+        def meet() -> tf.Tensor:
+            return strategy.run(lambda: self._compared(ops, step))
+
+        with with_all_workers():
+            said = meet.get_concrete_function()()
+        said = strategy.experimental_local_results(said)[0].numpy().decode()
+        if said:  # Here and not in the graph, so that workers can go on.
+            raise ValueError(said)
+
+    def _meet(self, ops: SparsifiedCrossDeviceOps, step: tf.Tensor) -> None:
+        """The same before the first exchange."""
+        if _internals.is_multi_worker(tf.distribute.get_strategy()):
+            with _internals.conditions_as_one_op():
+                met = tf.cond(
+                    self._state.read(_MET),
+                    lambda: tf.constant(True),
+                    lambda: require_same(self._compared(ops, step)),
+                )
+            self._state.assign(_MET, met)
+
+    def _compared(self, ops: SparsifiedCrossDeviceOps, step: tf.Tensor) -> tf.Tensor:
+        weights = {
+            f"{name} {list(shape)} {dtype.name}": tf.convert_to_tensor(
+                self._weights[name]
+            )
+            for name, (shape, dtype) in self._variables.items()
+        }
+        return handshake(ops, self._use.of("handshake"), self._facts(), weights, step)
+
+    def _facts(self) -> dict[str, str]:
+        """What must not differ between workers, in words."""
+        options = {
+            field.name: text_of(getattr(self.options, field.name))
+            for field in dataclasses.fields(self.options)
+        }
+        versions = {
+            "tem_tf": VERSION,
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+        }
+        segments = self._layout(list(self._variables)).segments
+        rounds = {"rounds": asking_plan(self.options.compressor, segments)}
+        return {**options, **self.facts, **rounds, **versions}
+
+    def _built_in(self) -> tf.distribute.Strategy:
+        if self.strategy is None:
+            raise ValueError("An aggregator must be built first. Call `build`.")
+        return self.strategy
+
+    def _layout(self, names: list[str]) -> Layout:
+        shapes, dtypes = zip(*(self._variables[name] for name in names), strict=True)
+        return Layout.of(names, shapes, dtypes, self.options.dense_below)
 
     def _unit(self, replicas: int) -> float:
         """A worker's own gradient times this is what Keras hands over."""
         return 1 / replicas if self.options.gradients_divided_by_replicas else 1.0
 
-    def _largest_norm(self, unit: float) -> float | None:
-        limit = self.options.local_clipnorm
-        return None if limit is None else limit * unit
+    def _why_composed(self, layout: Layout) -> str | None:
+        """Why it is not the native step; None if it is."""
+        return fused_step.why_not(self.options) or fused_step.why_not_here(
+            layout, self._state
+        )
 
-    def _checks(self, outcome: Outcome) -> list[tf.Operation]:
+    def _local_step(
+        self, compressor: Compressor, layout: Layout, step: tf.Tensor, unit: float
+    ) -> fused_step.FusedStep | ComposedStep:
+        if self._why_composed(layout) is None:
+            zero = self.options.nonfinite == "zero"
+            return fused_step.FusedStep(compressor, layout, step, self._state, zero)
+        limit = self.options.local_clipnorm
+        largest_norm = None if limit is None else limit * unit
+        value_dtype = self.options.value_dtype
+        return ComposedStep(
+            compressor, self._memory, layout, step, value_dtype, largest_norm
+        )
+
+    def _exchange(
+        self, ops: SparsifiedCrossDeviceOps, segments: Segments, like: list[tf.Tensor]
+    ) -> Exchange:
+        demands = self._kept.demands()
+        if self.options.exact_payload:  # Lengths go first.
+            demands = tf.zeros_like(demands)
+        value_dtype = self.options.value_dtype
+        return Exchange(ops, self._use, segments, value_dtype, demands, like)
+
+    def _warm_up(
+        self, ops: SparsifiedCrossDeviceOps, step: tf.Tensor, path: Any
+    ) -> Any:
+        """The path of a compressor, or before `warmup_steps` of everything."""
+        compressor, steps = self.options.compressor, self.options.warmup_steps
+        if not steps:
+            return path(compressor)
+        return ops.cond(
+            step < steps,
+            lambda: path(Everything(compressor)),
+            lambda: path(compressor),
+        )
+
+    def _checks(self, rider: Rider) -> list[tf.Operation]:
         """Raises on all replicas at the same step, since all see the same headers."""
         if self.options.nonfinite != "raise":
             return []
-        return [
-            tf.debugging.Assert(
-                tf.equal(outcome.received.nonfinite, 0),
-                [
-                    f"{NOT_FINITE}. Replicas whose gradient is not finite:",
-                    outcome.received.nonfinite,
-                    'Lower the learning rate, or pass nonfinite="zero" to '
-                    "SparsifiedOptimizer to count such a gradient as zero.",
-                ],
-            )
-        ]
+        empty = None if batch_is_empty() is None else rider.empty
+        return [require_finite(rider.nonfinite, empty)]
 
-    def _read_memory(self, segments: Segments) -> dict[str, tf.Tensor]:
-        return {
-            key: pack([self._memory_state.read(f"{key}/{s.name}") for s in segments])
-            for key in self._memory_keys
-        }
-
-    def _read_compressor(self, segments: Segments) -> Any:
-        names, structure = self._compressor_names(segments)
-        leaves = [self._compressor_state.read(name) for name in names]
-        return tf.nest.pack_sequence_as(structure, leaves)
-
-    def _write_states(self, outcome: Outcome, segments: Segments) -> None:
-        for key, vector in outcome.memory_state.items():
-            for segment in segments:
-                self._memory_state.assign(
-                    f"{key}/{segment.name}", vector[segment.slice]
-                )
-        names, _ = self._compressor_names(segments)
-        leaves = tf.nest.flatten(outcome.compressor_state)
-        for name, leaf in zip(names, leaves, strict=True):
-            self._compressor_state.assign(name, leaf)
-        self._demand.assign("demand", outcome.received.traffic.demand)
-
-    def _read_demand(self) -> tf.Tensor:
-        """How many words the exchange shall have room for; 0: lengths go first."""
-        if self.options.exact_payload:
-            return tf.constant(0, tf.int64)
-        return self._demand.read("demand")
-
-    def _compressor_names(self, segments: Segments) -> tuple[list[str], Any]:
-        """Names of the leaves of the compressor's state, made on first use.
-
-        A compressor's state is about the gradient as a whole, so that training another
-        set of variables starts it anew.
-        """
-        if segments not in self._compressor_leaves:
-            with tf.init_scope():
-                state = self.options.compressor.init(segments)
-                table = "+".join(segment.name for segment in segments)
-                names = [f"{i}/{table}" for i in range(len(tf.nest.flatten(state)))]
-                for name, leaf in zip(names, tf.nest.flatten(state), strict=True):
-                    self._compressor_state.add(name, leaf)
-            structure = tf.nest.map_structure(lambda _: None, state)
-            self._compressor_leaves[segments] = names, structure
-        return self._compressor_leaves[segments]
-
-    def count_dense(self, sizes: Sequence[int]) -> None:
-        """Counts a step whose gradients somebody else summed, dense.
-
-        For an aggregator that sees no other steps: there is nothing of a last step to
-        be replaced, so that one addition of a constant will do.
-        """
-        entries = sum(sizes)
-        step = metrics.add_step(
-            metrics.zeros(),
-            entries=entries,
-            payload_words=entries,
-            dense_words=entries,
+    def _account(self, layout: Layout, outcome: Outcome, unit: float) -> None:
+        beside, dense = outcome.beside, self._dense_words(layout)
+        other_words = _words(layout.other, self._variables)
+        self._accounts.add(
+            metrics.in_own_units(outcome.table, unit, outcome.clipped),
+            [segment.name for segment in layout.variables],
+            payload_words=beside.words + other_words,
+            padded_words=beside.traffic.padding,
+            overflows=beside.traffic.overflows,
+            dense_words=dense,
+            nonfinite=beside.rider.nonfinite,
         )
-        self._metrics.add_to("metrics", step)
 
-    def _count(
-        self, received: Received, table: tf.Tensor, names: Sequence[str]
-    ) -> None:
-        self._metrics.assign(
-            "metrics",
-            metrics.add_step(
-                self._metrics.read("metrics"),
-                entries=tf.reduce_sum(table[:, 0]),
-                payload_words=received.words,
-                padded_words=received.traffic.padding,
-                overflows=received.traffic.overflows,
-                dense_words=sum(map(tf.size, tf.nest.flatten(received[:2]))),
-                nonfinite=received.nonfinite,
-                table=table,
-            ),
-        )
-        self._variables.add(table, names)
-
-    def running_totals(self) -> tf.Tensor:
-        """See `metrics.running_totals`. Replica context; no collective."""
-        return metrics.running_totals(self._metrics.read("metrics"))
-
-    def summary(self, strategy: tf.distribute.Strategy) -> dict[str, float]:
-        """Sums the metrics over replicas. Collective, in cross-replica context."""
-        if self._gather_metrics is None:  # Traced once.
-            exchange = SparsifiedCrossDeviceOps.of(strategy)
-
-            def gather() -> tf.Tensor:
-                return exchange.gather_numbers(self._metrics.read("metrics"))
-
-            self._gather_metrics = tf.function(lambda: strategy.run(gather))
-        rows = strategy.experimental_local_results(self._gather_metrics())[0]
-        return metrics.summarise(rows.numpy())
-
-    def summary_by_variable(
-        self, strategy: tf.distribute.Strategy
-    ) -> dict[str, dict[str, float]]:
-        """The same for each variable. Collective, in cross-replica context."""
-        steps = int(self.summary(strategy)["steps"])
-        all_sent = self.options.leave_gradients_alone
-        return self._variables.summary(strategy, steps, all_sent)
+    def _dense_words(self, layout: Layout) -> int:
+        compressed = total_size(layout.segments) + total_size(layout.small)
+        return compressed + _words(layout.other, self._variables)
 
 
-def _size(gradient: tf.Tensor | tf.IndexedSlices) -> int:
-    """Number of entries of a gradient of static shape."""
-    return math.prod(gradient.shape)
+def _words(segments: Segments, variables: dict[str, Any]) -> int:
+    """32-bit words that variables take in dtypes of their own."""
+    sizes = [s.size * variables[s.name][1].size for s in segments]
+    return -(-sum(sizes) // 4)

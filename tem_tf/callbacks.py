@@ -23,9 +23,10 @@ class TensorBoardSparsification(keras.callbacks.Callback):
     `mean_relative_error` (sum of ‖e‖² by sum of ‖p‖²); of the run so far `total_error`;
     of the last step `relative_error`, `residual_norm`, `residual_max`, `gradient_norm`.
 
-    The step is the optimizer's, so that a resumed run goes on where it was. Metrics are
-    summed over workers once per record, a collective, so the callback must be on all
-    workers; the chief alone writes.
+    The step is the optimizer's, so that a resumed run goes on where it was; under
+    `steps_per_execution` a record comes after the execution that completes its steps.
+    Metrics are summed over workers once per record, by one collective, so the callback
+    must be on all workers; the chief alone writes.
 
     Args:
         log_dir: String. The run's directory; events go to `log_dir/communication`.
@@ -61,6 +62,7 @@ class TensorBoardSparsification(keras.callbacks.Callback):
         self.per_variable = per_variable
         self._last: dict[str, float] = {}
         self._last_of: dict[str, dict[str, float]] = {}
+        self._offset = 0  # Of the optimizer's steps to those of the metrics.
         self._step = self._recorded = self._batch = 0
         self._writer = None
 
@@ -73,25 +75,29 @@ class TensorBoardSparsification(keras.callbacks.Callback):
         trained_with = _internals.strategy_of(self.model.optimizer)
         if self._writer is None and strategy.is_chief(trained_with):
             self._writer = tf.summary.create_file_writer(self.log_dir)
-        if self.model.optimizer.built:  # Not the first `fit`.
-            self._last, self._last_of = self.summary(), self._by_variable()
-        self._recorded = self._steps_so_far()
+        if self.model.optimizer.built:
+            self._last, self._last_of = self._summaries()
+        self._step = self._recorded = int(self._last.get("steps", 0))
+        steps = int(_internals.raw_iterations(self.model.optimizer).numpy())
+        self._offset = steps - self._step
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._step, self._batch = self._steps_so_far(), -1
+        self._batch = -1
+
+    # All workers must take part in a record or none, so what decides is equal on all:
+    # Keras's numbers of batches, and the steps that the metrics' sum says were taken.
 
     def on_train_batch_end(self, batch, logs=None):
-        # By the number of the batch: with `steps_per_execution` it skips some, and
-        # reading the optimizer's counter at each would make a GPU wait.
+        # The number of the batch may be ahead of the steps: an execution is counted as
+        # `steps_per_execution` even if the data ended within.
         self._step += batch - self._batch
         self._batch = batch
-        if self._step // self.every > self._recorded // self.every:
+        if self._is_due(self._step):
             self._record()
 
     def on_train_end(self, logs=None):
-        self._step = self._steps_so_far()
         if self._step > self._recorded:
-            self._record()
+            self._record(last=True)
         if self._writer is not None:
             self._writer.flush()
 
@@ -99,10 +105,17 @@ class TensorBoardSparsification(keras.callbacks.Callback):
         """The metrics of the run so far; collective, on all workers."""
         return self.model.optimizer.communication_summary()
 
-    def _record(self) -> None:
-        now, now_of = self.summary(), self._by_variable()
+    def _is_due(self, step: int) -> bool:
+        return step // self.every > self._recorded // self.every
+
+    def _record(self, last: bool = False) -> None:
+        """Sums over workers, and writes if so many steps were taken indeed."""
+        now, now_of = self._summaries()
+        self._step = int(now["steps"])
+        if not self._is_due(self._step) and not (last and self._step > self._recorded):
+            return
         if self._writer is not None:
-            with self._writer.as_default(step=self._step):
+            with self._writer.as_default(step=self._step + self._offset):
                 for name, value in since(self._last, now).items():
                     tf.summary.scalar(f"communication/{name}", value)
                 steps = max(now["steps"] - self._last.get("steps", 0), 1)
@@ -113,14 +126,9 @@ class TensorBoardSparsification(keras.callbacks.Callback):
                         tf.summary.scalar(f"variables/{path}/{name}", value)
         self._last, self._last_of, self._recorded = now, now_of, self._step
 
-    def _by_variable(self) -> dict[str, dict[str, float]]:
-        if not self.per_variable:
-            return {}
-        return self.model.optimizer.communication_by_variable()
-
-    def _steps_so_far(self) -> int:
-        """Of the optimizer, so that a run that goes on elsewhere goes on counting."""
-        return int(_internals.raw_iterations(self.model.optimizer).numpy())
+    def _summaries(self) -> tuple[dict, dict]:
+        summary, by_variable = self.model.optimizer.communication_summaries()
+        return summary, by_variable if self.per_variable else {}
 
 
 def since(before: dict[str, float], now: dict[str, float]) -> dict[str, float]:

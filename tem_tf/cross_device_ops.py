@@ -9,12 +9,7 @@ import tensorflow as tf
 
 from tem_tf import _internals
 from tem_tf.capacity import LADDER, capacity_of, next_demand, rung_of
-
-# Instance keys of our gathers, from the end of int32 downwards, one to a size: those of
-# the first collective of a step, then those of the second. TensorFlow counts its own
-# up from 100. A key is used again at the next step, which costs nothing, whereas every
-# fresh key leaves some memory behind.
-_LAST_KEY = 2**31 - 1
+from tem_tf.instance_keys import Use
 
 
 class Traffic(NamedTuple):
@@ -54,9 +49,10 @@ class SparsifiedCrossDeviceOps(_internals.DelegatingCrossDeviceOps):
     """Cross-device ops with the gradient's exchange beside the dense ones.
 
     Every reduction and gather that others ask for (metrics, batch norm, Keras's logs)
-    goes to `dense` unchanged. `gather_payloads`, `reduce_values` and `cond` are the
-    gradient's; only `SparsifiedOptimizer` calls them, in replica context, on all
-    replicas in the same order. They work under every strategy, installed in it or not.
+    goes to `dense` unchanged. `gather_payloads`, `gather_numbers`, `reduce_values` and
+    `cond` are the plugin's own, for gradients, totals and the handshake, in replica
+    context, on all replicas in the same order. They work under every strategy,
+    installed in it or not.
 
     Args:
         dense: `tf.distribute.CrossDeviceOps`. Default: reduction to one device.
@@ -72,7 +68,11 @@ class SparsifiedCrossDeviceOps(_internals.DelegatingCrossDeviceOps):
         return installed if isinstance(installed, cls) else cls()
 
     def gather_payloads(
-        self, payload: tf.Tensor, demand: tf.Tensor | int = 0
+        self,
+        payload: tf.Tensor,
+        use: Use,
+        demand: tf.Tensor | int = 0,
+        fixed_length: bool = False,
     ) -> Gathered:
         """Gathers one vector from every replica, whole, in one collective if it can.
 
@@ -85,7 +85,10 @@ class SparsifiedCrossDeviceOps(_internals.DelegatingCrossDeviceOps):
 
         Args:
             payload: int32 (words,); lengths may differ between replicas.
+            use: Whose keys are taken.
             demand: int64 scalar, equal on all replicas.
+            fixed_length: Whether the length is static and equal on all replicas, so
+                that nothing need be learnt or padded.
         """
         context = _replica_context()
         demand = tf.cast(demand, tf.int64)
@@ -94,7 +97,13 @@ class SparsifiedCrossDeviceOps(_internals.DelegatingCrossDeviceOps):
         all_gather = _internals.collective_all_gather(context.strategy)
         if all_gather is not None:
             replicas = context.num_replicas_in_sync
-            return _gather_learnt(all_gather, replicas, payload, demand)
+            if fixed_length:
+                length = payload.shape[0]
+                key = use.of("gather", length).first_key()
+                rows = tf.reshape(all_gather(payload, key), [replicas, length])
+                return Gathered(rows, Traffic.none(demand))
+            key = use.of("gather").first_key()
+            return _gather_learnt(all_gather, replicas, payload, demand, key)
         if not _internals.is_multi_worker(context.strategy):
             rows = context.merge_call(_stack_rows, args=(payload,))
             return Gathered(rows, Traffic.none(demand))
@@ -104,21 +113,35 @@ class SparsifiedCrossDeviceOps(_internals.DelegatingCrossDeviceOps):
         padding = longest - tf.size(payload)
         return Gathered(rows, Traffic(padding, tf.constant(1), demand))
 
-    def gather_numbers(self, numbers: tf.Tensor) -> tf.Tensor:
+    def gather_numbers(self, numbers: tf.Tensor, use: Use) -> tf.Tensor:
         """Gathers float64 (n,), n equal on all replicas: float64 (replicas, n)."""
         words = tf.reshape(tf.bitcast(numbers, tf.int32), [-1])
-        rows = self.gather_payloads(words).rows[:, : tf.size(words)]
+        rows = self.gather_payloads(words, use, fixed_length=True).rows
         return tf.bitcast(tf.reshape(rows, [self.replicas(), -1, 2]), tf.float64)
 
-    def reduce_values(self, values: tf.Tensor) -> tf.Tensor:
-        """Sums vectors of one static shape over replicas."""
+    def reduce_values(self, values: tf.Tensor, use: Use) -> tf.Tensor:
+        """Sums vectors over replicas, of a length that is equal on all of them.
+
+        Args:
+            values: (n,), float32, float64, float16, int32 or int64.
+            use: Whose keys are taken.
+        """
         context = _replica_context()
         if context.num_replicas_in_sync == 1:
             return values
         all_reduce = _internals.collective_all_reduce(context.strategy)
         if all_reduce is None:
             return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
-        return all_reduce(values)
+        length = values.shape[0]
+        if length is not None:
+            key = use.of("reduce", values.dtype.name, length).first_key()
+            return all_reduce(values, key)
+        # Another length from step to step: padded to a rung of the ladder, each with a
+        # key of its own.
+        rung = rung_of(tf.size(values))
+        key = use.of("reduce", values.dtype.name).first_key() - rung
+        padded = _pad(values, capacity_of(rung))
+        return all_reduce(padded, key)[: tf.size(values)]
 
     def cond(self, predicate: tf.Tensor, true_fn: Callable, false_fn: Callable) -> Any:
         """`tf.cond` between two pure branches that may exchange.
@@ -141,12 +164,17 @@ class SparsifiedCrossDeviceOps(_internals.DelegatingCrossDeviceOps):
         """Number of replicas that exchange."""
         return _replica_context().num_replicas_in_sync
 
+    def replica(self) -> int | tf.Tensor:
+        """This one's number, from 0: an int or int32 scalar."""
+        return _replica_context().replica_id_in_sync_group
+
 
 def _gather_learnt(
     all_gather: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
     replicas: int,
     payload: tf.Tensor,
     demand: tf.Tensor,
+    first_key: int,
 ) -> Gathered:
     """One collective with room for `demand` words, and a second for what is left.
 
@@ -155,20 +183,21 @@ def _gather_learnt(
         replicas: Their number.
         payload: As in `gather_payloads`.
         demand: As in `gather_payloads`.
+        first_key: Of a range.
     """
     length = tf.size(payload)
     framed = tf.concat([length[tf.newaxis], payload], axis=0)
 
     rung = rung_of(demand)
     room = capacity_of(rung)
-    first = all_gather(_pad(framed[:room], room), _LAST_KEY - rung)
+    first = all_gather(_pad(framed[:room], room), first_key - rung)
     first = tf.reshape(first, [replicas, -1])
     longest = tf.reduce_max(first[:, 0])
 
     def rest() -> tuple[tf.Tensor, tf.Tensor]:
         rung = rung_of(longest + 1 - room)
         left = capacity_of(rung)
-        key = _LAST_KEY - len(LADDER) - rung
+        key = first_key - len(LADDER) - rung
         second = all_gather(_pad(framed[room:], left), key)
         rows = tf.concat([first, tf.reshape(second, [replicas, -1])], axis=1)
         return rows[:, 1:], room + left

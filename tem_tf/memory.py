@@ -1,55 +1,91 @@
 """What a worker remembers between steps so that nothing it held back is lost.
 
-With gradient g, state m, compressor C and the mean (or sum) over workers A:
+With gradient g, state m, compressor C and the sum over workers A:
 
     p = compensate(m, g)        what should be sent
-    s = decode(encode(C(p)))    what the others receive
+    s = decode(encode(C(p)))    what has left it
     m = update(m, p, s)
     d = apply(m, A(s))          what the inner optimizer sees
+
+Sums of three terms of one shape are written with a subtraction, a + (b - (-c)·d): the
+same bits, and the graph optimizer makes no AddN of it, whose order of addition, and so
+the last bit, is another from run to run.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import numbers
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tem_tf.packing import Segments, total_size
+from tem_tf.layout import Segments, each
 
-State = dict[str, tf.Tensor]
+Vectors = Sequence[tf.Tensor]  # float32, one for each segment.
+State = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
     """The contract; by itself it remembers nothing.
 
-    A state is a dict of float32 vectors of shape (n,), one entry for one entry of the
-    packed gradient. The optimizer keeps each vector cut by variable, so that it
-    survives a change of the set of trained variables. The methods are pure.
+    A state is a dict. A value is either `Vectors`, an entry for each entry of the
+    gradient, or a scalar. The optimizer keeps vectors by variable, so that they
+    survive a change of the set of trained variables. The methods are pure. `step` is
+    an int64 scalar, the number of exchanges before this one, equal on all workers;
+    `segments` has names, offsets and shapes of the variables.
     """
 
     def init(self, segments: Segments) -> State:
-        """Returns the state before the first step."""
+        """Returns the state before the first step.
+
+        Called once without a variable, for scalars, which are about the gradient as a
+        whole, and then for each variable by itself.
+        """
         del segments
         return {}
 
-    def compensate(self, state: State, gradient: tf.Tensor) -> tf.Tensor:
-        """Returns the corrected gradient (n,) from this worker's gradient (n,)."""
-        del state
+    def compensate(
+        self, state: State, gradient: Vectors, step: tf.Tensor, segments: Segments
+    ) -> Vectors:
+        """Returns the corrected gradient from this worker's gradient."""
+        del state, step, segments
         return gradient
 
-    def update(self, state: State, corrected: tf.Tensor, sent: tf.Tensor) -> State:
-        """Returns the state after `sent` (n,), as decoded by others, has left."""
-        del corrected, sent
+    def update(
+        self,
+        state: State,
+        corrected: Vectors,
+        own: Vectors,
+        step: tf.Tensor,
+        segments: Segments,
+    ) -> State:
+        """Returns the state after `own`, as others decode it, has left."""
+        del corrected, own, step, segments
         return state
 
-    def apply(self, state: State, aggregate: tf.Tensor) -> tuple[tf.Tensor, State]:
-        """Returns the direction (n,) from the sum over workers (n,), and the state."""
-        return aggregate, state
+    def apply(
+        self, state: State, total: Vectors, step: tf.Tensor, segments: Segments
+    ) -> tuple[Vectors, State]:
+        """Returns the direction from the sum over workers, and the state."""
+        del step, segments
+        return total, state
+
+    def redistribute(self, states: Sequence[State], workers: int) -> list[State]:
+        """Returns the states of another number of workers, from those of all.
+
+        What they hold together stays what it is: every new worker has an equal share.
+
+        Args:
+            states: Of all workers, in their order.
+            workers: Int >= 1. How many there are to be.
+        """
+        shares = {key: _share([s[key] for s in states], workers) for key in states[0]}
+        return [dict(shares) for _ in range(workers)]
 
     def get_config(self) -> dict:
         return dataclasses.asdict(self)
@@ -57,6 +93,17 @@ class Memory:
     @classmethod
     def from_config(cls, config: dict) -> Memory:
         return cls(**config)
+
+
+def zeros(segments: Segments) -> list[tf.Tensor]:
+    """Vectors of zeros, float32, one for each segment."""
+    return [tf.zeros([segment.size]) for segment in segments]
+
+
+def _share(values: Sequence[Any], workers: int) -> Any:
+    if isinstance(values[0], (list, tuple)):
+        return [_share(vectors, workers) for vectors in zip(*values, strict=True)]
+    return tf.reduce_sum(tf.stack(values), axis=0) / workers
 
 
 @keras.saving.register_keras_serializable(package="tem_tf")
@@ -72,14 +119,14 @@ class ErrorFeedback(Memory):
         Stich et al., NeurIPS 2018, arXiv 1809.07599.
     """
 
-    def init(self, segments: Segments) -> State:
-        return {"residual": tf.zeros([total_size(segments)])}
+    def init(self, segments):
+        return {"residual": zeros(segments)}
 
-    def compensate(self, state: State, gradient: tf.Tensor) -> tf.Tensor:
-        return gradient + state["residual"]
+    def compensate(self, state, gradient, step, segments):
+        return each(operator.add, gradient, state["residual"])
 
-    def update(self, state: State, corrected: tf.Tensor, sent: tf.Tensor) -> State:
-        return {"residual": corrected - sent}
+    def update(self, state, corrected, own, step, segments):
+        return {"residual": each(operator.sub, corrected, own)}
 
 
 @keras.saving.register_keras_serializable(package="tem_tf")
@@ -106,14 +153,14 @@ class DecayingErrorFeedback(Memory):
     def __post_init__(self):
         _check("decay", self.decay, "in (0, 1]", lambda x: 0 < x <= 1)
 
-    def init(self, segments: Segments) -> State:
-        return {"residual": tf.zeros([total_size(segments)])}
+    def init(self, segments):
+        return {"residual": zeros(segments)}
 
-    def compensate(self, state: State, gradient: tf.Tensor) -> tf.Tensor:
-        return gradient + self.decay * state["residual"]
+    def compensate(self, state, gradient, step, segments):
+        return each(lambda g, m: g + self.decay * m, gradient, state["residual"])
 
-    def update(self, state: State, corrected: tf.Tensor, sent: tf.Tensor) -> State:
-        return {"residual": corrected - sent}
+    def update(self, state, corrected, own, step, segments):
+        return {"residual": each(operator.sub, corrected, own)}
 
 
 @keras.saving.register_keras_serializable(package="tem_tf")
@@ -149,19 +196,24 @@ class MomentumCorrection(Memory):
                 f"`masking` must be True or False. Received: masking={self.masking!r}"
             )
 
-    def init(self, segments: Segments) -> State:
-        size = total_size(segments)
-        return {"residual": tf.zeros([size]), "velocity": tf.zeros([size])}
+    def init(self, segments):
+        return {"residual": zeros(segments), "velocity": zeros(segments)}
 
-    def compensate(self, state: State, gradient: tf.Tensor) -> tf.Tensor:
-        return state["residual"] + (self.momentum * state["velocity"] + gradient)
+    def compensate(self, state, gradient, step, segments):
+        # m + (g + μu), with one addition.
+        return each(
+            lambda m, u, g: m + (g - (-self.momentum) * u),
+            state["residual"],
+            state["velocity"],
+            gradient,
+        )
 
-    def update(self, state: State, corrected: tf.Tensor, sent: tf.Tensor) -> State:
+    def update(self, state, corrected, own, step, segments):
         # Up to one rounding what `compensate` added.
-        velocity = corrected - state["residual"]
+        velocity = each(operator.sub, corrected, state["residual"])
         if self.masking:
-            velocity *= tf.cast(tf.equal(sent, 0), velocity.dtype)
-        return {"residual": corrected - sent, "velocity": velocity}
+            velocity = each(lambda u, s: tf.where(s == 0, u, 0.0), velocity, own)
+        return {"residual": each(operator.sub, corrected, own), "velocity": velocity}
 
 
 @keras.saving.register_keras_serializable(package="tem_tf")
@@ -177,19 +229,22 @@ class EF21(Memory):
         Richtárik, Sokolov, Fatkhullin, NeurIPS 2021, arXiv 2106.05203.
     """
 
-    def init(self, segments: Segments) -> State:
-        size = total_size(segments)
-        return {"own": tf.zeros([size]), "sum": tf.zeros([size])}
+    def init(self, segments):
+        return {"own": zeros(segments), "sum": zeros(segments)}
 
-    def compensate(self, state: State, gradient: tf.Tensor) -> tf.Tensor:
-        return gradient - state["own"]
+    def compensate(self, state, gradient, step, segments):
+        return each(operator.sub, gradient, state["own"])
 
-    def update(self, state: State, corrected: tf.Tensor, sent: tf.Tensor) -> State:
-        return {**state, "own": state["own"] + sent}
+    def update(self, state, corrected, own, step, segments):
+        return {**state, "own": each(operator.add, state["own"], own)}
 
-    def apply(self, state: State, aggregate: tf.Tensor) -> tuple[tf.Tensor, State]:
-        total = state["sum"] + aggregate
-        return total, {**state, "sum": total}
+    def apply(self, state, total, step, segments):
+        estimate = each(operator.add, state["sum"], total)
+        return estimate, {**state, "sum": estimate}
+
+    def redistribute(self, states, workers):
+        shared = super().redistribute(states, workers)
+        return [{**state, "sum": states[0]["sum"]} for state in shared]  # Equal on all.
 
 
 @keras.saving.register_keras_serializable(package="tem_tf")
@@ -220,16 +275,23 @@ class EF21SGDM(EF21):
     def __post_init__(self):
         _check("momentum", self.momentum, "in (0, 1]", lambda x: 0 < x <= 1)
 
-    def init(self, segments: Segments) -> State:
-        return {**super().init(segments), "mean": tf.zeros([total_size(segments)])}
+    def init(self, segments):
+        return {**super().init(segments), "mean": zeros(segments)}
 
-    def compensate(self, state: State, gradient: tf.Tensor) -> tf.Tensor:
-        mean = (1 - self.momentum) * state["mean"] + self.momentum * gradient
-        return mean - state["own"]
+    def compensate(self, state, gradient, step, segments):
+        # (1-η)v + ηg - h_i, with no addition.
+        return each(
+            lambda v, g, h: (1 - self.momentum) * v - (-self.momentum) * g - h,
+            state["mean"],
+            gradient,
+            state["own"],
+        )
 
-    def update(self, state: State, corrected: tf.Tensor, sent: tf.Tensor) -> State:
-        mean = corrected + state["own"]  # Up to one rounding that of `compensate`.
-        return {**super().update(state, corrected, sent), "mean": mean}
+    def update(self, state, corrected, own, step, segments):
+        # Up to one rounding that of `compensate`.
+        mean = each(operator.add, corrected, state["own"])
+        updated = super().update(state, corrected, own, step, segments)
+        return {**updated, "mean": mean}
 
 
 MEMORIES: dict[str, type[Memory]] = {

@@ -11,12 +11,15 @@ with gradient g, corrected gradient p, e = p − decoded, and the new residual m
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from tem_tf.packing import Segments, total_size
+from tem_tf.compressors import Asked, Broadcast, Gather, Sum
+from tem_tf.layout import Segments, each
+from tem_tf.sparse_gradient import SparseGradient
 
 # Totals over the steps of a run, then values of the last step. Bytes and entries are
 # those that this replica contributed; error, residual and gradient are in units of
@@ -104,58 +107,85 @@ def add_step(
 
 
 def step_table(
-    segments: Segments,
-    message: Any,
-    gradient: tf.Tensor,
-    corrected: tf.Tensor,
-    sent: tf.Tensor,
-    residual: tf.Tensor | None,
+    entries: tf.Tensor,
+    gradient: Sequence[tf.Tensor],
+    corrected: Sequence[tf.Tensor],
+    own: Sequence[tf.Tensor],
+    residual: Sequence[tf.Tensor] | None,
 ) -> tf.Tensor:
-    """The table of one step, in the units of the vectors.
+    """The table of one step, in the units of the vectors: float64 (S, 6).
 
     Args:
-        segments: S variables.
-        message: What was sent. With `indices` these are counted per variable; without,
-            the number of its `values` is shared out by the variables' sizes.
-        gradient: float32 (n,).
-        corrected: float32 (n,).
-        sent: float32 (n,), as the others decode it.
-        residual: float32 (n,) or None. What is kept for the next step.
-
-    Returns:
-        float64 (S, 6).
+        entries: float64 (S,). What was sent of each variable.
+        gradient: Vectors of real numbers, one for each variable.
+        corrected: Likewise.
+        own: Likewise. What was sent, as the others decode it.
+        residual: Likewise, or None. What is kept for the next step.
     """
-    if not segments:
+    if not gradient:
         return tf.zeros([0, len(COLUMNS)], tf.float64)
-    sizes = [segment.size for segment in segments]
 
-    def reduced(function: Any, vector: tf.Tensor | None) -> list[tf.Tensor]:
-        if vector is None:
-            return [tf.zeros([])] * len(sizes)
-        return [function(part) for part in tf.split(vector, sizes)]
+    def reduced(function: Any, vectors: Sequence[tf.Tensor] | None) -> list[tf.Tensor]:
+        if vectors is None:
+            return [tf.zeros([], tf.float64)] * len(gradient)
+        return [tf.cast(function(vector), tf.float64) for vector in vectors]
 
-    def largest(part: tf.Tensor) -> tf.Tensor:
-        return tf.reduce_max(part) if part.shape[0] else tf.zeros([])
+    def largest(vector: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_max(tf.abs(vector)) if vector.shape[0] else tf.zeros([])
 
     # `l2_loss` halves the sum of squares, reads once and copies nothing.
     halves = tf.nn.l2_loss
+    error = each(tf.subtract, corrected, own)
     rows = [
-        *reduced(halves, corrected - sent),
+        *reduced(halves, error),
         *reduced(halves, residual),
-        *reduced(largest, None if residual is None else tf.abs(residual)),
+        *reduced(largest, residual),
         *reduced(halves, gradient),
         *reduced(halves, corrected),
     ]
-    rows = tf.cast(tf.reshape(tf.stack(rows), [-1, len(sizes)]), tf.float64)
+    rows = tf.reshape(tf.stack(rows), [-1, len(gradient)])
     rows *= tf.constant([[2.0], [2.0], [1.0], [2.0], [2.0]], tf.float64)
-    entries = _entries(message, segments)
     return tf.transpose(tf.concat([entries[tf.newaxis], rows], axis=0))
 
 
-def dense_table(segments: Segments, block: tf.Tensor) -> tf.Tensor:
-    """The table of variables that are sent whole: float64 (S, 6)."""
-    zeros = tf.zeros([total_size(segments)])
-    return step_table(segments, None, block, block, block, zeros)
+def whole_table(gradients: Sequence[tf.Tensor]) -> tf.Tensor:
+    """The table of variables of which everything is sent: float64 (S, 6)."""
+    sizes = [math.prod(gradient.shape) for gradient in gradients]
+    vectors = [tf.reshape(gradient, [-1]) for gradient in gradients]
+    real = [
+        tf.concat([tf.math.real(vector), tf.math.imag(vector)], axis=0)
+        if vector.dtype.is_complex
+        else vector
+        if vector.dtype.is_floating
+        else tf.cast(vector, tf.float64)
+        for vector in vectors
+    ]
+    return step_table(tf.constant(sizes, tf.float64), real, real, real, None)
+
+
+def entries_of(said: Sequence[Asked], segments: Segments) -> tf.Tensor:
+    """Entries that a replica has sent of each variable: float64 (S,).
+
+    Of messages without positions, and of sums of other things, the number is shared out
+    by the variables' sizes.
+    """
+    if not segments:
+        return tf.zeros([0], tf.float64)
+    sizes = [segment.size for segment in segments]
+    counts = tf.zeros([len(sizes)], tf.float64)
+    total = tf.zeros([], tf.float64)
+    for asked in said:
+        if isinstance(asked, Gather) and isinstance(asked.message, SparseGradient):
+            ends = tf.constant([s.offset + s.size for s in segments])
+            owner = tf.searchsorted(ends, asked.message.indices, side="right")
+            found = tf.math.bincount(owner, minlength=len(sizes), maxlength=len(sizes))
+            counts += tf.cast(found, tf.float64)
+        elif isinstance(asked, Gather):
+            total += tf.cast(asked.message.entries(), tf.float64)
+        elif isinstance(asked, Sum | Broadcast):
+            total += sum(math.prod(v.shape) for v in asked.values)
+    shares = tf.constant(sizes, tf.float64) / max(sum(sizes), 1)
+    return counts + total * shares
 
 
 def in_own_units(table: tf.Tensor, unit: float, clipped: tf.Tensor) -> tf.Tensor:
@@ -183,20 +213,6 @@ def add_table(tables: tf.Tensor, table: tf.Tensor) -> tf.Tensor:
     is_max = tf.one_hot(_MAX, len(COLUMNS), on_value=True, off_value=False)
     totals = tf.where(is_max, tf.maximum(tables[0], table), tables[0] + table)
     return tf.stack([totals, table])
-
-
-def _entries(message: Any, segments: Segments) -> tf.Tensor:
-    """Entries that a message has of each variable: float64 (S,)."""
-    sizes = tf.constant([segment.size for segment in segments], tf.float64)
-    if message is None:
-        return sizes
-    if not hasattr(message, "indices"):
-        share = tf.size(message.values) / max(total_size(segments), 1)
-        return sizes * tf.cast(share, tf.float64)
-    ends = tf.constant([s.offset + s.size for s in segments])
-    owner = tf.searchsorted(ends, message.indices, side="right")
-    counts = tf.math.bincount(owner, minlength=len(segments), maxlength=len(segments))
-    return tf.cast(counts, tf.float64)
 
 
 # What `running_totals` returns, in its order.
@@ -250,7 +266,7 @@ def summarise(rows: np.ndarray) -> dict[str, float]:
 
 
 def summarise_variables(
-    tables: np.ndarray, names: list[str], sizes: list[int], steps: int
+    tables: np.ndarray, names: list[str], sizes: list[int], steps: float
 ) -> dict[str, dict[str, float]]:
     """Joins the tables of all replicas, (replicas, 2, rows, 6), row by row.
 

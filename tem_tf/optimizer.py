@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import warnings
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tem_tf import _internals, native
+from tem_tf import _internals
 from tem_tf.aggregation import Aggregator
 from tem_tf.compressors import Compressor
+from tem_tf.inner_optimizer import LOSS_SCALING, check_accumulation, check_inner
+from tem_tf.layout import when_ready
 from tem_tf.memory import Memory
-from tem_tf.options import Options
+from tem_tf.places import check_between_steps, check_in_replica, check_made_together
+from tem_tf.replica_state import unique_names
+from tem_tf.settings import settings_of
 
 
 @keras.saving.register_keras_serializable(package="tem_tf")
@@ -64,7 +67,8 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
 
     Raises:
         ValueError: an argument is out of range; `inner_optimizer` is in another
-            wrapper already, scales losses, or is made of several optimizers.
+            wrapper already, scales losses, or is made of several optimizers; at the
+            first step, it was made under another strategy than what it trains.
 
     Example:
 
@@ -101,9 +105,10 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
         # The base class's __init__ is left out: it would make variables, and all of
         # this object's are the inner's.
         inner_optimizer = keras.optimizers.get(inner_optimizer)
-        options = Options(
-            compressor=compressor,
-            memory=memory,
+        check_inner(inner_optimizer, SparsifiedOptimizer)
+        self._aggregator = Aggregator(
+            compressor,
+            memory,
             dense_below=dense_below,
             warmup_steps=warmup_steps,
             value_dtype=value_dtype,
@@ -112,10 +117,7 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
             gradients_divided_by_replicas=gradients_divided_by_replicas,
             exact_payload=exact_payload,
         )
-        _check_inner(inner_optimizer, options)
-        if not options.leave_gradients_alone:
-            native.prepare()  # Here, where no worker is in the middle of a step.
-        self._aggregator = Aggregator(options)
+        check_accumulation(inner_optimizer, self._aggregator.options)
         self._paths: dict[Any, str] = {}
         self.inner_optimizer = inner_optimizer
         if name is not None:
@@ -124,27 +126,35 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
             inner_optimizer, self._all_reduce
         )
         if inner_optimizer.built:
-            self._build_memory(_internals.trained_variables(inner_optimizer))
+            variables = _internals.trained_variables(inner_optimizer)
+            check_made_together(inner_optimizer, variables)
+            self._build_memory(variables)
 
     # What is ours.
 
     def build(self, variables):
         """Makes the inner optimizer's variables and this replica's memory."""
-        self.inner_optimizer.build(variables)
+        check_made_together(self.inner_optimizer, variables)
+        # Ours first: workers that differ are told so before they make variables, which
+        # they do together.
         self._build_memory(variables)
+        with self._scope():
+            self.inner_optimizer.build(variables)
 
     def apply(self, grads, trainable_variables=None):
         """Updates the variables; replica context. As in Keras."""
         if trainable_variables is not None:
             trainable_variables = list(trainable_variables)
             self._build_once(trainable_variables)
-        self.inner_optimizer.apply(grads, trainable_variables)
+        with self._step_of(grads):
+            self.inner_optimizer.apply(grads, trainable_variables)
 
     def apply_gradients(self, grads_and_vars):
         """As in Keras, for custom training loops."""
         grads_and_vars = list(grads_and_vars)
         self._build_once([variable for _, variable in grads_and_vars])
-        return self.inner_optimizer.apply_gradients(grads_and_vars)
+        with self._step_of([gradient for gradient, _ in grads_and_vars]):
+            return self.inner_optimizer.apply_gradients(grads_and_vars)
 
     def communication_summary(self) -> dict[str, float]:
         """What was sent and held back so far, summed over workers.
@@ -155,8 +165,7 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
         Returns:
             See `tem_tf.metrics.summarise`.
         """
-        self._require_built("communication_summary")
-        return self._aggregator.summary(_internals.strategy_of(self.inner_optimizer))
+        return self._summaries("communication_summary")[0]
 
     def communication_by_variable(self) -> dict[str, dict[str, float]]:
         """The same for each variable, by its path. Collective, as the above.
@@ -164,19 +173,42 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
         Returns:
             See `tem_tf.metrics.summarise_variables`.
         """
-        self._require_built("communication_by_variable")
-        strategy = _internals.strategy_of(self.inner_optimizer)
-        return self._aggregator.summary_by_variable(strategy)
+        return self._summaries("communication_by_variable")[1]
+
+    def communication_summaries(self) -> tuple[dict, dict]:
+        """Both of the above, from one collective."""
+        return self._summaries("communication_summaries")
+
+    @property
+    def path(self) -> str:
+        """By what this process's gradients are compressed, and why, in words.
+
+        "native kernels", or "TensorFlow's operations", which are slower and give the
+        same bits, with what has switched the kernels off; and which variables are
+        summed whole, since their dtype is none that is compressed.
+        """
+        if self._aggregator.options.leave_gradients_alone:
+            return "Keras's own all-reduce: nothing is compressed"
+        if not self.built:
+            raise ValueError("`path` needs an optimizer that has been built.")
+        return self._aggregator.path_in_words()
 
     def running_totals(self) -> tf.Tensor:
         """What this replica sent and held back so far; replica context.
 
         Cheap, not collective: call it after each `apply` and take differences to have
-        every step's own values.
+        every step's own values. Before the first step they are zero.
 
         Returns:
             float64 (3,): entries sent, payload bytes without padding, sum of ‖e‖².
+
+        Raises:
+            ValueError: called outside `strategy.run`, under a strategy.
         """
+        check_in_replica("running_totals")
+        # A graph that is traced before `build` shall read what later steps count.
+        with tf.init_scope(), self._scope():
+            self._aggregator.build_totals()
         return self._aggregator.running_totals()
 
     def forget(self) -> None:
@@ -185,8 +217,9 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
         For another training with the same optimizer; the inner optimizer is left as it
         is. Outside `strategy.run`, on all workers.
         """
+        check_between_steps("forget")
         if self.built:
-            self._aggregator.reset(_internals.strategy_of(self.inner_optimizer))
+            self._aggregator.reset()
 
     def get_config(self):
         options = self._aggregator.options
@@ -229,12 +262,18 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
                 stacklevel=2,
             )
 
-    def _require_built(self, method: str) -> None:
+    def _summaries(self, method: str) -> tuple[dict, dict]:
+        check_between_steps(method)
         if not self.built:
             raise ValueError(
                 f"`{method}` needs an optimizer that has been built: call it after "
                 "the first step."
             )
+        return self._aggregator.summaries()
+
+    def _step_of(self, gradients):
+        alone = self._aggregator.options.leave_gradients_alone
+        return contextlib.nullcontext() if alone else when_ready(gradients)
 
     def _build_once(self, variables) -> None:
         inner = self.inner_optimizer
@@ -243,16 +282,22 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
                 self.build(variables)
 
     def _build_memory(self, variables) -> None:
-        names = _unique_names(variables)
+        names = unique_names(variables)
         for variable, name in zip(variables, names, strict=True):
             key = _internals.variable_key(self.inner_optimizer, variable)
             self._paths[key] = name
-        # The strategy's scope may be left by now. Outside it all replicas would get
-        # one residual together.
-        inside = tf.distribute.has_strategy()
-        strategy = _internals.strategy_of(self.inner_optimizer)
-        with tf.init_scope(), contextlib.nullcontext() if inside else strategy.scope():
-            self._aggregator.build(names, [math.prod(v.shape) for v in variables])
+        with tf.init_scope(), self._scope():
+            self._aggregator.facts = settings_of(self.inner_optimizer)
+            self._aggregator.build(variables, names)
+
+    def _scope(self):
+        """The strategy's scope, which may be left by now.
+
+        Outside it all replicas would get one residual together.
+        """
+        if tf.distribute.has_strategy():
+            return contextlib.nullcontext()
+        return _internals.strategy_of(self.inner_optimizer).scope()
 
     def _all_reduce(self, grads_and_vars):
         """Stands in the inner optimizer, in the place of its own all-reduce."""
@@ -260,15 +305,6 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
         if tf.distribute.in_cross_replica_context():  # Keras sums nothing there.
             return self._inner_all_reduce(grads_and_vars)
         variables = [variable for _, variable in grads_and_vars]
-        if options.leave_gradients_alone:
-            self._aggregator.count_dense([math.prod(v.shape) for v in variables])
-            return self._inner_all_reduce(grads_and_vars)
-        if _internals.in_xla():
-            raise ValueError(
-                "A sparsifier cannot be compiled by XLA: the number of entries that a "
-                "worker sends changes from step to step. Pass `jit_compile=False` to "
-                "`model.compile`."
-            )
         inner = self.inner_optimizer
         keys = [_internals.variable_key(inner, v) for v in variables]
         if not all(key in self._paths for key in keys):
@@ -279,8 +315,18 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
             )
         names = [self._paths[key] for key in keys]
         step = tf.convert_to_tensor(_internals.raw_iterations(inner))
-        gradients = [_of_shape(g, v.shape) for g, v in grads_and_vars]
-        aggregated = self._aggregator.aggregate(gradients, names, step)
+        if options.leave_gradients_alone:
+            with when_ready([gradient for gradient, _ in grads_and_vars]):
+                self._aggregator.add_dense_step(step, names)
+            return self._inner_all_reduce(grads_and_vars)
+        if _internals.in_xla():
+            raise ValueError(
+                "A sparsifier cannot be compiled by XLA: the number of entries that a "
+                "worker sends changes from step to step. Pass `jit_compile=False` to "
+                "`model.compile`."
+            )
+        gradients = [gradient for gradient, _ in grads_and_vars]
+        aggregated = self._aggregator.aggregate(gradients, step, names)
         return list(zip(aggregated, variables, strict=True))
 
     # What is the inner optimizer's: every other attribute, read and set. Methods and
@@ -299,7 +345,7 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
                 self._track_trackable(value, name, overwrite=True)
             object.__setattr__(self, name, value)
         elif name == "loss_scale_factor":
-            raise ValueError(_LOSS_SCALING)
+            raise ValueError(LOSS_SCALING)
         else:
             setattr(self.inner_optimizer, name, value)
 
@@ -313,13 +359,6 @@ _OWN = frozenset(
     }
 )
 
-_LOSS_SCALING = (
-    "SparsifiedOptimizer does not work with scaled losses: neither inside nor around "
-    "a LossScaleOptimizer, nor under the policy mixed_float16, nor inside a "
-    "MultiOptimizer, which sets the scale. Use the policy mixed_bfloat16, which needs "
-    "no scaling, and one optimizer for all variables."
-)
-
 
 def _forward(name: str) -> property:
     return property(
@@ -331,60 +370,3 @@ def _forward(name: str) -> property:
 for _name in _internals.optimizer_attributes() - set(vars(SparsifiedOptimizer)):
     if _name not in ("_obj_type",):
         setattr(SparsifiedOptimizer, _name, _forward(_name))
-
-
-def _unique_names(variables) -> list[str]:
-    """Paths of Keras variables; plain tf.Variables may share a name."""
-    names: list[str] = []
-    for variable in variables:
-        path = name = getattr(variable, "path", None) or variable.name
-        repeated = 0
-        while name in names:
-            repeated += 1
-            name = f"{path}#{repeated}"
-        names.append(name)
-    return names
-
-
-def _of_shape(gradient: Any, shape: Any) -> Any:
-    """A gradient with its variable's static shape, which numpy code takes away."""
-    if tf.TensorShape(gradient.shape).is_fully_defined():  # numpy has a tuple.
-        return gradient
-    if isinstance(gradient, tf.IndexedSlices):
-        shape = tf.constant(tf.TensorShape(shape).as_list(), tf.int32)
-        return tf.IndexedSlices(gradient.values, gradient.indices, shape)
-    return tf.ensure_shape(gradient, shape)
-
-
-def _check_inner(inner: Any, options: Options) -> None:
-    if not isinstance(inner, keras.optimizers.Optimizer):
-        raise ValueError(
-            "`inner_optimizer` must be a Keras optimizer such as "
-            f"keras.optimizers.SGD(0.1). Received: inner_optimizer={inner!r}"
-        )
-    if isinstance(inner, keras.optimizers.LossScaleOptimizer):
-        raise ValueError(_LOSS_SCALING)
-    if isinstance(inner, SparsifiedOptimizer) or _internals.has_replaced_all_reduce(
-        inner
-    ):
-        raise ValueError(
-            "`inner_optimizer` must not be in another SparsifiedOptimizer. Make a new "
-            f"one for each wrapper. Received: inner_optimizer={inner.name!r}"
-        )
-    # Their parts would sum the gradients, dense, past this wrapper.
-    if hasattr(inner, "inner_optimizer") or hasattr(inner, "optimizers"):
-        raise ValueError(
-            "`inner_optimizer` must not be made of other optimizers, as a "
-            f"{type(inner).__name__} is. Received: inner_optimizer={inner.name!r}"
-        )
-    strategy = tf.distribute.get_strategy()
-    if (
-        inner.gradient_accumulation_steps
-        and strategy.num_replicas_in_sync > 1
-        and not options.leave_gradients_alone
-    ):
-        raise ValueError(
-            "`gradient_accumulation_steps` of the inner optimizer cannot be used "
-            "under a strategy (Keras itself fails there: keras-team/keras#20582). "
-            f"Received: {inner.gradient_accumulation_steps}. Use a larger batch."
-        )

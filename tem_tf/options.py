@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 import numbers
 
 from tem_tf import memory as memories
 from tem_tf.compressors import Compressor
 from tem_tf.memory import Memory
-from tem_tf.value_types import VALUE_DTYPES
+from tem_tf.wire.value_types import VALUE_DTYPES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,18 +22,18 @@ class Options:
     """
 
     compressor: Compressor
-    memory: Memory | str | None
-    dense_below: int
-    warmup_steps: int
-    value_dtype: str
-    nonfinite: str
-    local_clipnorm: float | None
-    gradients_divided_by_replicas: bool
-    exact_payload: bool
+    memory: Memory | str | None = "auto"
+    dense_below: int = 0
+    warmup_steps: int = 0
+    value_dtype: str = "float32"
+    nonfinite: str = "raise"
+    local_clipnorm: float | None = None
+    gradients_divided_by_replicas: bool = True
+    exact_payload: bool = False
 
     def __post_init__(self):
         _check_compressor(self.compressor)
-        memories.get(self.memory, self.compressor.lossless)
+        _check_memory(memories.get(self.memory, self.compressor.lossless))
         for name in ("dense_below", "warmup_steps"):
             value = getattr(self, name)
             is_integer = isinstance(value, numbers.Integral)
@@ -93,15 +94,20 @@ def _check_compressor(compressor: Compressor) -> None:
             "`compressor` must be a tem_tf compressor such as "
             f"tem_tf.HardThreshold(0.01). Received: compressor={compressor!r}"
         )
-    if compressor.aggregation not in ("gather", "reduce"):
-        raise ValueError(
-            '`aggregation` of a compressor must be "gather" or "reduce". '
-            f"Received: aggregation={compressor.aggregation!r}"
-        )
-    selects = type(compressor).compress is Compressor.compress
-    if compressor.aggregation == "reduce" and selects:
-        raise ValueError(
-            'A compressor with aggregation "reduce" must implement `compress` itself, '
-            "with coordinates that follow from the step alone: values of different "
-            f"entries would be summed otherwise. Received: compressor={compressor!r}"
-        )
+
+
+def _check_memory(memory: Memory | None) -> None:
+    """Raises ValueError for a method with other arguments, as tem_tf 0.1 had."""
+    for name in ("compensate", "update", "apply"):
+        method = getattr(memory, name, None)
+        if method is None:
+            continue
+        wanted = tuple(inspect.signature(getattr(Memory, name)).parameters)[1:]
+        taken = tuple(inspect.signature(method).parameters.values())
+        takes_any = any(p.kind == p.VAR_POSITIONAL for p in taken)
+        if len(taken) != len(wanted) and not takes_any:
+            raise ValueError(
+                f"`{name}` of a memory must take ({', '.join(wanted)}), the last two "
+                f"since tem_tf 0.2. Received: {type(memory).__name__}.{name}"
+                f"({', '.join(p.name for p in taken)})"
+            )

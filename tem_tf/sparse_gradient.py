@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -14,8 +13,10 @@ class SparseGradient(NamedTuple):
     Attributes:
         values: float32 (k,). The entries, in the order of `indices`.
         indices: int32 (k,). Their positions, distinct, in [0, size); ascending unless
-            all workers share them.
-        size: int. n, the length of the vector.
+            they are known to all.
+        size: Int. n, the length of the vector.
+        known: Bool. Whether all replicas send the entries at these very positions, so
+            that none travel and values can be summed on the way.
 
     Example:
 
@@ -27,6 +28,7 @@ class SparseGradient(NamedTuple):
     values: tf.Tensor
     indices: tf.Tensor
     size: int
+    known: bool = False
 
     @classmethod
     def from_mask(cls, vector: tf.Tensor, mask: tf.Tensor) -> SparseGradient:
@@ -34,8 +36,12 @@ class SparseGradient(NamedTuple):
         indices = tf.cast(tf.reshape(tf.where(mask), [-1]), tf.int32)
         return cls(tf.gather(vector, indices), indices, vector.shape[0])
 
+    def entries(self) -> tf.Tensor:
+        """k: int32 scalar."""
+        return tf.size(self.values)
+
     def to_dense(self) -> tf.Tensor:
-        """Returns the float32 vector (n,) that this message stands for."""
+        """Returns the vector (n,) that this message stands for."""
         return tf.scatter_nd(self.indices[:, tf.newaxis], self.values, [self.size])
 
     def add_to(self, vector: tf.Tensor) -> tf.Tensor:
@@ -43,28 +49,3 @@ class SparseGradient(NamedTuple):
         return tf.tensor_scatter_nd_add(
             vector, self.indices[:, tf.newaxis], self.values
         )
-
-
-class DenseGradient(NamedTuple):
-    """The message of a compressor that sends every entry.
-
-    Attributes:
-        values: float32 (n,).
-    """
-
-    values: tf.Tensor
-
-    def to_dense(self) -> tf.Tensor:
-        """Returns the float32 vector (n,)."""
-        return self.values
-
-
-def sum_in_order(messages: Sequence[Any]) -> tf.Tensor:
-    """Sums messages into one vector (n,), each without an entry twice.
-
-    In the order given: the same floating-point sum on every replica and device.
-    """
-    total = messages[0].to_dense()
-    for message in messages[1:]:
-        total = message.add_to(total)
-    return total

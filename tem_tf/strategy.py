@@ -20,6 +20,8 @@ from tem_tf.cluster import (
     task_of_resolver,
 )
 from tem_tf.cross_device_ops import SparsifiedCrossDeviceOps
+from tem_tf.empty_batches import EmptyBatches
+from tem_tf.instance_keys import Use, new_owner
 from tem_tf.start_limit import limited, termination_kept
 
 # How long TensorFlow's own start may take once all are there: it takes one or two, more
@@ -109,6 +111,13 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
             _START["task"] = task
         _internals.take_instance_keys_at_the_call(self)
         _internals.wrap_cross_device_ops(self, SparsifiedCrossDeviceOps)
+        self.empty_batches = EmptyBatches(len(self.extended.worker_devices))
+
+    def run(self, fn, args=(), kwargs=None, options=None):
+        """As in the base class; also notes which replicas' batches are empty."""
+        if not _internals.in_xla():  # Where the note's variable might be out of reach.
+            self.empty_batches.note(self, (args, kwargs))
+        return super().run(fn, args, kwargs, options)
 
     def reduce(self, reduce_op, value, axis=None):
         """As in the base class, of nests too, and as Keras 3 needs it.
@@ -117,6 +126,9 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         a batch, of which it needs but the shapes: it gets this worker's own batch, as
         batches may differ in length and hold integers or text. The mean of a logged
         scalar along its axis 0, which it has not: it gets the mean over replicas.
+
+        Raises:
+            ValueError: `value` has text, which several processes cannot add up.
         """
         asked = _internals.asked_by_keras()
         if asked == "batch":
@@ -125,9 +137,25 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
             )
         if asked == "log" and axis == 0 and self._rank(value) == 0:
             axis = None
-        reduce = functools.partial(super().reduce, reduce_op, axis=axis)
+        reduce = functools.partial(self._reduce_one, reduce_op, axis)
         if axis is None:  # MirroredStrategy takes nests, too.
             return tf.nest.map_structure(reduce, value)
+        return reduce(value)
+
+    def _reduce_one(self, reduce_op: Any, axis: int | None, value: Any) -> Any:
+        """As in the base class, and of complex numbers, which no collective carries."""
+        reduce = functools.partial(super().reduce, reduce_op, axis=axis)
+        dtype = tf.convert_to_tensor(self.experimental_local_results(value)[0]).dtype
+        if not _internals.is_multi_worker(self):
+            return reduce(value)
+        if dtype == tf.string:
+            raise ValueError(
+                "`value` of `strategy.reduce` must hold numbers: text cannot be added "
+                f"up over processes. Received: value={value!r}"
+            )
+        if dtype.is_complex:
+            parts = [self.run(part, (value,)) for part in (tf.math.real, tf.math.imag)]
+            return tf.complex(*map(reduce, parts))
         return reduce(value)
 
     def _rank(self, value: Any) -> int | None:
@@ -184,10 +212,11 @@ def require_same_on_all_workers(
     text = json.dumps(dict(values), sort_keys=True, default=str).encode()
     mine = tf.constant(np.frombuffer(text, np.uint8).astype(np.int32))
     exchange = SparsifiedCrossDeviceOps.of(strategy)
+    use = Use(new_owner())
 
     @tf.function
     def gather():
-        return strategy.run(lambda: exchange.gather_payloads(mine).rows)
+        return strategy.run(lambda: exchange.gather_payloads(mine, use).rows)
 
     rows = strategy.experimental_local_results(gather())[0].numpy()
     rows = rows[:: rows.shape[0] // _number_of_workers(strategy)]

@@ -6,6 +6,7 @@ graph; compressors run under `tf.vectorized_map`, as in the convex laboratory.
 """
 
 import dataclasses
+import operator
 from typing import NamedTuple
 
 import numpy as np
@@ -13,14 +14,14 @@ import tensorflow as tf
 from sklearn.datasets import load_digits
 
 import tem_tf
-from tem_tf.compressors import Observed
-from tem_tf.packing import make_segments
+from tem_tf import simulation
+from tem_tf.layout import each, make_segments, pack
 
 HIDDEN = 16
 SHAPES = [(64, HIDDEN), (HIDDEN,), (HIDDEN, 10), (10,)]
 SIZES = [int(np.prod(shape)) for shape in SHAPES]
 SIZE = sum(SIZES)
-SEGMENTS = make_segments("abcd", SIZES)
+SEGMENTS = make_segments("abcd", SHAPES)
 
 
 class Run(NamedTuple):
@@ -41,14 +42,14 @@ class Run(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class HeldThreshold(tem_tf.Compressor):
+class HeldThreshold(tem_tf.Sparsifier):
     """A constant λ that is given with the state: one graph for all λ."""
 
     def init(self, segments):
         return {"threshold": tf.zeros([], tf.float64)}
 
-    def select(self, vector, segments, step, state):
-        return tf.abs(vector) >= tf.cast(state["threshold"], tf.float32), state
+    def rule(self, state, corrected, step, segments):
+        return tem_tf.AtLeast(state["threshold"])
 
 
 class Training:
@@ -80,10 +81,8 @@ class Training:
         """One training; `threshold` is the state's at the start."""
         state = self._compressor.init(SEGMENTS)
         state["threshold"] = tf.constant(threshold, tf.float64)
-        state = tf.nest.map_structure(
-            lambda x: tf.repeat(x[tf.newaxis], self._workers, axis=0), state
-        )
-        outcome = [x.numpy() for x in self._compiled(state)]
+        states = simulation.repeat(state, self._workers)
+        outcome = [x.numpy() for x in self._compiled(states)]
         return Run(outcome[0], float(outcome[1].sum()), outcome[2])
 
     def _cut(self, weights):
@@ -106,41 +105,35 @@ class Training:
             [tf.reshape(g, [self._workers, -1]) for g in gradients], axis=1
         )
 
-    def _run(self, state):
+    def _run(self, states):
         compressor, steps, workers = self._compressor, self._steps, self._workers
 
-        def step(t, weights, velocity, residual, state, counts, errors, thresholds):
-            gradients = self._gradients(weights, self._draws[t])
-            p = gradients + residual
+        def step(t, weights, velocity, residual, states, counts, errors, thresholds):
+            thresholds = thresholds.write(t, states["threshold"])
+            gradients = tf.split(self._gradients(weights, self._draws[t]), SIZES, 1)
+            p = each(operator.add, gradients, tf.split(residual, SIZES, 1))
             now = tf.cast(t, tf.int64)
-            sent, state = tf.vectorized_map(
-                lambda row: compressor.approximate(row[1], row[0], now, SEGMENTS),
-                (p, state),
-                fallback_to_while_loop=False,
-            )
-            entries = tf.math.count_nonzero(sent)
-            shares = [compressor.share(g, SEGMENTS) for g in tf.unstack(gradients)]
-            observed = Observed(
-                tf.reduce_sum(sent, axis=0), entries, workers, tf.add_n(shares)
-            )
-            thresholds = thresholds.write(t, state["threshold"])
-            state = tf.vectorized_map(
-                lambda own: compressor.observe(own, observed, now, SEGMENTS),
-                state,
-                fallback_to_while_loop=False,
-            )
-            residual = p - sent
+            done = simulation.exchange(compressor, states, p, now, SEGMENTS, gradients)
+            sent = tf.concat(done.own, axis=1)
+            residual = tf.concat(p, axis=1) - sent
             error = tf.reduce_sum(tf.square(residual)) / workers
-            velocity = 0.9 * velocity + tf.reduce_mean(sent, axis=0)
+            velocity = 0.9 * velocity + pack(done.total) / workers
             weights -= 0.1 * velocity
+            entries = tf.math.count_nonzero(sent)
             counts = counts.write(t, tf.cast(entries, tf.float64) / workers)
             errors = errors.write(t, tf.cast(error, tf.float64))
-            return t + 1, weights, velocity, residual, state, counts, errors, thresholds
+            states = done.states
+            return (
+                *(t + 1, weights, velocity, residual),
+                *(states, counts, errors, thresholds),
+            )
 
         arrays = [tf.TensorArray(tf.float64, steps) for _ in range(3)]
         weights = tf.constant(self._start, tf.float32)
         start = tf.constant(0), weights, tf.zeros([SIZE]), tf.zeros([workers, SIZE])
-        outcome = tf.while_loop(lambda t, *_: t < steps, step, (*start, state, *arrays))
+        outcome = tf.while_loop(
+            lambda t, *_: t < steps, step, (*start, states, *arrays)
+        )
         return [array.stack() for array in outcome[-3:]]
 
 

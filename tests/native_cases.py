@@ -6,8 +6,9 @@ import tensorflow as tf
 
 import tem_tf
 from tem_tf import native
+from tem_tf.layout import make_segments, pack
 from tem_tf.native import ops
-from tem_tf.packing import make_segments, pack
+from tests.alone import step_alone
 
 needs_native = pytest.mark.skipif(
     native.library() is None, reason=f"native kernels: {native.status().reason}"
@@ -21,15 +22,21 @@ def bits(array):
 
 def by_operations(compressor, gradients, residuals, step=0):
     """(values, indices, residual) of the packed vector, all by TensorFlow."""
-    sizes = [np.size(gradient) for gradient in gradients]
-    segments = make_segments([str(i) for i in range(len(sizes))], sizes)
-    memory = tem_tf.ErrorFeedback()
-    state = {"residual": pack([tf.constant(r, tf.float32) for r in residuals])}
-    vector = pack([tf.constant(g, tf.float32) for g in gradients])
-    corrected = memory.compensate(state, vector)
-    message, _ = compressor.compress((), corrected, tf.constant(step), segments)
-    state = memory.update(state, corrected, message.to_dense())
-    return message.values.numpy(), message.indices.numpy(), state["residual"].numpy()
+    segments = make_segments(
+        [str(i) for i in range(len(gradients))], [np.shape(g) for g in gradients]
+    )
+    memory, step = tem_tf.ErrorFeedback(), tf.constant(step, tf.int64)
+    held, vectors = (
+        [tf.constant(np.ravel(part), tf.float32) for part in parts]
+        for parts in (residuals, gradients)
+    )
+    state = {"residual": held}
+    corrected = memory.compensate(state, vectors, step, segments)
+    done = step_alone(compressor, (), corrected, step, segments, vectors)
+    state = memory.update(state, corrected, done.own, step, segments)
+    message = done.message
+    residual = pack(state["residual"])
+    return message.values.numpy(), message.indices.numpy(), residual.numpy()
 
 
 def by_kernels(

@@ -42,10 +42,10 @@ def apply_gradients(strategy, gradients, compressor, graph=True, **options):
 
 def residuals(strategy, optimizer):
     """(local replicas, n): what each replica of this process holds back."""
-    state = optimizer._aggregator._memory_state
+    state = optimizer._aggregator._state
 
     def read_one(variable):
-        name = f"residual/{variable.path}"
+        name = f"memory/residual/{variable.path}"
         return state.read(name) if name in state else tf.zeros(variable.shape)
 
     def read():

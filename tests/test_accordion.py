@@ -5,28 +5,35 @@ import pytest
 import tensorflow as tf
 
 import tem_tf
-from tem_tf.packing import make_segments
+from tem_tf.compressors import Heard
+from tem_tf.layout import make_segments, total_size, unpack
 from tests.steps import apply_gradients
 from tests.training import make_strategy
 
-SEGMENTS = make_segments("abc", [100, 50, 0])
+SEGMENTS = make_segments("abc", [(20, 5), (50,), (0,)])
 
 
 def densities(compressor, norms):
     """The density of `a` and `b` at each step, given the norms of their aggregates."""
     state, seen = compressor.init(SEGMENTS), []
+    p = tf.random.stateless_normal([total_size(SEGMENTS)], [1, 2])
     for step, (a, b) in enumerate(norms):
         step = tf.constant(step, tf.int64)
-        p = tf.random.stateless_normal([150], [1, 2])
-        mask, _ = compressor.select(p, SEGMENTS, step, state)
-        parts = [np.mean(mask[s.slice]) for s in SEGMENTS[:2]]
-        seen.append([round(float(share), 6) for share in parts])
+        asked = compressor.compress(state, unpack(p, SEGMENTS), step, SEGMENTS)
+        sent = asked.message.to_sparse().to_dense().numpy()
+        parts = [np.count_nonzero(sent[s.slice]) / s.size for s in SEGMENTS[:2]]
+        seen.append([round(share, 6) for share in parts])
+        counts = compressor.counts(state, SEGMENTS)
+        assert [int(k) for k in counts] == [
+            round(100 * parts[0]),
+            round(50 * parts[1]),
+            0,
+        ]
         aggregate = np.zeros(150, np.float32)
         aggregate[[0, 100]] = a, b
-        observed = tem_tf.compressors.Observed(
-            tf.constant(aggregate), tf.constant(1, tf.int64), 1, tf.zeros([0])
-        )
-        state = compressor.observe(state, observed, step, SEGMENTS)
+        total = unpack(tf.constant(aggregate), SEGMENTS)
+        heard = Heard(total, tf.constant(1, tf.int64), 1, tf.zeros([0]))
+        state = compressor.observe(state, heard, step, SEGMENTS)
     return seen
 
 

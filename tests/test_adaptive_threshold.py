@@ -6,7 +6,9 @@ import pytest
 import tensorflow as tf
 
 import tem_tf
-from tem_tf.packing import make_segments
+from tem_tf import simulation
+from tem_tf.compressors import Heard
+from tem_tf.layout import make_segments
 from tests.closed_loop import SIZE, Training, best_constant
 from tests.steps import apply_gradients
 from tests.training import make_strategy
@@ -22,32 +24,24 @@ def gradients(steps, replicas, fall=0.0, size=60, scale=1.0):
 
 def run(compressor, rows):
     """(steps,) mean count of a worker, total error, and λ after each step."""
-    segments = make_segments(["a"], [rows.shape[2]])
+    workers, size = rows.shape[1:]
+    segments = make_segments(["a"], [(size,)])
 
     @tf.function
     def step(t, row, residual, states):
         p = row + residual
-        sent = []
-        for i in range(rows.shape[1]):
-            dense, _ = compressor.approximate(states, p[i], t, segments)
-            sent.append(dense)
-        sent = tf.stack(sent)
-        observed = tem_tf.compressors.Observed(
-            tf.reduce_sum(sent, axis=0),
-            tf.math.count_nonzero(sent),
-            rows.shape[1],
-            tf.add_n([compressor.share(g, segments) for g in tf.unstack(row)]),
-        )
-        return sent, compressor.observe(states, observed, t, segments)
+        done = simulation.exchange(compressor, states, [p], t, segments, [row])
+        return done.own[0], done.states
 
-    residual, state = tf.zeros(rows.shape[1:]), compressor.init(segments)
+    residual = tf.zeros(rows.shape[1:])
+    states = simulation.repeat(compressor.init(segments), workers)
     counts, error, thresholds = [], 0.0, []
     for t, row in enumerate(rows):
-        sent, state = step(tf.constant(t, tf.int64), row, residual, state)
+        sent, states = step(tf.constant(t, tf.int64), row, residual, states)
         residual = row + residual - sent
-        counts.append(np.count_nonzero(sent) / rows.shape[1])
-        error += float(tf.reduce_sum(tf.square(residual))) / rows.shape[1]
-        thresholds.append(float(state["threshold"]))
+        counts.append(np.count_nonzero(sent) / workers)
+        error += float(tf.reduce_sum(tf.square(residual))) / workers
+        thresholds.append(float(states["threshold"][0]))
     return np.array(counts), error, np.array(thresholds)
 
 
@@ -114,8 +108,9 @@ def test_all_replicas_hold_the_same_threshold(replicas):
     compressor = tem_tf.AdaptiveThreshold(0.3, steps=6)
     strategy = make_strategy(replicas)
     weights, optimizer = apply_gradients(strategy, rows / replicas, compressor)
-    state = optimizer._aggregator._compressor_state
-    names = list(state._variables)
+    state = optimizer._aggregator._state
+    names = [name for name in state._variables if name.startswith("compressor/")]
+    assert len(names) == 6
 
     def read():
         return tf.stack([state.read(name) for name in names])
@@ -155,12 +150,10 @@ def test_after_the_last_step_the_threshold_stays():
 
 def test_a_dense_step_uses_up_budget_and_does_not_steer():
     compressor = tem_tf.AdaptiveThreshold(0.1, steps=100)
-    segments = make_segments(["a"], [60])
+    segments = make_segments(["a"], [(60,)])
     row = tf.constant(gradients(1, 1)[0, 0])
-    norm = compressor.share(row, segments)
-    dense = tem_tf.compressors.Observed(
-        2 * row, tf.constant(120, tf.int64), 2, 2 * norm
-    )
+    norm = compressor.share(compressor.init(segments), [row], 0, segments)
+    dense = Heard([2 * row], tf.constant(120, tf.int64), 2, 2 * norm)
     state = compressor.init(segments)
     for step in range(5):
         state = compressor.observe(state, dense, tf.constant(step), segments)

@@ -18,16 +18,32 @@ ROOT = pathlib.Path(__file__).parents[1]
 # those of one row, as compressors, memory and wire, never import one another.
 LAYERS = [
     {
-        *("_internals", "capacity", "cluster", "index_codes", "local_gradient"),
-        *("native", "packing", "sparse_gradient", "start_limit", "value_types"),
+        *("_internals", "capacity", "cluster", "empty_batches", "fixed_sums", "layout"),
+        *(
+            "native",
+            "nonfinite",
+            "settings",
+            "sparse_gradient",
+            "start_limit",
+            "version",
+        ),
     },
+    {"instance_keys", "replica_state", "rendezvous", "wire"},
+    {"compressors", "cross_device_ops", "memory", "places"},
     {
-        *("compressors", "cross_device_ops", "memory", "metrics", "rendezvous"),
-        *("replica_state", "wire"),
+        "metrics",
+        "options",
+        "strategy",
+        "transport",
+        "simulation",
+        "handshake",
+        "asking_plan",
     },
-    {"options", "strategy", "transport", "variable_metrics"},
-    {"fast_path"},
+    {"accounting", "inner_optimizer", "kept_state"},
+    {"local_step"},
+    {"fused_step"},
     {"aggregation"},
+    {"testing"},
     {"optimizer"},
     {"callbacks"},
     {"__init__"},
@@ -42,14 +58,14 @@ CHECKING = sorted(
         *("flags", "configuration", "command_line", "directory", "data_places"),
         *("logdir", "environment", "study_files", "processes", "workload_settings"),
         *("compression_settings", "help_text", "program", "quiet_start"),
-        "missing_packages",
+        *("missing_packages", "refusal"),
     )
     for path in (ROOT / "tem_studies").rglob(f"{name}.py")
 )
 
 # Folders of the plugin, each with the place of one module. The launcher, in `launch`,
 # stands for itself.
-FOLDERS = ("compressors", "native")
+FOLDERS = ("compressors", "native", "testing", "wire")
 LAUNCHER = sorted([*(ROOT / "tem_tf" / "launch").glob("*.py"), ROOT / "tem_tf_run.py"])
 
 PLUGIN = sorted(
@@ -113,6 +129,21 @@ def imports(path: pathlib.Path, tree: ast.Module | None = None) -> Iterator[str]
             yield from (".".join([*parts, alias.name]) for alias in node.names)
 
 
+def at_module_level(path: pathlib.Path) -> ast.Module:
+    """What of a file runs when it is imported.
+
+    Not what a function imports when it is called, nor what type checkers alone read.
+    """
+    tree = parse(path)
+    tree.body = [
+        node
+        for node in tree.body
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef)
+        and not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
+    ]
+    return tree
+
+
 def imported_from_plugin(path: pathlib.Path) -> set[str]:
     """First names below `tem_tf` of what a file imports."""
     names = (name.split(".") for name in imports(path))
@@ -141,6 +172,66 @@ def test_plugin_imports_from_below_only(path):
     assert "tem_tf" not in set(imports(path)), "imports the package, which is on top"
 
 
+def file_of(name: str) -> pathlib.Path | None:
+    """The file of a module, or of a package, by its dotted name; None if it is none."""
+    place = ROOT.joinpath(*name.split("."))
+    for file in (place.with_suffix(".py"), place / "__init__.py"):
+        if file.is_file():
+            return file
+    return None
+
+
+def files_imported_at_once(path: pathlib.Path) -> set[pathlib.Path]:
+    """Our files that must have been read for a file of ours to be read.
+
+    To import c from a.b is to read a, then a.b, then a.b.c if that is a module. But of
+    a package in which the file is itself, and which has begun to be read before it,
+    nothing is needed, unless c is a name of its own.
+    """
+    begun = {parent / "__init__.py" for parent in path.parents}
+    found = set()
+    for name in imports(path, at_module_level(path)):
+        parts = name.split(".")
+        files = [file_of(".".join(parts[:end])) for end in range(1, len(parts) + 1)]
+        files = [file for file in files if file is not None]
+        found |= {file for file in files if file not in begun} | set(files[-1:])
+    return found
+
+
+def circles(graph: dict) -> list[list]:
+    """A circle for each edge that leads back to where a walk along the edges is."""
+    found, done = [], set()
+
+    def walk(node, way):
+        if node in way:
+            found.append([*way[way.index(node) :], node])
+        elif node not in done:
+            for following in sorted(graph.get(node, ())):
+                walk(following, [*way, node])
+            done.add(node)
+
+    for node in graph:
+        walk(node, [])
+    return found
+
+
+def test_circles_are_found():
+    """So that the next test would see one."""
+    assert circles({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == [["b", "c", "b"]]
+    assert circles({"a": {"a"}}) == [["a", "a"]]
+
+
+def test_no_modules_import_one_another_in_a_circle():
+    """Folders included, inside of which the rows say nothing."""
+    graph = {path: files_imported_at_once(path) for path in [*PLUGIN, *LAUNCHER]}
+    wire = ROOT / "tem_tf" / "wire" / "__init__.py"
+    assert wire in graph[ROOT / "tem_tf" / "transport.py"]
+    assert wire.with_name("header.py") in graph[wire.with_name("frames.py")]
+    found = [[name_of(path) for path in circle] for circle in circles(graph)]
+    assert found == []
+
+
 @each(PLUGIN)
 def test_plugin_does_not_import_studies(path):
     assert "tem_studies" not in {name.split(".")[0] for name in imports(path)}
@@ -161,21 +252,12 @@ def test_only_the_command_line_knows_absl(path):
 def imported_at_once(path: pathlib.Path, seen: set[str]) -> set[str]:
     """First names of all packages but ours that come with a file of tem_studies.
 
-    Not what a function imports when it is called, nor what type checkers alone read.
-
     Args:
         path: The file.
         seen: Names of files that were looked at; this one's are added.
     """
     found = set()
-    tree = parse(path)
-    tree.body = [
-        node
-        for node in tree.body
-        if not isinstance(node, ast.FunctionDef | ast.ClassDef)
-        and not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
-    ]
-    for name in imports(path, tree):
+    for name in imports(path, at_module_level(path)):
         parts = name.split(".")
         if parts[0] != "tem_studies":
             found.add(parts[0])

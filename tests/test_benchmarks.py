@@ -1,6 +1,7 @@
 """What the benchmarks measure is what they say, and they leave nothing behind."""
 
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -86,17 +87,142 @@ def test_shaped_links_need_root(shaped_links, monkeypatch):
         pass
 
 
+@pytest.fixture
+def aggregation(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import aggregation
+
+    return aggregation
+
+
+def test_turns_of_two_versions_are_compared_one_by_one(aggregation):
+    # Logarithms ln 2 ± ln 1.1 and ln 2: mean ln 2, standard error ln 1.1 / √3;
+    # Student's t of 2 degrees of freedom is 4.3027 at 97.5 %.
+    compared = aggregation.compare_turns([2.2, 20.0, 2.0], [1.0, 10.0, 1.1])
+    assert compared["ratios"] == pytest.approx([2.2, 2.0, 2 / 1.1])
+    assert compared["median"] == 2.0
+    width = 1.1 ** (4.3027 / 3**0.5)
+    assert compared["low"] == pytest.approx(2 / width, rel=1e-4)
+    assert compared["high"] == pytest.approx(2 * width, rel=1e-4)
+
+
+def test_one_turn_has_no_interval(aggregation):
+    compared = aggregation.compare_turns([1.0], [2.0])
+    assert compared == {"ratios": [0.5], "median": 0.5, "low": None, "high": None}
+
+
+def test_two_versions_are_neighbours_in_each_turn_and_take_turns_in_leading(
+    aggregation,
+):
+    names = ["tem_tf", "other", "tem_tf, before"]
+    orders = [aggregation.in_order(names, turn) for turn in range(3)]
+    ours_first = ["tem_tf", "tem_tf, before", "other"]
+    assert orders == [ours_first, ["tem_tf, before", "tem_tf", "other"], ours_first]
+    assert aggregation.in_order(["other", "tem_tf"], 1) == ["tem_tf", "other"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "steps"), [(6.0, 1), (0.5, 2), (0.1, 8), (0.02, 40), (0.001, 40)]
+)
+def test_a_turn_has_as_many_steps_as_fit(aggregation, seconds, steps):
+    assert aggregation.steps_that_fit(seconds) == steps
+
+
+class Steps:
+    """A group of one worker whose steps take what they are told to, in seconds."""
+
+    def __init__(self, *seconds):
+        self.left, self.taken = list(seconds), 0
+
+    def run(self, request, limit):
+        path, steps = request
+        taken = [self.left.pop(0) if len(self.left) > 1 else self.left[0]] * steps
+        self.taken += steps
+        return [{"seconds": taken}]
+
+
+def test_first_steps_that_are_slow_do_not_shorten_a_turn(aggregation):
+    results = aggregation._take_turns(
+        {
+            "tem_tf": aggregation.Lane(Steps(9.0, 1.5, 0.9, 0.1, 0.1), "tem_tf"),
+            "dense": aggregation.Lane(Steps(0.2, 0.08), "dense"),
+            "slow": aggregation.Lane(Steps(6.0), "slow"),
+        },
+        turns=2,
+    )
+    steps = {name: result["steps_per_turn"] for name, result in results.items()}
+    assert steps == {"tem_tf": 10, "dense": 10, "slow": 1}
+    assert results["slow"]["turns"] == [6000, 6000]
+
+
+def test_workers_of_another_python_need_nothing_of_the_plugin():
+    code = (
+        "import sys\n"
+        "sys.modules |= dict.fromkeys(['tem_tf', 'tensorflow', 'keras'])\n"
+        f"sys.path.insert(0, {str(BENCHMARKS)!r})\n"
+        "import aggregation, resnet18, worker_group"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_worker_that_ended_before_it_was_asked_is_named(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from worker_group import WorkerGroup
+
+    command = [sys.executable, "-c", "raise SystemExit('no such device')"]
+    with WorkerGroup(command, 1) as group:
+        group._processes[0].wait(timeout=60)
+        with pytest.raises(RuntimeError, match=r"worker 0 ended.\nno such device"):
+            group.run("anything", 60)
+
+
+def test_workers_import_from_the_checkout_that_they_are_told(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from worker_group import WorkerGroup
+
+    (tmp_path / "told.py").write_text("WHAT = 'earlier'")
+    program = tmp_path / "worker.py"
+    program.write_text(
+        f"import sys; sys.path[0] = {str(BENCHMARKS)!r}\n"
+        "import os, told, worker_group\n"
+        "worker_group.serve(lambda request: (told.WHAT, os.getcwd()))\n"
+    )
+    with WorkerGroup([sys.executable, str(program)], 1, root=tmp_path) as group:
+        assert group.run(None, 60) == [("earlier", str(tmp_path))]
+
+
+@pytest.mark.parametrize("name", ["aggregation.py", "tracing.py"])
+def test_a_version_before_must_be_a_checkout(name, tmp_path):
+    command = [sys.executable, BENCHMARKS / name, "--before", tmp_path]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2
+    assert (
+        "argument --before: must be a checkout of this repository. Received: "
+        f"{tmp_path}. Make one by `git worktree add DIRECTORY COMMIT`."
+    ) in " ".join(ended.stderr.split())
+
+
+def test_the_shapes_are_resnet_18s(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from resnet18 import resnet18_shapes
+
+    shapes = resnet18_shapes()
+    assert len(shapes) == 62
+    assert sum(math.prod(shape) for shape in shapes) == 11_173_962
+
+
 @pytest.mark.slow
 @pytest.mark.multi_worker
 def test_the_short_aggregation_benchmark(tmp_path):
     path = tmp_path / "result.json"
+    command = [sys.executable, BENCHMARKS / "aggregation.py", "--short", "--json", path]
     subprocess.run(
-        [sys.executable, BENCHMARKS / "aggregation.py", "--short", "--json", path],
-        check=True,
-        timeout=200,
-        capture_output=True,
+        [*command, "--before", ROOT], check=True, timeout=300, capture_output=True
     )
     (column,) = json.loads(path.read_text())["columns"]
+    assert len(column["by_before"]["ratios"]) == 1
+    steps = {path: row["steps_per_turn"] for path, row in column["paths"].items()}
+    assert steps["tem_tf"] == steps["tem_tf, before"] == max(steps.values())
     ours = column["paths"]["tem_tf"]
     assert abs(ours["density"] - 1e-3) < 5e-5
     # Indices and values of 0.1 % at 32 bits each are 89 kB; a tighter wire sends less.
@@ -137,6 +263,76 @@ def test_the_short_memory_benchmark(tmp_path):
         assert 12 < settled <= peak  # Weights, velocity, gradient.
         if row["case"] != "inner optimizer":
             assert 1e-4 < row["density"] < 1e-2
+
+
+@pytest.mark.slow
+def test_the_short_tracing_benchmark(tmp_path):
+    figures = run_short("tracing.py", tmp_path / "result.json", "--json")
+    results, steps = figures["results"], figures["steps"]
+    for by in {row["by"] for row in results}:
+        nodes = {
+            way: [x["nodes"] for x in results if (x["by"], x["way"]) == (by, way)]
+            for way in ("sum_payloads", "one by one")
+        }
+        few, many = nodes["sum_payloads"]
+        assert few == many
+        few, many = nodes["one by one"]
+        assert few < many
+    assert {row["rows"] for row in results} == {2, 8}
+    assert all(row["trace_seconds"] > 0 for row in results)
+    for by in {row["by"] for row in steps}:
+        few, many = [row["nodes"] for row in steps if row["by"] == by]
+        assert few == many > 62
+
+
+@pytest.fixture
+def tracing(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import tracing
+
+    return tracing
+
+
+def test_an_earlier_version_is_not_traced_for_many_rows(tracing, monkeypatch, capsys):
+    step = {"trace_seconds": 1.5, "nodes": 1234, "kernels": False}
+    asked = []
+
+    def trace_step(root, rows, kernels):
+        asked.append((root.name, rows))
+        return step
+
+    monkeypatch.setattr(tracing, "trace_step", trace_step)
+    rows = tracing.trace_steps([64, 65], pathlib.Path("earlier"), [False])
+    assert asked == [(ROOT.name, 64), ("earlier", 64), (ROOT.name, 65)]
+    assert rows[-1]["stopped"] == "at 64 rows"
+    lines = capsys.readouterr().out.splitlines()
+    words = [" ".join(line.split()) for line in lines[-2:]]
+    now = "65 operations now 1.500 1,234"
+    assert words == [now, "65 operations before stopped at 64 rows"]
+
+
+def test_one_by_one_is_not_measured_for_many_rows(tracing, monkeypatch, capsys):
+    figures = "trace_seconds", "nodes", "first_call_seconds", "later_call_milliseconds"
+    monkeypatch.setattr(tracing, "gathered", lambda count: None)
+    monkeypatch.setattr(tracing, "measure", lambda *_: dict.fromkeys(figures, 1))
+    monkeypatch.setattr(tracing, "trace_steps", lambda *_: [])
+    monkeypatch.setattr(sys, "argv", ["tracing.py", "--rows", "64", "65"])
+    tracing.main()
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "64 operations one by one 1.000 1 1.000 1.00" in lines
+    assert "65 operations one by one stopped at 64 rows" in lines
+    assert "65 operations sum_payloads 1.000 1 1.000 1.00" in lines
+
+
+def test_a_step_whose_time_is_up_is_said_to_be(tracing, monkeypatch):
+    monkeypatch.setattr(tracing, "STEP_SECONDS", 0.01)
+    assert tracing.trace_step(ROOT, 2, False) == {"stopped": "after 0.01 s"}
+
+
+def test_a_step_that_fails_says_why(tracing, tmp_path):
+    (tmp_path / "tem_tf.py").write_text("raise ImportError('an earlier one')")
+    with pytest.raises(RuntimeError, match="an earlier one"):
+        tracing.trace_step(tmp_path, 2, False)
 
 
 @pytest.fixture

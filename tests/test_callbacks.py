@@ -20,6 +20,10 @@ from tests.training import linear_model, make_strategy, thresholded
 GRADIENT = [0.25, 1.0]
 
 
+def identity_sgd():
+    return tem_tf.SparsifiedOptimizer("sgd", tem_tf.Identity())
+
+
 def compiled(optimizer=thresholded, replicas=1, **arguments):
     with make_strategy(replicas).scope():
         model = linear_model("only")
@@ -35,7 +39,10 @@ def fit(model, steps, *callbacks, replicas=1):
 
 def read(log_dir):
     """Returns {tag: {step: value}}."""
-    events = event_accumulator.EventAccumulator(str(log_dir / "communication"))
+    events = event_accumulator.EventAccumulator(
+        str(log_dir / "communication"),
+        size_guidance={event_accumulator.TENSORS: 0},  # All, and not ten of them.
+    )
     events.Reload()
     return {
         tag: {
@@ -137,6 +144,73 @@ def test_epochs_are_counted_through(tmp_path):
     assert steps_of(tmp_path) == [2, 4, 6]
 
 
+def of_seven(known):
+    """Seven batches of one gradient, which say how many they are or do not."""
+    data = tf.data.Dataset.range(7).filter(lambda i: i >= 0)
+    data = data.map(lambda i: (tf.constant([GRADIENT]), tf.zeros([1, 1])))
+    return data.apply(tf.data.experimental.assert_cardinality(7)) if known else data
+
+
+# Keras says that data of unknown length has run out, at each epoch's end.
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+@pytest.mark.parametrize("known", [True, False], ids=["known", "unknown"])
+@pytest.mark.parametrize(
+    ("execution", "every", "expected"),
+    [
+        (1, 1, list(range(1, 15))),
+        (1, 2, [2, 4, 6, 8, 10, 12, 14]),
+        (1, 5, [5, 10, 14]),
+        # An epoch's last execution has one step, and Keras counts it as three.
+        (3, 1, [3, 6, 7, 10, 13, 14]),
+        (3, 2, [3, 6, 10, 13, 14]),
+        (3, 5, [6, 10, 14]),
+        (3, 9, [10, 14]),
+    ],
+)
+def test_records_are_at_steps_that_were_taken(
+    execution, every, expected, known, tmp_path
+):
+    # Eagerly and without compression for those of one number each.
+    make = identity_sgd if every == 5 else thresholded
+    arguments = {"steps_per_execution": execution, "run_eagerly": every == 1}
+    model = compiled(make, **arguments)
+    callback = tem_tf.TensorBoardSparsification(tmp_path, every)
+    data = of_seven(known)
+    model.fit(data, epochs=2, shuffle=False, verbose=0, callbacks=[callback])
+    assert steps_of(tmp_path) == expected
+    assert model.optimizer.communication_summary()["steps"] == 14
+
+
+@pytest.mark.parametrize("per_variable", [True, False])
+def test_a_record_costs_one_collective(per_variable, tmp_path, monkeypatch):
+    counted = []
+    gather = tem_tf.SparsifiedCrossDeviceOps.gather_numbers
+
+    def counting(self, numbers, use):
+        tf.py_function(lambda: counted.append(1), [], [])
+        return gather(self, numbers, use)
+
+    monkeypatch.setattr(tem_tf.SparsifiedCrossDeviceOps, "gather_numbers", counting)
+    model = compiled()
+    for _ in range(2):
+        callback = tem_tf.TensorBoardSparsification(
+            tmp_path, every=2, per_variable=per_variable
+        )
+        fit(model, 4, callback)
+    # At steps 2, 4, 6 and 8, and where the second `fit` begins.
+    assert len(counted) == 5
+
+
+def test_forgetting_between_two_fits_starts_the_sums_anew(tmp_path):
+    model, callback = compiled(), tem_tf.TensorBoardSparsification(tmp_path, every=1)
+    fit(model, 1, callback)
+    model.optimizer.forget()
+    fit(model, 1, callback)
+    written = read(tmp_path)
+    # Nothing was held back any more that would have been sent at step 2.
+    assert written["communication/entries_sent"] == {1: 1.0, 2: 1.0}
+
+
 def test_a_second_fit_goes_on(tmp_path):
     model, callback = compiled(), tem_tf.TensorBoardSparsification(tmp_path, every=2)
     fit(model, 3, callback)
@@ -170,10 +244,7 @@ def test_the_chief_alone_writes(kind, index, writes, tmp_path, monkeypatch):
 
 
 def test_without_compression_all_is_dense(tmp_path):
-    def identity():
-        return tem_tf.SparsifiedOptimizer("sgd", tem_tf.Identity())
-
-    fit(compiled(identity), 2, tem_tf.TensorBoardSparsification(tmp_path, every=1))
+    fit(compiled(identity_sgd), 2, tem_tf.TensorBoardSparsification(tmp_path, every=1))
     written = read(tmp_path)
     assert written["communication/density"] == {1: 1.0, 2: 1.0}
     assert written["communication/payload_bytes"] == {1: 8.0, 2: 8.0}

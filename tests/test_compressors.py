@@ -1,6 +1,7 @@
 """Laws of tem_tf.compressors: what is selected, and how it is told."""
 
 import math
+import operator
 
 import keras
 import numpy as np
@@ -10,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tem_tf
-from tem_tf import compressors
-from tem_tf.packing import make_segments
-from tests.compressor_cases import COMPRESSORS
+from tem_tf import compressors, simulation
+from tem_tf.compressors import Everything, Selection
+from tem_tf.layout import each, make_segments, unpack
+from tests.alone import step_alone
+from tests.compressor_cases import ALL, COMPRESSORS, SPARSIFIERS, rounding_of
 
-SEGMENTS = make_segments(["kernel", "empty", "bias"], [9, 0, 3])
+SEGMENTS = make_segments(["kernel", "empty", "bias"], [(3, 3), (0, 4), (3,)])
 STEP = tf.constant(4, tf.int64)
 
 
@@ -23,31 +26,121 @@ def gradient(seed=0, size=12):
     return tf.constant(values)
 
 
-@pytest.mark.parametrize("compressor", COMPRESSORS.values(), ids=COMPRESSORS)
+def message_of(compressor, vector, step=STEP, segments=None):
+    """What it sends of one vector: `SparseGradient`."""
+    vector = tf.constant(vector, tf.float32)
+    segments = segments or make_segments("v", [vector.shape])
+    state = compressor.init(segments)
+    return step_alone(
+        compressor, state, unpack(vector, segments), step, segments
+    ).message
+
+
+def dense_of(compressor, vector, step=STEP, segments=None):
+    """The same, as others decode it: (n,)."""
+    return message_of(compressor, vector, step, segments).to_dense().numpy()
+
+
+@pytest.mark.parametrize("compressor", SPARSIFIERS.values(), ids=SPARSIFIERS)
 @pytest.mark.parametrize("seed", range(3))
-def test_message_decodes_to_the_approximation(compressor, seed):
-    p = gradient(seed)
+def test_a_selection_is_its_message(compressor, seed):
+    """Its mask, its count and its entries are one thing."""
+    corrected = unpack(gradient(seed), SEGMENTS)
     state = compressor.init(SEGMENTS)
-    message, _ = compressor.compress(state, p, STEP, SEGMENTS)
-    dense, _ = compressor.approximate(state, p, STEP, SEGMENTS)
-    np.testing.assert_array_equal(message.to_dense(), dense)
+    asked = compressor.compress(state, corrected, STEP, SEGMENTS)
+    assert isinstance(asked.message, Selection)
+    message = asked.message.to_sparse()
+    assert message.values.dtype == tf.float32 and message.indices.dtype == tf.int32
+    np.testing.assert_array_equal(message.to_dense(), asked.message.to_dense())
+    assert int(message.entries()) == int(asked.message.entries())
+    assert message.known == isinstance(asked.message.rule, tem_tf.At)
+    if not message.known:
+        assert np.all(np.diff(message.indices) > 0)
+    sent = message.to_dense().numpy()
+    np.testing.assert_array_equal(sent[sent != 0], gradient(seed)[sent != 0])
 
 
-@pytest.mark.parametrize("compressor", COMPRESSORS.values(), ids=COMPRESSORS)
-def test_approximation_runs_over_many_simulated_workers(compressor):
-    p = tf.stack([gradient(seed) for seed in range(5)])
-    state = compressor.init(SEGMENTS)
+# A worker that is led by another does something else alone.
+ALONE = {name: ALL[name] for name in ALL if name != "leaders_topk"}
 
-    def approximate(row):
-        return compressor.approximate(state, row, STEP, SEGMENTS)[0]
 
-    try:
-        together = tf.vectorized_map(approximate, p, fallback_to_while_loop=False)
-    except ValueError as error:
-        if "No pfor vectorization defined for TopKV2" not in str(error):
-            raise
-        pytest.skip("this TensorFlow has no vectorised tf.math.top_k")
-    np.testing.assert_array_equal(together, tf.stack([approximate(r) for r in p]))
+@pytest.mark.parametrize("compressor", ALONE.values(), ids=ALONE)
+def test_simulated_workers_do_what_each_does_alone(compressor):
+    """Over three steps, with states, in double precision, hearing the sum of all."""
+    workers, sizes = 5, [segment.size for segment in SEGMENTS]
+    rounding = 1e-9 * rounding_of(compressor)  # Products in double precision.
+    states = simulation.repeat(compressor.init(SEGMENTS), workers)
+
+    @tf.function
+    def exchange(states, rows, step):
+        corrected = tf.split(rows, sizes, axis=1)
+        return simulation.exchange(compressor, states, corrected, step, SEGMENTS)
+
+    for step in range(3):
+        rows = np.random.default_rng(step).normal(size=(workers, 12))
+        try:
+            done = exchange(states, tf.constant(rows), tf.constant(step, tf.int64))
+        except ValueError as error:
+            if "No pfor vectorization defined for TopKV2" not in str(error):
+                raise
+            pytest.skip("this TensorFlow has no vectorised tf.math.top_k")
+        for i in range(workers):
+            state = tf.nest.map_structure(operator.itemgetter(i), states)
+            corrected = unpack(tf.constant(rows[i]), SEGMENTS)
+            alone = step_alone(compressor, state, corrected, step, SEGMENTS)
+            for one, all_rows in zip(alone.own, done.own, strict=True):
+                assert one.dtype == all_rows.dtype == tf.float64
+                np.testing.assert_allclose(one, all_rows[i], rtol=0, atol=rounding)
+        for total, own in zip(done.total, done.own, strict=True):
+            expected = tf.reduce_sum(own, axis=0)
+            np.testing.assert_allclose(total, expected, rtol=0, atol=rounding)
+        states = done.states
+        # All hear the same, so that all states are alike, but for the last bit of an
+        # exponential: the last of five is not computed in a register of four.
+        for leaf in tf.nest.flatten(states):
+            first = np.repeat(leaf[:1], workers, axis=0)
+            np.testing.assert_allclose(leaf, first, rtol=1e-15, atol=0)
+
+
+@pytest.mark.parametrize("name", ["identity", "adaptive_threshold"])
+def test_simulated_workers_may_do_so_eagerly(name):
+    compressor, rows = ALL[name], tf.constant([[1.0, 2.0], [3.0, -4.0]])
+    segments = make_segments("v", [(2,)])
+    arguments = (
+        compressor,
+        simulation.repeat(compressor.init(segments), 2),
+        [rows],
+        STEP,
+        segments,
+    )
+    eager = simulation.exchange(*arguments)
+    graph = tf.function(lambda: simulation.exchange(*arguments))()
+    for own, other in zip(tf.nest.flatten(eager), tf.nest.flatten(graph), strict=True):
+        np.testing.assert_array_equal(own, other)
+    assert np.any(eager.total[0])
+
+
+def test_a_simulated_broadcast_is_of_its_root_and_states_stay_each_workers_own():
+    class RootSpeaks(tem_tf.Compressor):
+        def init(self, segments):
+            return tf.constant(0)
+
+        def compress(self, state, corrected, step, segments, heard=()):
+            if not heard:
+                return tem_tf.Broadcast(corrected, root=1, carry=state + 1)
+            own = each(tf.zeros_like, corrected)
+            return tem_tf.Done(heard[0].total, heard[0].carry, own=own)
+
+    rows = tf.constant([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    done = simulation.exchange(
+        RootSpeaks(),
+        tf.constant([10, 20, 30]),
+        [rows],
+        STEP,
+        make_segments("v", [(2,)]),
+    )
+    np.testing.assert_array_equal(done.total[0], [3.0, 4.0])
+    np.testing.assert_array_equal(done.states, [11, 21, 31])
 
 
 @pytest.mark.parametrize("compressor", COMPRESSORS.values(), ids=COMPRESSORS)
@@ -62,7 +155,7 @@ def test_compressor_is_frozen_and_serialisable(compressor):
 def test_hard_threshold_sends_what_reaches_it_and_no_less():
     below = np.nextafter(np.float32(0.1), np.float32(0))
     p = tf.constant([0.1, -0.1, below, -below, 0.2, 0.0])
-    message, _ = tem_tf.HardThreshold(0.1).compress((), p, STEP, ())
+    message = message_of(tem_tf.HardThreshold(0.1), p)
     np.testing.assert_array_equal(message.indices, [0, 1, 4])
 
 
@@ -72,11 +165,10 @@ def test_hard_threshold_selects_the_same_entries_for_any_number_of_replicas(repl
     rng = np.random.default_rng(0)
     near = np.float32(threshold) * (1 + rng.integers(-20, 20, 5000) * 2.0**-23)
     g = np.concatenate([rng.normal(size=5000), near]).astype(np.float32)
-    divided = g / np.float32(replicas)
-    own, _ = tem_tf.HardThreshold(threshold).select(tf.constant(g), (), STEP, ())
-    scaled = tem_tf.HardThreshold(threshold).scaled(1 / replicas)
-    shared, _ = scaled.select(tf.constant(divided), (), STEP, ())
-    different = g[own.numpy() != shared.numpy()]
+    hard = tem_tf.HardThreshold(threshold)
+    own = dense_of(hard, g)
+    shared = dense_of(hard.scaled(1 / replicas), g / np.float32(replicas))
+    different = g[(own != 0) != (shared != 0)]
     if replicas in (1, 2, 4):  # Division by a power of two is exact.
         assert different.size == 0
     else:
@@ -89,14 +181,13 @@ def test_hard_threshold_selects_the_same_entries_for_any_number_of_replicas(repl
 )
 def test_topk_sends_floor_of_density_times_size(density, size, k):
     topk = tem_tf.TopK(density=density, scope="model")
-    message, _ = topk.compress((), gradient(size=size), STEP, ())
-    assert message.values.shape[0] == k
+    assert int(message_of(topk, gradient(size=size)).entries()) == k
 
 
 def test_topk_ties_go_to_the_lower_index():
     p = tf.constant([1.0, -2.0, 2.0, 1.0, -1.0, 2.0])
     for k, expected in [(1, [1]), (2, [1, 2]), (4, [0, 1, 2, 5]), (9, [*range(6)])]:
-        message, _ = tem_tf.TopK(k=k, scope="model").compress((), p, STEP, ())
+        message = message_of(tem_tf.TopK(k=k, scope="model"), p)
         np.testing.assert_array_equal(message.indices, expected)
 
 
@@ -104,37 +195,31 @@ def test_topk_ties_go_to_the_lower_index():
 def test_topk_sends_no_zeros(scope):
     # As of an embedding, of which one row was touched.
     p = tf.constant([0.0, 0.0, -3.0, 1.0, 0.0, -0.0])
-    segments = make_segments(["embedding"], [6])
     for k, sent in ((1, [2]), (5, [2, 3]), (6, [2, 3])):
-        topk = tem_tf.TopK(k=k, scope=scope)
-        message, _ = topk.compress((), p, STEP, segments)
+        message = message_of(tem_tf.TopK(k=k, scope=scope), p)
         np.testing.assert_array_equal(message.indices, sent)
-        np.testing.assert_array_equal(
-            message.to_dense(), topk.approximate((), p, STEP, segments)[0]
-        )
 
 
 def test_topk_by_layer_takes_from_every_layer():
     p = tf.constant([9.0, 8.0, 7.0, 0.1, 0.3, 0.2])
-    segments = make_segments(["large", "small"], [3, 3])
-    message, _ = tem_tf.TopK(k=1).compress((), p, STEP, segments)
+    segments = make_segments(["large", "small"], [(3,), (3,)])
+    message = message_of(tem_tf.TopK(k=1), p, segments=segments)
     np.testing.assert_array_equal(message.indices, [0, 4])
-    message, _ = tem_tf.TopK(k=2, scope="model").compress((), p, STEP, segments)
+    message = message_of(tem_tf.TopK(k=2, scope="model"), p, segments=segments)
     np.testing.assert_array_equal(message.indices, [0, 1])
 
 
 @pytest.mark.parametrize("scope", ["layer", "model"])
 @pytest.mark.parametrize("density", [0.1, 0.4, 0.9])
 def test_topk_error_is_at_most_its_share_of_the_norm(scope, density):
-    topk = tem_tf.TopK(density=density, scope=scope)
-    p = gradient(7, 120)
-    segments = make_segments("ab", [100, 20])
-    dense, _ = topk.approximate((), p, STEP, segments)
-    parts = segments if scope == "layer" else make_segments("a", [120])
+    p = gradient(7, 120).numpy()
+    segments = make_segments("ab", [(100,), (20,)])
+    dense = dense_of(tem_tf.TopK(density=density, scope=scope), p, segments=segments)
+    parts = segments if scope == "layer" else make_segments("a", [(120,)])
     for part in parts:
         k = max(1, math.floor(density * part.size + 1e-9))
-        error = np.sum(np.square((p - dense).numpy()[part.slice].astype(float)))
-        norm = np.sum(np.square(p.numpy()[part.slice].astype(float)))
+        error = np.sum(np.square((p - dense)[part.slice].astype(float)))
+        norm = np.sum(np.square(p[part.slice].astype(float)))
         assert error <= (1 - k / part.size) * norm
 
 
@@ -142,24 +227,28 @@ def test_random_k_draws_the_same_on_all_workers_and_anew_at_each_step():
     compressor = tem_tf.RandomK(0.25, seed=3)
     draws = []
     for step in range(20):
-        step = tf.constant(step, tf.int64)
-        first, _ = compressor.compress((), gradient(0, 40), step, ())
-        second, _ = compressor.compress((), gradient(1, 40), step, ())
+        first = message_of(compressor, gradient(0, 40), step)
+        second = message_of(compressor, gradient(1, 40), step)
         np.testing.assert_array_equal(first.indices, second.indices)
-        assert len(set(first.indices.numpy())) == 10
+        assert first.known and len(set(first.indices.numpy())) == 10
         draws.append(tuple(first.indices.numpy()))
     assert len(set(draws)) == 20
     assert set(np.ravel(draws)) == set(range(40))
-    other, _ = tem_tf.RandomK(0.25, seed=4).compress((), gradient(0, 40), step, ())
+    other = message_of(tem_tf.RandomK(0.25, seed=4), gradient(0, 40), 19)
     assert tuple(other.indices.numpy()) != draws[-1]
 
 
-@pytest.mark.parametrize("compressor", COMPRESSORS.values(), ids=COMPRESSORS)
+# Of one entry some waves of a chunk are a part.
+WHOLE = {name: ALL[name] for name in ALL if name != "largest_waves"}
+
+
+@pytest.mark.parametrize("compressor", WHOLE.values(), ids=WHOLE)
 def test_one_entry_is_enough(compressor):
-    p, segments = tf.constant([2.0]), make_segments(["a"], [1])
-    message, _ = compressor.compress(compressor.init(segments), p, STEP, segments)
-    sends_none = compressor == COMPRESSORS["hard_threshold_sends_none"]
-    np.testing.assert_array_equal(message.to_dense(), [0.0 if sends_none else 2.0])
+    p, segments = [tf.constant([2.0])], make_segments(["a"], [()])
+    done = step_alone(compressor, compressor.init(segments), p, STEP, segments)
+    sends_none = ("hard_threshold_sends_none", "outside_the_mean")
+    expected = 0.0 if compressor in [ALL[name] for name in sends_none] else 2.0
+    np.testing.assert_array_equal(done.dense, [expected])
 
 
 @settings(max_examples=50, deadline=None)
@@ -178,20 +267,19 @@ def test_one_entry_is_enough(compressor):
 )
 def test_hard_threshold_has_the_least_total_error_of_equal_volume(steps, threshold):
     """On a fixed sequence {p_t}: by construction, so a test and no evidence."""
-    sequence = tf.constant(steps, tf.float32)
+    sequence = np.array(steps, np.float32)
     hard = tem_tf.HardThreshold(threshold)
-    sent = [hard.compress((), p, STEP, ())[0].values.shape[0] for p in sequence]
-    share, extra = divmod(sum(sent), len(steps))
+    by_threshold = [dense_of(hard, p) for p in sequence]
+    share, extra = divmod(np.count_nonzero(by_threshold), len(steps))
     if share == 0:
         return
     counts = [share + (i < extra) for i in range(len(steps))]
 
     def total_error(kept):
-        return np.sum(np.square(sequence.numpy().astype(float) - kept))
+        return np.sum(np.square(sequence.astype(float) - kept))
 
-    by_threshold = [hard.approximate((), p, STEP, ())[0].numpy() for p in sequence]
     by_topk = [
-        tem_tf.TopK(k=k, scope="model").approximate((), p, STEP, ())[0].numpy()
+        dense_of(tem_tf.TopK(k=k, scope="model"), p)
         for k, p in zip(counts, sequence, strict=True)
     ]
     assert total_error(by_threshold) <= total_error(by_topk) * (1 + 1e-12)
@@ -244,9 +332,21 @@ def test_random_k_refuses_other_seeds(seed):
         tem_tf.RandomK(0.1, seed=seed)
 
 
-def test_a_compressor_without_select_says_what_is_missing():
-    with pytest.raises(NotImplementedError, match="must implement `select`"):
-        tem_tf.Compressor().compress((), gradient(), STEP, SEGMENTS)
+@pytest.mark.parametrize(
+    ("compressor", "method"),
+    [(tem_tf.Compressor(), "compress"), (tem_tf.Sparsifier(), "rule")],
+    ids=["compressor", "sparsifier"],
+)
+def test_a_compressor_without_its_method_says_what_is_missing(compressor, method):
+    with pytest.raises(NotImplementedError, match=f"must implement `{method}`"):
+        compressor.compress((), [gradient()], STEP, SEGMENTS)
+
+
+@pytest.mark.parametrize("method", ["entries", "to_dense", "encode", "decode"])
+def test_a_message_without_a_method_says_what_is_missing(method):
+    arguments = [tf.constant([0])] if method == "decode" else []
+    with pytest.raises(NotImplementedError, match=f"Message must implement `{method}`"):
+        getattr(tem_tf.Message(), method)(*arguments)
 
 
 def test_the_dict_of_names_has_every_compressor():
@@ -254,30 +354,39 @@ def test_the_dict_of_names_has_every_compressor():
     assert set(compressors.COMPRESSORS.values()) == {
         kind
         for kind in public
-        if issubclass(kind, tem_tf.Compressor) and kind is not tem_tf.Compressor
+        if issubclass(kind, tem_tf.Compressor)
+        and kind not in (tem_tf.Compressor, tem_tf.Sparsifier)
     }
 
 
-class _Selects(tem_tf.Compressor):
-    def __init__(self, selected):
-        object.__setattr__(self, "selected", selected)
+@pytest.mark.parametrize("rule", [None, (0.5,), tf.constant([True])], ids=type)
+def test_a_rule_that_is_none_is_refused(rule):
+    class Own(tem_tf.Sparsifier):
+        def rule(self, state, corrected, step, segments):
+            return rule
 
-    def select(self, vector, segments, step, state):
-        return self.selected
+    message = (
+        "`rule` of Own must return tem_tf.AtLeast, tem_tf.Largest or tem_tf.At. "
+        f"Received: {type(rule).__name__}. For anything else implement `compress`."
+    )
+    with pytest.raises(ValueError) as error:
+        Own().compress((), [gradient()], STEP, SEGMENTS)
+    assert str(error.value) == message
 
 
-@pytest.mark.parametrize(
-    ("selected", "says"),
-    [
-        ((tf.ones([3], tf.bool), ()), "a bool mask of the vector's shape"),
-        ((tf.ones([12]), ()), "a bool mask of the vector's shape"),
-        (tf.ones([12], tf.bool), "a mask and a state"),
-    ],
-)
-def test_a_mask_of_another_shape_or_type_is_refused(selected, says):
-    for method in (_Selects(selected).compress, _Selects(selected).approximate):
-        with pytest.raises(ValueError, match=says):
-            method((), gradient(), STEP, SEGMENTS)
+def test_in_a_dense_warm_up_the_compressor_sees_what_all_sent():
+    """`Everything` sends all in its place; its state and what it shares go on."""
+    adaptive = tem_tf.AdaptiveThreshold(0.25, steps=10)
+    p, state = [gradient(size=12)], adaptive.init(SEGMENTS)
+    segments = make_segments("v", [(12,)])
+    done = step_alone(Everything(adaptive), state, p, 0, segments)
+    np.testing.assert_array_equal(done.dense, p[0])
+    assert float(done.state["sent"]) == 12
+    assert float(done.state["threshold"]) > 0
+    assert Everything(adaptive).scaled(0.5) == Everything(adaptive.scaled(0.5))
+    assert adaptive.shares and not tem_tf.TopK(k=1).shares
+    stateless = step_alone(Everything(tem_tf.TopK(k=1)), (), p, 0, segments)
+    assert stateless.state == ()
 
 
 def test_threshold_of_numpy_is_stored_as_a_float():

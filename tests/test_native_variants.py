@@ -1,4 +1,4 @@
-"""The tests of selection under AddressSanitizer and in other processors' instructions.
+"""The kernels' tests under AddressSanitizer and in other processors' instructions.
 
 Each is a process of its own; the sanitizer ends it at a wrong access.
 """
@@ -33,10 +33,10 @@ def sanitizer() -> str | None:
     return " ".join(paths) if all(map(os.path.isabs, paths)) else None
 
 
-def run_tests_of_selection(**environment: str) -> None:
+def run_tests_of_kernels(**environment: str) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
     result = subprocess.run(
-        [*command, "tests/test_native_selection.py"],
+        [*command, "tests/test_native_selection.py", "tests/test_wire_sums.py"],
         cwd=ROOT,
         env=os.environ | environment,
         capture_output=True,
@@ -52,7 +52,7 @@ def run_tests_of_selection(**environment: str) -> None:
 @pytest.mark.skipif(sanitizer() is None, reason="g++ or its libasan is missing")
 def test_selection_and_summation_touch_only_what_is_theirs():
     native.build(sanitize=True)
-    run_tests_of_selection(
+    run_tests_of_kernels(
         TEM_TF_NATIVE="sanitize",
         LD_PRELOAD=sanitizer() or "",
         ASAN_OPTIONS="detect_leaks=0",  # Python and TensorFlow leave memory behind.
@@ -63,4 +63,4 @@ def test_selection_and_summation_touch_only_what_is_theirs():
 @needs_native
 @pytest.mark.parametrize("widest", ["avx2", "scalar"])
 def test_processors_without_wide_registers_select_the_same(widest):
-    run_tests_of_selection(TEM_TF_NATIVE=widest)
+    run_tests_of_kernels(TEM_TF_NATIVE=widest)

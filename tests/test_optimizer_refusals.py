@@ -1,5 +1,6 @@
 """What the optimizer refuses, each with its wording, before anything has happened."""
 
+import functools
 import os
 import pathlib
 import subprocess
@@ -200,22 +201,84 @@ def test_another_backend_in_use():
     )
 
 
-class _SharedBySelection(tem_tf.Compressor):
-    aggregation = "reduce"
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("select", "derive from tem_tf.Sparsifier and implement `rule`"),
+        ("approximate", "it follows from `compress`"),
+        ("aggregation", "`compress` returns tem_tf.Gather or tem_tf.Sum"),
+    ],
+)
+@pytest.mark.parametrize("base", [tem_tf.Compressor, tem_tf.TopK])
+def test_a_compressor_of_before_is_told_what_its_parts_are_called_now(
+    base, name, instead
+):
+    message = (
+        f"`{name}` of a compressor is no more since tem_tf 0.2: {instead}. "
+        f"Received: Own.{name}"
+    )
+    with pytest.raises(TypeError) as error:
+        type("Own", (base,), {name: None})
+    assert str(error.value) == message
 
-    def select(self, vector, segments, step, state):
-        return vector > 0, state
+
+class _OldCompensate(tem_tf.ErrorFeedback):
+    def compensate(self, state, gradient):
+        return gradient + state["residual"]
 
 
-class _Added(tem_tf.Compressor):
-    aggregation = "sum"
+class _OldUpdate(tem_tf.Memory):
+    def update(self, state, corrected, sent):
+        return {"residual": corrected - sent}
 
 
-def test_a_compressor_whose_coordinates_would_not_be_shared():
-    with pytest.raises(ValueError, match='"reduce" must implement `compress` itself'):
-        tem_tf.SparsifiedOptimizer(SGD(), _SharedBySelection())
-    with pytest.raises(ValueError, match='must be "gather" or "reduce".*\'sum\''):
-        tem_tf.SparsifiedOptimizer(SGD(), _Added())
+class _OldApply(tem_tf.EF21):
+    def apply(self, state, aggregate):
+        return aggregate, state
+
+
+@pytest.mark.parametrize(
+    ("memory", "says"),
+    [
+        (
+            _OldCompensate(),
+            "`compensate` of a memory must take (state, gradient, step, segments), the "
+            "last two since tem_tf 0.2. Received: _OldCompensate.compensate(state, "
+            "gradient)",
+        ),
+        (
+            _OldUpdate(),
+            "`update` of a memory must take (state, corrected, own, step, segments), "
+            "the last two since tem_tf 0.2. Received: _OldUpdate.update(state, "
+            "corrected, sent)",
+        ),
+        (
+            _OldApply(),
+            "`apply` of a memory must take (state, total, step, segments), the last "
+            "two since tem_tf 0.2. Received: _OldApply.apply(state, aggregate)",
+        ),
+    ],
+    ids=["compensate", "update", "apply"],
+)
+def test_a_memory_of_before_is_told_what_its_methods_take_now(memory, says):
+    for make in (thresholded, functools.partial(tem_tf.Aggregator, tem_tf.TopK(k=1))):
+        with pytest.raises(ValueError) as error:
+            make(memory=memory)
+        assert str(error.value) == says
+
+
+class _TakesAny(tem_tf.ErrorFeedback):
+    def compensate(self, *arguments):
+        return super().compensate(*arguments)
+
+    def update(self, state, *others):
+        return super().update(state, *others)
+
+
+def test_a_memory_that_passes_all_on_is_no_memory_of_before():
+    weights = keras.Variable([0.0, 0.0])
+    thresholded(memory=_TakesAny()).apply([tf.constant([0.4, 1.0])], [weights])
+    np.testing.assert_array_equal(weights, [0.0, -1.0])
 
 
 def test_a_wrapped_optimizer_used_by_itself():

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 import tem_tf
 from tem_tf import _internals, strategy
+from tem_tf.instance_keys import Use, new_owner
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="binds a POSIX socket")
@@ -51,17 +52,17 @@ def test_the_exchange_needs_a_replica_context():
     ops = tem_tf.SparsifiedCrossDeviceOps()
     mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     with mirrored.scope(), pytest.raises(RuntimeError, match="in replica context"):
-        ops.gather_payloads(tf.constant([1]))
+        ops.gather_payloads(tf.constant([1]), Use(new_owner()))
 
 
 def test_payloads_of_unequal_length_are_padded_and_kept_in_replica_order():
-    ops = tem_tf.SparsifiedCrossDeviceOps()
+    ops, use = tem_tf.SparsifiedCrossDeviceOps(), Use(new_owner())
     mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1", "CPU:2"])
 
     @tf.function
     def gather():
         rank = tf.distribute.get_replica_context().replica_id_in_sync_group
-        return ops.gather_payloads(tf.range(1, 2 + rank))
+        return ops.gather_payloads(tf.range(1, 2 + rank), use)
 
     gathered = mirrored.run(gather)
     for rows in mirrored.experimental_local_results(gathered.rows):

@@ -6,7 +6,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tem_tf import value_types
+from tem_tf.wire import value_types
 from tests.wire_messages import bits, normal_floats
 
 LARGEST = np.finfo(np.float32).max

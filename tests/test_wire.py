@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tem_tf import wire
-from tem_tf.value_types import VALUE_DTYPES
+from tem_tf.sparse_gradient import SparseGradient
+from tem_tf.wire import VALUE_DTYPES
 from tests.wire_messages import (
     LARGEST_SIZE,
     NOTHING,
@@ -44,10 +45,10 @@ def test_decode_undoes_encode_to_the_bit(data, chosen, block_size):
     floats = np.array(drawn, np.int32).view(np.float32)
     values, block = floats[: len(indices)], floats[len(indices) :]
     padding = data.draw(st.lists(words, max_size=4))
-    flag = data.draw(st.integers(0, 1))
+    flags = data.draw(st.integers(0, 3))
 
     sent = message(size, indices, values)
-    payload = wire.encode(sent, tf.constant(block, tf.float32), tf.constant(flag))
+    payload = wire.encode(sent, tf.constant(block, tf.float32), tf.constant(flags))
     got = wire.decode(
         tf.concat([payload, tf.constant(padding, tf.int32)], axis=0), size, block_size
     )
@@ -60,7 +61,8 @@ def test_decode_undoes_encode_to_the_bit(data, chosen, block_size):
     np.testing.assert_array_equal(bits(got.message.values), bits(values))
     np.testing.assert_array_equal(bits(got.block), bits(block))
     assert got.words == payload.shape[0]
-    assert got.nonfinite == flag
+    assert got.flags == flags
+    assert (got.nonfinite, got.empty) == (flags % 2, flags // 2)
 
 
 @pytest.mark.parametrize("value_dtype", VALUE_DTYPES)
@@ -115,7 +117,7 @@ def test_the_same_words_in_a_graph_for_every_index_code(value_dtype):
         ]
     )
     def there_and_back(values, indices):
-        sent = wire.SparseGradient(values, indices, size)
+        sent = SparseGradient(values, indices, size)
         payload = wire.encode(sent, tf.constant([1.0]), NONE, value_dtype)
         got = wire.decode(payload, size, 1, value_dtype)
         return payload, got.message.to_dense(), got.block
@@ -163,7 +165,7 @@ def test_the_bytes_of_gaps_are_those_of_the_documentation():
     # Gaps 3, 36, 0 with l = 3: low bits 3, 4, 0; quotients 0, 4, 0: 1, 00001, 1.
     stream = 0b1_10000_1 << 9 | 0 << 6 | 4 << 3 | 3
     assert payload.numpy().astype("<i4").tobytes() == (
-        b"\x02MET"
+        b"\x03MET"
         + bytes([11, 0, 0, 0, 100, 0, 0, 0, 3, 0, 0, 0, 1, 0, 0, 0])
         + bytes([0, 3, 1, 0])  # Gaps and float32, l, flags, scale.
         + stream.to_bytes(4, "little")
@@ -176,7 +178,7 @@ def test_the_bytes_of_a_bitmap_are_those_of_the_documentation():
     payload = wire.encode(sent, tf.zeros([0]), NONE, "bfloat16")
     bitmap = sum(1 << i for i in [1, 3, *range(5, 28), 39])
     assert payload.numpy().astype("<i4").tobytes() == (
-        b"\x02MET"
+        b"\x03MET"
         + bytes([21, 0, 0, 0, 40, 0, 0, 0, 26, 0, 0, 0, 0, 0, 0, 0])
         + bytes([0x11, 0, 0, 0])
         + bitmap.to_bytes(8, "little")
@@ -189,7 +191,7 @@ def test_the_bytes_of_everything_are_those_of_the_documentation():
     payload = wire.encode(sent, tf.zeros([0]), NONE, "float16")
     # The scale is 2^-14: 1 travels as 2^14, and 2^-20 as 2^-6.
     assert payload.numpy().astype("<i4").tobytes() == (
-        b"\x02MET"
+        b"\x03MET"
         + bytes([8, 0, 0, 0, 3, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0])
         + bytes([0x22, 0, 0, 256 - 14])
         + np.array([2.0**14, 0.0, -(2.0**-6), 0.0], "<f2").tobytes()
@@ -235,13 +237,17 @@ EVERYTHING = message(3, [0, 2], [1.0, 2.0])  # 6 + 3 words.
 @pytest.mark.parametrize(
     ("sent", "word", "value", "says"),
     [
-        (SENT, 0, b"\x01MET", "not of this wire format and version"),
+        (SENT, 0, b"\x02MET", "is of wire format 2; this tem_tf reads 3: do all work"),
+        (SENT, 0, b"\x01MET", "is of wire format 1; this tem_tf reads 3: do all work"),
+        (SENT, 0, b"\xc8MET", "is of wire format 200; this tem_tf reads 3: do all w"),
+        (SENT, 0, b"METX", "not of the wire format of tem_tf: do all workers run the"),
         (SENT, 2, 101, "for a gradient of another size"),
         (SENT, 4, 0, "for a gradient of another size"),
         (SENT, 5, 3 << 8 | 0x10, "values of a payload are of another type"),
         (SENT, 5, 3 << 8 | 4, "codes that do not exist"),
         (SENT, 5, 31 << 8, "codes that do not exist"),
-        (SENT, 5, 3 << 8 | 2 << 16, "codes that do not exist"),
+        (SENT, 5, 3 << 8 | 4 << 16, "codes that do not exist"),
+        (SENT, 5, 3 << 8 | 9 << 20, "message of kind 9 where one of kind 0 is read"),
         (SENT, 5, 3 << 8 | 1 << 24, "codes that do not exist"),
         (SENT, 5, 3, "codes that do not exist"),  # Shared, and it was not expected.
         (SENT, 1, 9, "lengths in the header of a payload"),
@@ -302,3 +308,9 @@ def test_decode_refuses_another_number_of_shared_indices():
 def test_encode_refuses_indices_that_do_not_ascend_in_the_vector(indices):
     with pytest.raises(tf.errors.InvalidArgumentError, match="cannot write the wire"):
         wire.encode(message(100, indices, [1.0, 2.0]), tf.constant(NOTHING), NONE)
+
+
+@pytest.mark.parametrize("flags", [-1, 4, 1 << 16])
+def test_encode_refuses_flags_that_do_not_exist(flags):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="flags that do not exist"):
+        wire.encode(SENT, tf.constant(NOTHING), tf.constant(flags))

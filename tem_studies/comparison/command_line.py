@@ -13,6 +13,7 @@ given on the command line comes before the file.
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +28,7 @@ from tem_studies.comparison.configuration import (
 )
 from tem_studies.comparison.directory import ComparisonDirectory
 from tem_studies.quiet_start import start_tensorflow
+from tem_studies.refusal import Refusal
 from tem_studies.workloads import command_line
 from tem_studies.workloads.configuration import Configuration
 from tem_studies.workloads.environment import check_keras, check_no_cluster
@@ -55,14 +57,14 @@ def configure(
         The comparison, and whether only its report is wanted.
 
     Raises:
-        ValueError: a setting is wrong.
-        OSError: the file cannot be read.
+        Refusal: a setting is wrong; the file cannot be read.
     """
     named = settings["compare"]
     place = Path(named)
-    if (place / COMPARISON_NAME).exists():
+    # Not Path.exists, which raises for a list that is too long to be a file's name.
+    if os.path.exists(place / COMPARISON_NAME):
         if given - {"compare", "parallel_trials", "path_data"}:
-            raise ValueError(
+            raise Refusal(
                 f"`compare` {named} is a study directory, which has its settings. "
                 "Leave the other flags out."
             )
@@ -93,7 +95,7 @@ def carry_out(comparison: Comparison, only_report: bool) -> str:
     """Runs a comparison and makes its report; returns what to tell the user.
 
     Raises:
-        ValueError, OSError, ImportError: naming what is wrong.
+        Refusal: naming what is wrong.
     """
     if only_report:
         check_keras()
@@ -104,7 +106,8 @@ def carry_out(comparison: Comparison, only_report: bool) -> str:
         command_line.check(comparison.run)
     missing_packages.require("matplotlib", "scipy", "tensorboard")
     start_tensorflow()
-    from tem_studies.comparison import report, study
+    with missing_packages.importing():
+        from tem_studies.comparison import report, study
 
     if not only_report:
         study.run(comparison)
@@ -129,7 +132,7 @@ def _of_directory(place: Path) -> Comparison:
             asked[name] = tuple(asked[name])
         return Comparison(**asked)
     except (KeyError, TypeError) as error:
-        raise ValueError(
+        raise Refusal(
             f"{path} must hold the settings of a comparison, as this version writes "
             f"them. Received: {error}. Give the command that made it."
         ) from error
@@ -139,13 +142,13 @@ def _check_own(chosen: set[str]) -> None:
     """Raises if a setting was chosen that is not the user's to choose."""
     for name in OWN_SETTINGS:
         if name in chosen and name != "learning_rate":
-            raise ValueError(
+            raise Refusal(
                 f"`{name}` has no effect in a comparison: each method sets its own. "
                 f"Leave --{name} out."
             )
     for name in FIXED_SETTINGS:
         if name in chosen:
-            raise ValueError(
+            raise Refusal(
                 f"`{name}` cannot be chosen in a comparison: its methods have plain "
                 f"error feedback and send float32. Leave --{name} out."
             )
@@ -163,7 +166,7 @@ def _read(
         unknown += [name for name in content if name not in settings]
         wrong = f"`{unknown[0]}`" if unknown else ""
     if wrong:
-        raise ValueError(
+        raise Refusal(
             f"`compare` {path} must hold flags of a comparison by name, and those "
             f"of a run under `run`. Received: {wrong}."
         )
@@ -184,21 +187,21 @@ def _check_kinds(theirs: Mapping[str, Any], defaults: Mapping[str, Any]) -> None
             kind = "a path"
         else:
             continue
-        raise ValueError(f"`{name}` must be {kind}. Received: {name}={value!r}.")
+        raise Refusal(f"`{name}` must be {kind}. Received: {name}={value!r}.")
 
 
 def _parsed(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise OSError(
+        raise Refusal(
             f"`compare` must name methods between commas, or a file that can be read. "
             f"Received: compare={str(path)!r} ({error.strerror})."
         ) from error
     try:
         content = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
     except ValueError as error:  # both kinds of decoding errors are
-        raise ValueError(f"`compare` {path} cannot be read: {error}.") from error
+        raise Refusal(f"`compare` {path} cannot be read: {error}.") from error
     if not isinstance(content, dict):
-        raise ValueError(f"`compare` {path} must hold a table of settings.")
+        raise Refusal(f"`compare` {path} must hold a table of settings.")
     return content

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tem_studies.comparison.methods import METHODS
+from tem_studies.refusal import Refusal
 from tem_studies.workloads.checks import Checked
 from tem_studies.workloads.configuration import Configuration
 
@@ -56,7 +57,7 @@ class Comparison(Checked):
         resumes: Whether finished runs in the directory may be used.
 
     Raises:
-        ValueError: naming the setting, what was received and what to pass instead.
+        Refusal: naming the setting, what was received and what to pass instead.
     """
 
     run: Configuration
@@ -75,7 +76,7 @@ class Comparison(Checked):
         for name in ("nseeds", "tuning_seeds", "parallel_trials"):
             self._integer(name, 1)
         if self.nseeds > TUNING_SEED_OFFSET:
-            raise ValueError(
+            raise Refusal(
                 f"`nseeds` must be at most {TUNING_SEED_OFFSET}: tuning seeds follow. "
                 f"Received: nseeds={self.nseeds}."
             )
@@ -83,18 +84,18 @@ class Comparison(Checked):
         self._check_budgets()
         for rate in self.rates:
             if not _is_number(rate) or not 0 < rate < math.inf:
-                raise ValueError(
+                raise Refusal(
                     f"`rates` must be numbers above 0 and finite. Received: {rate!r}."
                 )
         if not self.rates:
             object.__setattr__(self, "rates", (self.run.learning_rate,))  # Frozen.
         if list(self.rates) != sorted(set(self.rates)):
-            raise ValueError(
+            raise Refusal(
                 "`rates` must rise. Received: rates="
                 f"{' '.join(f'{r:g}' for r in self.rates)}."
             )
         if self.run.learning_rate not in self.rates:
-            raise ValueError(
+            raise Refusal(
                 "`learning_rate` is the common rate of a comparison and must be among "
                 f"`rates`. Received: learning_rate={self.run.learning_rate:g}, rates="
                 f"{' '.join(f'{r:g}' for r in self.rates)}."
@@ -104,7 +105,7 @@ class Comparison(Checked):
         if self.baseline is None:
             object.__setattr__(self, "baseline", self.methods[0])
         if self.baseline not in self.methods:
-            raise ValueError(
+            raise Refusal(
                 f"`baseline` must be one of {', '.join(self.methods)}. "
                 f"Received: baseline={self.baseline!r}."
             )
@@ -112,19 +113,19 @@ class Comparison(Checked):
     def _check_methods(self) -> None:
         for name in self.methods:
             if name not in list(METHODS):  # A file may have what cannot be hashed.
-                raise ValueError(
+                raise Refusal(
                     f"`compare` must name methods among {', '.join(METHODS)}. "
                     f"Received: {name!r}."
                 )
         if len(set(self.methods)) < max(2, len(self.methods)):
-            raise ValueError(
+            raise Refusal(
                 "`compare` needs at least two methods, each once. "
                 f"Received: {','.join(self.methods)}."
             )
         for name in self.methods:
             model = METHODS[name].replays
             if model and model not in self.methods:
-                raise ValueError(
+                raise Refusal(
                     f"`compare` {name} replays the counts of {model}. Received: "
                     f"{','.join(self.methods)}. Name {model} too."
                 )
@@ -132,18 +133,18 @@ class Comparison(Checked):
     def _check_budgets(self) -> None:
         if not self.budgets:  # Of two methods one at least has a budget.
             limited = next(name for name in self.methods if METHODS[name].has_budget)
-            raise ValueError(
+            raise Refusal(
                 f"`budgets` must be given for {limited}: densities of the whole run, "
                 "as --budgets 0.01 0.001."
             )
         for budget in self.budgets:
             if not _is_number(budget) or not 0 < budget < 1:
-                raise ValueError(
+                raise Refusal(
                     f"`budgets` must be in (0, 1). Received: {budget!r}. "
                     "Pass a fraction: 10 % is 0.1."
                 )
         if len(set(self.budgets)) < len(self.budgets):
-            raise ValueError(
+            raise Refusal(
                 "`budgets` must have each value once. Received: "
                 f"{' '.join(f'{b:g}' for b in self.budgets)}."
             )

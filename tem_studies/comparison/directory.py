@@ -21,6 +21,7 @@ from tem_studies.comparison.configuration import (
     PROBE,
     Comparison,
 )
+from tem_studies.refusal import Refusal
 from tem_studies.workloads.logdir import RESULT_NAME
 from tem_studies.workloads.study_files import (
     alone_in,
@@ -67,13 +68,13 @@ class ComparisonDirectory:
         """Checks that the directory, if there is one, is this comparison's.
 
         Raises:
-            ValueError: it is another's, damaged, or has results and may not.
+            Refusal: it is another's, damaged, or has results and may not.
         """
         path, ours = self.path / COMPARISON_NAME, comparison.identity()
         if path.exists():
             require_same(self.path, read_json(path, dict).get("shared", {}), ours)
         elif (self.path / "study.json").exists():
-            raise ValueError(
+            raise Refusal(
                 f"`study_dir` {self.path} is a study of another kind. Pass another "
                 "directory."
             )
@@ -81,7 +82,7 @@ class ComparisonDirectory:
         runs = [r for name, r in self.results().items() if name != PROBE]
         require_same_in_results(self.path, runs, shared)
         if self.results() and not comparison.resumes:
-            raise ValueError(
+            raise Refusal(
                 f"`study_dir` {self.path} has {len(self.results())} finished runs, and "
                 "--no_load_cache forbids to go on from them. Pass another directory."
             )
@@ -90,8 +91,8 @@ class ComparisonDirectory:
         """Makes what is missing, and notes what is asked for now.
 
         Raises:
-            ValueError: the directory is another comparison's, or damaged.
-            OSError: it cannot be written to.
+            Refusal: the directory is another comparison's, or damaged; it cannot be
+                written to.
         """
         make_directory(self.path / RUNS_NAME)
         asked = dataclasses.asdict(comparison)
@@ -108,7 +109,7 @@ class ComparisonDirectory:
         """Every finished run by its name.
 
         Raises:
-            ValueError: a result is damaged.
+            Refusal: a result is damaged.
         """
         for path in (self.path / RUNS_NAME).glob(f"*/{RESULT_NAME}"):
             if path.parent.name not in self._results:

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 from tem_studies.comparison import volume
 from tem_studies.comparison.configuration import PROBE, Comparison
 from tem_studies.comparison.methods import METHODS, WARM_UP
+from tem_studies.refusal import Refusal
 
 # Two volumes are equal within 2 %; a pilot must come to half of that, since other seeds
 # send a little more or less.
@@ -103,7 +104,7 @@ class Plan:
         unmet: What is wrong with budgets that a method cannot meet; all others go on.
 
     Raises:
-        ValueError: a budget cannot be met by any run.
+        Refusal: a budget cannot be met by any run.
     """
 
     def __init__(self, comparison: Comparison, outcomes: Mapping[str, Outcome]) -> None:
@@ -120,7 +121,7 @@ class Plan:
             return
         for budget in comparison.budgets:
             if budget * self._size < 1:
-                raise ValueError(
+                raise Refusal(
                     f"`budgets` {budget:g} is less than one entry a step of the "
                     f"{self._size:,} that the network has. Pass a larger budget."
                 )

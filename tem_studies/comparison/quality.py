@@ -9,6 +9,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from tem_studies.refusal import Refusal
+
 
 @dataclasses.dataclass(frozen=True)
 class Quality:
@@ -54,13 +56,13 @@ def quality_of(result: Mapping[str, Any]) -> Quality:
     """The metric of a result's task.
 
     Raises:
-        ValueError: its task has none that is known here.
+        Refusal: its task has none that is known here.
     """
     names = {name for record in result["history"] for name in record}
     for quality in QUALITIES:
         if f"validation_{quality.name}" in names:
             return quality
-    raise ValueError(
+    raise Refusal(
         "A comparison needs a result with a quality, one of "
         f"{', '.join(q.name for q in QUALITIES)}. Received: {sorted(names)}."
     )

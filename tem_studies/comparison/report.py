@@ -27,6 +27,7 @@ from tem_studies.comparison.plan import TOLERANCE, Plan, Row
 from tem_studies.comparison.quality import Quality, quality_of
 from tem_studies.comparison.statistics import Difference, paired
 from tem_studies.comparison.study import outcomes
+from tem_studies.refusal import Refusal, writing
 from tem_studies.workloads.results import read_steps
 from tem_studies.workloads.study_files import alone_in
 
@@ -142,7 +143,7 @@ def read(comparison: Comparison) -> Report:
     """Reads the finished runs of a comparison.
 
     Raises:
-        ValueError: no reported run is finished, or a file is damaged.
+        Refusal: no reported run is finished, or a file is damaged.
     """
     directory = ComparisonDirectory(comparison.path)
     results = directory.results()
@@ -157,7 +158,7 @@ def read(comparison: Comparison) -> Report:
         if runs:
             lines.append(Line(row, tuple(runs)))
     if not lines:
-        raise ValueError(f"{comparison.path} has no finished run to report yet.")
+        raise Refusal(f"{comparison.path} has no finished run to report yet.")
     quality = quality_of(next(r for r in results.values() if r["history"]))
     margin = quality.margin if comparison.margin is None else comparison.margin
     if quality.is_relative:
@@ -171,8 +172,7 @@ def make(comparison: Comparison, place: Path) -> str:
     """Makes the report in the directory `place`; returns its table as text.
 
     Raises:
-        ValueError: as `read`.
-        OSError: `place` cannot be written to.
+        Refusal: as `read`; `place` cannot be written to.
     """
     # matplotlib is needed here alone, and its import takes a second.
     from tem_studies.comparison import figures, tables, tensorboard
@@ -221,11 +221,12 @@ def _means(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
 
 def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     partial = path.with_name(f".partial-{path.name}")
-    with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0] if rows else (), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: _shown(v) for k, v in row.items()} for row in rows)
-    os.replace(partial, path)
+    with writing(path):
+        with partial.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0] if rows else (), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({k: _shown(v) for k, v in row.items()} for row in rows)
+        os.replace(partial, path)
 
 
 def _shown(value: Any) -> Any:

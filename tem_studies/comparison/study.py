@@ -19,6 +19,7 @@ from tem_studies.comparison.directory import RUNS_NAME, ComparisonDirectory
 from tem_studies.comparison.plan import Outcome, Plan, Task
 from tem_studies.comparison.quality import quality_of
 from tem_studies.comparison.volume import as_counts
+from tem_studies.refusal import Refusal, writing
 from tem_studies.workloads import data_places
 from tem_studies.workloads.environment import check_no_cluster
 from tem_studies.workloads.experiment import Experiment
@@ -36,7 +37,7 @@ def run(comparison: Comparison) -> None:
     """Runs what is not finished yet. Call it before any other use of TensorFlow.
 
     Raises:
-        ValueError, OSError, ImportError: data, directory and settings do not fit
+        Refusal: data, directory and settings do not fit
             together, or a budget cannot be met.
     """
     check_no_cluster("A comparison makes each run")
@@ -81,7 +82,7 @@ def _work(comparison: Comparison, keep_on: Callable[[], None] = lambda: None) ->
         else:
             time.sleep(_WAIT_SECONDS)
     if plan.unmet:  # After all that can be run. `--compare DIRECTORY` reports that.
-        raise ValueError(" ".join(plan.unmet))
+        raise Refusal(" ".join(plan.unmet))
 
 
 def _run(
@@ -96,7 +97,8 @@ def _run(
     if task.replays:
         counts = as_counts(read_steps(runs / task.replays)["entries"])
         path = runs / task.name / COUNTS_NAME
-        path.write_text("".join(f"{count}\n" for count in counts))
+        with writing(path):
+            path.write_text("".join(f"{count}\n" for count in counts))
         own["counts"] = str(path)
     configuration = dataclasses.replace(comparison.run, **{**task.settings, **own})
     result = Experiment(configuration, strategy, data, Stopwatch()).run()

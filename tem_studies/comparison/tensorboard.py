@@ -23,7 +23,7 @@ def write(report: Report, images: Sequence[Path], place: Path) -> None:
         place: A directory of this report alone.
 
     Raises:
-        ValueError: `place` holds something else.
+        Refusal: `place` holds something else.
     """
     from tensorboard.plugins.hparams import api
 

@@ -13,8 +13,10 @@ from collections.abc import Iterable
 import numpy as np
 import tensorflow as tf
 
+from tem_studies.refusal import Refusal
 from tem_tf import wire
 from tem_tf.compressors import TopK
+from tem_tf.layout import make_segments
 
 # Share of the budget that a dense start takes, the rest being left for a constant k.
 # Our choice, as in the convex laboratory.
@@ -32,10 +34,9 @@ def budget_bytes(density: float, size: int, steps: int) -> int:
         steps: Of the run.
     """
     vector = tf.random.stateless_normal([size], [0, 0])
-    step = tf.constant(0, tf.int64)
-    compressor = TopK(density=density, scope="model")
-    message, _ = compressor.compress((), vector, step, ())
-    payload = wire.encode(message, tf.zeros([0]), tf.constant(0))
+    segments = make_segments(["all"], [(size,)])
+    asked = TopK(density=density).compress((), [vector], np.int64(0), segments)
+    payload = wire.encode(asked.message.to_sparse(), tf.zeros([0]), tf.constant(0))
     return steps * 4 * int(tf.size(payload))
 
 
@@ -43,11 +44,11 @@ def warm_up_steps(density: float, size: int, steps: int) -> int:
     """Dense steps at the start: half of the budget, or one where half is less.
 
     Raises:
-        ValueError: the budget is less than one dense step.
+        Refusal: the budget is less than one dense step.
     """
     budget, dense = budget_bytes(density, size, steps), _DENSE_BYTES * size
     if budget < dense:
-        raise ValueError(
+        raise Refusal(
             f"`budgets` {density:g} cannot be met by topk_warmup: over {steps} steps "
             f"it is {budget:,} bytes, and one dense step {dense:,}. Pass a larger "
             "budget, more --train_iterations, or leave topk_warmup out."

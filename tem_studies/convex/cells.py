@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from tem_studies.convex.configuration import CONTROLS, ConvexConfiguration
+from tem_studies.refusal import refusing
 from tem_tf.compressors import COMPRESSORS, Compressor, Identity
 
 
@@ -32,10 +33,15 @@ class Cell:
         return " ".join([self.method, self.compressor, *settings])
 
     def make(self) -> Compressor:
-        """The plugin's object; a control has a schedule in its place."""
+        """The plugin's object; a control has a schedule in its place.
+
+        Raises:
+            Refusal: the plugin refuses the setting.
+        """
         if self.compressor in CONTROLS:
             return Identity()
-        return COMPRESSORS[self.compressor](**dict(self.arguments))
+        with refusing(ValueError):
+            return COMPRESSORS[self.compressor](**dict(self.arguments))
 
 
 def cells(configuration: ConvexConfiguration) -> list[Cell]:

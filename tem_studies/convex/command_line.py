@@ -6,9 +6,11 @@ import dataclasses
 from collections.abc import Collection
 from typing import Any
 
+from tem_studies import missing_packages
 from tem_studies.convex import data_places
 from tem_studies.convex.configuration import ConvexConfiguration
 from tem_studies.quiet_start import start_tensorflow
+from tem_studies.refusal import Refusal
 from tem_studies.workloads.environment import check_keras
 from tem_studies.workloads.logdir import claim_default, give_back, require_writable
 
@@ -27,15 +29,15 @@ def configure(given: dict[str, Any], own: Collection[str]) -> ConvexConfiguratio
         own: Names of the flags of this study alone.
 
     Raises:
-        ValueError: naming the flag and what is wrong with it.
+        Refusal: naming the flag and what is wrong with it.
     """
     if "topk_scope" in given:
-        raise ValueError(
+        raise Refusal(
             "`topk_scope` needs a network of several variables; logistic regression "
             "has one vector and no layers. Leave --topk_scope out."
         )
     for name in sorted(set(given) - {*own, *_SHARED, "arch", "compressor"}):
-        raise ValueError(
+        raise Refusal(
             f"`{name}` has no effect with `arch` logistic-regression. "
             f"Leave --{name} out."
         )
@@ -50,7 +52,7 @@ def configure(given: dict[str, Any], own: Collection[str]) -> ConvexConfiguratio
             try:
                 settings[name] = tuple(int(x) for x in settings[name].split(","))
             except ValueError:
-                raise ValueError(
+                raise Refusal(
                     f"`{name}` must be two integers with a comma between them. "
                     f"Received: {name}={settings[name]!r}."
                 ) from None
@@ -70,7 +72,7 @@ def run(configuration: ConvexConfiguration, logdir: str | None) -> tuple[str, bo
         What to tell the user, and whether a run diverged.
 
     Raises:
-        ValueError, OSError, ImportError, MemoryError: naming what is wrong.
+        Refusal: naming what is wrong.
     """
     check_keras()
     data_places.locate(configuration.datasource, configuration.path_data)
@@ -82,7 +84,8 @@ def run(configuration: ConvexConfiguration, logdir: str | None) -> tuple[str, bo
         require_writable(logdir)
     try:
         start_tensorflow()
-        from tem_studies.convex import study
+        with missing_packages.importing():
+            from tem_studies.convex import study
 
         diverged = study.run(configuration)["diverged"]
     finally:

@@ -9,6 +9,7 @@ import dataclasses
 import math
 from typing import Any
 
+from tem_studies.refusal import Refusal
 from tem_studies.workloads.checks import Checked
 from tem_studies.workloads.configuration import COMPRESSOR_SETTINGS
 
@@ -34,7 +35,7 @@ class ConvexConfiguration(Checked):
     """The settings of one study. `main.py --help` says what each one means.
 
     Raises:
-        ValueError: naming the setting, what was received and what to pass instead.
+        Refusal: naming the setting, what was received and what to pass instead.
 
     Example:
         >>> ConvexConfiguration(datasource="madelon", compressors=("topk",), k=1).k
@@ -70,11 +71,11 @@ class ConvexConfiguration(Checked):
         self._pair("classes", 0, 9)
         self._pair("made_up_size", 2, 10**6)
         if self.classes[0] == self.classes[1]:
-            raise ValueError(
+            raise Refusal(
                 f"`classes` must be two different labels. Received: {self.classes}."
             )
         if self.split not in SPLITS:
-            raise ValueError(
+            raise Refusal(
                 f"`split` must be one of {', '.join(SPLITS)}. "
                 f"Received: split={self.split!r}."
             )
@@ -88,7 +89,7 @@ class ConvexConfiguration(Checked):
         ):
             self._integer(name, least)
         if self.seed + self.seeds > 2**31:  # what every generator in use takes
-            raise ValueError(f"`seed` must be below 2**31. Received: seed={self.seed}.")
+            raise Refusal(f"`seed` must be below 2**31. Received: seed={self.seed}.")
         if self.k is not None:
             self._integer("k", 1)
         for name in ("dirichlet_alpha", "step_size", "threshold"):
@@ -100,13 +101,13 @@ class ConvexConfiguration(Checked):
         if self.start_offset is not None:
             self._number("start_offset", "that is finite", math.isfinite)
         if self.train_iterations % self.check_interval:
-            raise ValueError(
+            raise Refusal(
                 "`train_iterations` must be a multiple of `check_interval`. Received: "
                 f"train_iterations={self.train_iterations}, "
                 f"check_interval={self.check_interval}."
             )
         if not self.logdir:
-            raise ValueError(
+            raise Refusal(
                 "`logdir` must name a directory. Received: logdir=''. Leave it out for "
                 "one under runs/."
             )
@@ -127,7 +128,7 @@ class ConvexConfiguration(Checked):
         for text in self.sweep:
             name, _, values = text.partition("=")
             if name in swept:
-                raise ValueError(
+                raise Refusal(
                     f"`sweep` must name {name} once, with all its values. "
                     f"Received: sweep={' '.join(self.sweep)!r}."
                 )
@@ -136,7 +137,7 @@ class ConvexConfiguration(Checked):
             except ValueError:
                 swept[name] = ()
             if name not in SWEPT or not swept[name]:
-                raise ValueError(
+                raise Refusal(
                     "`sweep` must be threshold=… or density=… with numbers between "
                     f"commas. Received: sweep={text!r}."
                 )
@@ -148,11 +149,11 @@ class ConvexConfiguration(Checked):
             for value in values:
                 if not 0 < value < math.inf or (name == "density" and value > 1):
                     rule = "in (0, 1]" if name == "density" else "above 0 and finite"
-                    raise ValueError(f"`{name}` must be {rule}. Received: {value!r}.")
+                    raise Refusal(f"`{name}` must be {rule}. Received: {value!r}.")
             if not any(
                 _NEEDS.get(compressor) == name for compressor in self.compressors
             ):
-                raise ValueError(
+                raise Refusal(
                     f"`sweep` of {name} needs a compressor that has one. "
                     f"Received: compressors={','.join(self.compressors)}."
                 )
@@ -163,31 +164,31 @@ class ConvexConfiguration(Checked):
                 given = True
             if needed and not given:
                 also = " or --k" if compressor == "topk" else ""
-                raise ValueError(
+                raise Refusal(
                     f"`compressor` {compressor} needs `{needed}`. Received: "
                     f"{needed}=None. Pass --{needed}{also}."
                 )
             unknown = COMPRESSOR_SETTINGS.get(compressor, ((), ()))[0]
             if compressor in _LACKS:
-                raise ValueError(
+                raise Refusal(
                     f"`compressor` {compressor} cannot be set up here: this study has "
                     f"no place for {_LACKS[compressor]}. Use "
                     "tem_studies.convex.simulation.run."
                 )
             if any(name not in ("threshold", "density") for name in unknown):
-                raise ValueError(
+                raise Refusal(
                     f"`compressor` {compressor} cannot be set up here: logistic "
                     "regression has one vector, and no flag of its own for "
                     f"{', '.join(unknown)}. Use tem_studies.convex.simulation.run."
                 )
             if compressor in CONTROLS and "hard_threshold" not in self.compressors:
-                raise ValueError(
+                raise Refusal(
                     f"`compressor` {compressor} copies the volume of hard_threshold, "
                     "which must be among --compressors. "
                     f"Received: compressors={','.join(self.compressors)}."
                 )
         if swept and set(self.compressors) & set(CONTROLS):
-            raise ValueError(
+            raise Refusal(
                 "`sweep` cannot vary compressors that copy another's volume. "
                 f"Received: compressors={','.join(self.compressors)}."
             )
@@ -195,19 +196,19 @@ class ConvexConfiguration(Checked):
     def _some_of(self, name: str, allowed: tuple[str, ...]) -> None:
         values = getattr(self, name)
         if not values or not set(values) <= set(allowed):
-            raise ValueError(
+            raise Refusal(
                 f"`{name}` must be one or more of {', '.join(allowed)}. "
                 f"Received: {name}={','.join(values)!r}."
             )
         if len(set(values)) < len(values):
-            raise ValueError(
+            raise Refusal(
                 f"`{name}` must name each once. Received: {','.join(values)!r}."
             )
 
     def _pair(self, name: str, least: int, most: int) -> None:
         pair = getattr(self, name)
         if len(pair) != 2 or not all(least <= value <= most for value in pair):
-            raise ValueError(
+            raise Refusal(
                 f"`{name}` must be two integers between {least} and {most}. "
                 f"Received: {name}={pair}."
             )

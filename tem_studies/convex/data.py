@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from tem_studies.convex.data_places import FASHION, MADE_UP, NAMES, locate
+from tem_studies.missing_packages import importing
+from tem_studies.refusal import Refusal
 from tem_studies.workloads import data_files
 
 # Of the made-up data: share of labels that are flipped. Our choice.
@@ -56,8 +58,8 @@ def load(
         size: Of made-up: examples and features.
 
     Raises:
-        FileNotFoundError: it is not there; the message says where it was looked for.
-        ValueError: a file is wrong; the message says which and where.
+        Refusal: it is not there; the message says where it was looked for; a file is
+            wrong; the message says which and where.
     """
     place = locate(datasource, path_data)
     if datasource == MADE_UP:
@@ -73,19 +75,20 @@ def read_libsvm(path: Path, name: str) -> Data:
     """Reads a file of lines `label index:value …` with scikit-learn's loader.
 
     Raises:
-        ValueError: the file or a line cannot be read (naming it), or the labels are
+        Refusal: the file or a line cannot be read (naming it), or the labels are
             not of two classes.
     """
-    from sklearn.datasets import load_svmlight_file
+    with importing():
+        from sklearn.datasets import load_svmlight_file
 
     try:
         examples, labels = load_svmlight_file(str(path), dtype=np.float64)
     except (OSError, EOFError, zlib.error) as error:  # the last two of an archive
-        raise ValueError(f"{path} cannot be read: {error}.") from error
+        raise Refusal(f"{path} cannot be read: {error}.") from error
     except (ValueError, OverflowError) as error:
-        raise ValueError(_what_is_wrong(path, error)) from error
+        raise Refusal(_what_is_wrong(path, error)) from error
     if not np.isfinite(examples.data).all() or not np.isfinite(labels).all():
-        raise ValueError(_what_is_wrong(path, ValueError("a value is not finite")))
+        raise Refusal(_what_is_wrong(path, ValueError("a value is not finite")))
     return Data(examples.toarray(), two_classes(labels, str(path)), name, str(path))
 
 
@@ -98,7 +101,7 @@ def two_classes(labels: np.ndarray, place: str) -> np.ndarray:
     found = np.unique(labels)
     if len(found) != 2:
         shown = ", ".join(f"{label:g}" for label in found[:5]) or "no line"
-        raise ValueError(
+        raise Refusal(
             f"Logistic regression needs labels of two classes. Received: {len(found)} "
             f"in {place} ({shown}{', …' if len(found) > 5 else ''})."
         )
@@ -166,7 +169,8 @@ def _fault(words: list[str]) -> str | None:
 
 def _breast_cancer() -> Data:
     """scikit-learn's 569 × 30 of breast-cancer, each feature standardised."""
-    from sklearn.datasets import load_breast_cancer
+    with importing():
+        from sklearn.datasets import load_breast_cancer
 
     features, labels = load_breast_cancer(return_X_y=True)
     features = (features - features.mean(axis=0)) / features.std(axis=0)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tem_studies.refusal import Refusal
+
 FASHION, MADE_UP = "fashion-mnist", "made-up"
 NAMES = ("gisette", "madelon", "breast-cancer", FASHION, MADE_UP)
 # The files of these data sets as the LIBSVM collection names them. scikit-learn reads
@@ -29,7 +31,7 @@ def locate(datasource: str, path_data: str | None) -> Path | None:
         Its file or folder; None if it needs none.
 
     Raises:
-        FileNotFoundError: it is not there; the message says where it was looked for.
+        Refusal: it is not there; the message says where it was looked for.
     """
     if datasource in (MADE_UP, "breast-cancer"):
         return None
@@ -39,7 +41,7 @@ def locate(datasource: str, path_data: str | None) -> Path | None:
         return _libsvm(datasource, path_data)
     if Path(datasource).is_file():
         return Path(datasource)
-    raise FileNotFoundError(
+    raise Refusal(
         f"`datasource` must be one of {', '.join(NAMES)} or the path of a LIBSVM file. "
         f"Received: datasource={datasource!r}, and there is no such file."
     )
@@ -47,7 +49,7 @@ def locate(datasource: str, path_data: str | None) -> Path | None:
 
 def _libsvm(datasource: str, path_data: str | None) -> Path:
     if path_data is None:
-        raise FileNotFoundError(
+        raise Refusal(
             f"`datasource` {datasource} needs its LIBSVM file. Pass --path_data DIR "
             f"where DIR holds {_LIBSVM_NAMES[datasource][0]}, or the file's path as "
             "--datasource."
@@ -56,7 +58,7 @@ def _libsvm(datasource: str, path_data: str | None) -> Path:
         for ending in _ENDINGS:
             if (Path(path_data) / (name + ending)).is_file():
                 return Path(path_data) / (name + ending)
-    raise FileNotFoundError(
+    raise Refusal(
         f"There is no {' or '.join(_LIBSVM_NAMES[datasource])} (plain, .bz2 or .gz) in "
         f"{path_data}. Three ways on: put the file of the LIBSVM collection there; "
         "pass a file's path as --datasource; or choose breast-cancer or made-up, which "
@@ -67,7 +69,7 @@ def _libsvm(datasource: str, path_data: str | None) -> Path:
 def _fashion_mnist(path_data: str | None) -> Path:
     folder = Path(path_data or ".") / "Fashion-MNIST"
     if path_data is None or not folder.is_dir():
-        raise FileNotFoundError(
+        raise Refusal(
             "`datasource` fashion-mnist needs its files. Pass --path_data DIR where "
             f"DIR holds Fashion-MNIST. Received: path_data={path_data!r}."
         )

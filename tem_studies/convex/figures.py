@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from tem_studies.refusal import writing
+
 Curve = dict[str, np.ndarray]  # column of `trace.Trace` -> (records,)
 
 # (x, y, whether y is logarithmic). The panels of the TEM study's figures.
@@ -164,7 +166,8 @@ def _pyplot() -> Any:
 
 
 def _save(figure: Any, stem: Path) -> None:
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    for ending in (".png", ".svg"):
-        figure.savefig(stem.with_suffix(ending), dpi=_DPI)
+    with writing(stem):
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        for ending in (".png", ".svg"):
+            figure.savefig(stem.with_suffix(ending), dpi=_DPI)
     _pyplot().close(figure)

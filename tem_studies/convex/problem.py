@@ -23,6 +23,8 @@ import scipy.sparse.linalg
 import tensorflow as tf
 from scipy.special import expit
 
+from tem_studies.refusal import Refusal, writing
+
 L2_FACTOR = 1e-4  # l2 / L, the authors'.
 
 # Below this |δ| the series is the more exact, above it the closed form: both have a
@@ -172,10 +174,11 @@ def minimise(
             return found
     minimum = _minimise(signed, l2_factor)
     if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_name(f".partial-{file.name}")
-        np.savez(partial, **minimum._asdict())
-        os.replace(partial, file)
+        with writing(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            np.savez(partial, **minimum._asdict())
+            os.replace(partial, file)
     return minimum
 
 
@@ -194,7 +197,7 @@ def _minimise(signed: np.ndarray, l2_factor: float) -> Minimum:
     sigma = largest_singular_value(signed)
     smoothness = sigma * sigma / (4 * m)  # inf, where sigma**2 would raise
     if not 0 < smoothness < math.inf:
-        raise ValueError(
+        raise Refusal(
             "The examples must not all be zero vectors, and their squares must be "
             "within float64. Scale the features. "
             f"Received: L = σ_max²/(4m) = {smoothness:.3g}."

@@ -22,6 +22,7 @@ import tensorflow as tf
 
 from tem_studies.convex.figures import Curve
 from tem_studies.convex.trace import Trace
+from tem_studies.refusal import Refusal, writing
 from tem_studies.workloads import study_files
 
 
@@ -41,7 +42,8 @@ def write(
         row: Its line of summary.csv.
         trace: What it did.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
     columns = trace.columns()
     write_table(
         directory / "curves.csv",
@@ -50,7 +52,8 @@ def write(
             for line in zip(*columns.values(), strict=True)
         ],
     )
-    np.save(directory / "entries.npy", trace.schedule)
+    with writing(directory / "entries.npy"):
+        np.save(directory / "entries.npy", trace.schedule)
     _write_events(directory, trace)
     content = {"settings": settings, "result": row}
     study_files.write_json(directory / "run.json", content)
@@ -60,7 +63,7 @@ def read(directory: Path) -> tuple[dict[str, Any], Curve]:
     """A finished run's line of summary.csv and its records.
 
     Raises:
-        ValueError: a file is damaged.
+        Refusal: a file is damaged.
     """
     content = study_files.read_json(directory / "run.json", dict)
     with _intact(directory):
@@ -79,7 +82,7 @@ def read_entries(directory: Path) -> np.ndarray:
     """Every k_t of a finished run: int32 (iterations, workers).
 
     Raises:
-        ValueError: the file is damaged.
+        Refusal: the file is damaged.
     """
     with _intact(directory):
         return np.load(directory / "entries.npy")
@@ -91,7 +94,7 @@ def _intact(directory: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, EOFError, ValueError, LookupError, TypeError) as error:
-        raise ValueError(
+        raise Refusal(
             f"The files of the run in {directory} are damaged ({error!r}). Remove it "
             "to have it run again."
         ) from error
@@ -123,22 +126,25 @@ def summary(trace: Trace) -> dict[str, Any]:
 def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
     """Writes a CSV file, whole or not at all; numbers have eight digits."""
     partial = path.with_name(f".partial-{path.name}")
-    with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow(
-                {
-                    name: f"{value:.8g}" if isinstance(value, float) else value
-                    for name, value in row.items()
-                }
-            )
-    os.replace(partial, path)
+    shown = [
+        {
+            name: f"{value:.8g}" if isinstance(value, float) else value
+            for name, value in row.items()
+        }
+        for row in rows
+    ]
+    with writing(path):
+        with partial.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(shown)
+        os.replace(partial, path)
 
 
 def _write_events(directory: Path, trace: Trace) -> None:
     for file in directory.glob("events.out.tfevents.*"):
-        file.unlink()  # of a run that was interrupted
+        with writing(file):
+            file.unlink()  # of a run that was interrupted
     columns = trace.columns()
     steps = columns.pop("step")
     with tf.summary.create_file_writer(str(directory)).as_default():

@@ -18,16 +18,15 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import tensorflow as tf
 
-from tem_tf.compressors import Compressor
+from tem_tf.compressors import Largest, Sparsifier
 
 # After a dense start, this share of the volume is left for the constant k. Our choice.
 _AFTER_WARMUP = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
-class ScheduledTopK(Compressor):
+class ScheduledTopK(Sparsifier):
     """Sends the k_t entries of greatest magnitude; of equals, those of lower index.
 
     Its state is {"schedule": int32 (iterations,)}, the worker's k_t.
@@ -38,13 +37,8 @@ class ScheduledTopK(Compressor):
 
     largest: int
 
-    def select(self, vector, segments, step, state):
-        order = tf.math.top_k(tf.abs(vector), self.largest).indices
-        keeps = tf.range(self.largest) < state["schedule"][step]
-        mask = tf.tensor_scatter_nd_update(
-            tf.zeros([vector.shape[0]], tf.bool), order[:, tf.newaxis], keeps
-        )
-        return mask, state
+    def rule(self, state, corrected, step, segments):
+        return Largest([state["schedule"][step]], [self.largest])
 
 
 def equal(entries: np.ndarray, dimension: int) -> np.ndarray:

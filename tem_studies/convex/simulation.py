@@ -1,8 +1,8 @@
 """Runs one method with one compressor over all simulated workers, and measures it.
 
 The workers are the rows of one matrix: their gradients are one gather or one matrix
-product, the compressor runs under `tf.vectorized_map`, and many iterations run in one
-graph loop. Points are kept every few iterations, and f at all of them is one matrix
+product, each round of the compressor is one vectorised call, and many iterations run in
+one graph loop. Points are kept every few iterations, and f at all of them is one matrix
 product afterwards, which costs a twentieth of as many products with a vector; a second
 thread computes it while the next iterations run.
 """
@@ -28,38 +28,60 @@ from tem_studies.convex.methods import (
 from tem_studies.convex.problem import Problem
 from tem_studies.convex.schedules import ScheduledTopK
 from tem_studies.convex.trace import Recorder, Trace
-from tem_tf.compressors import Compressor, Observed
-from tem_tf.packing import Segments, make_segments
+from tem_studies.refusal import Refusal
+from tem_tf.compressors import Compressor, Gather, Selection
+from tem_tf.layout import Segments, make_segments, total_size
+from tem_tf.simulation import exchange, repeat
+from tem_tf.sparse_gradient import SparseGradient
 
 # Iterations in one call of the graph. A run that diverges is noticed one call later.
 _CHUNK = 500
 _SCHEDULED_CHUNK = 100  # Short, so that a large k at the start is over soon.
 
 
+@functools.lru_cache(maxsize=256)
 def check_compressor(compressor: Compressor, dimension: int) -> Segments:
     """Returns the table of the one vector that this model is.
 
     Raises:
-        ValueError: the compressor needs several variables, or not float32's like.
+        Refusal: the compressor needs several variables, or not float32's like.
     """
-    segments = make_segments(["weights"], [dimension])
-    try:
-        state = compressor.init(segments)
-        sent, _ = compressor.approximate(
-            state, tf.ones([dimension], tf.float64), tf.constant(0, tf.int64), segments
-        )
+    segments = make_segments(["weights"], [(dimension,)])
+
+    def send() -> tf.Tensor:
+        states = repeat(compressor.init(segments), 1)
+        vector = [tf.ones([1, dimension], tf.float64)]
+        step = tf.constant(0, tf.int64)
+        return exchange(compressor, states, vector, step, segments).own[0]
+
+    try:  # Dtypes and shapes are known before it runs.
+        graph = tf.function(send, autograph=False).get_concrete_function()
+        sent = graph.structured_outputs
     except Exception as error:
-        raise ValueError(
+        raise Refusal(
             "`compressor` must work on one float64 vector: logistic regression has "
             f"no layers. Received: compressor={compressor!r} ({error})."
         ) from error
-    if sent.dtype != tf.float64 or sent.shape != (dimension,):
-        raise ValueError(
+    if sent.dtype != tf.float64 or sent.shape != (1, dimension):
+        raise Refusal(
             "`compressor` must return a float64 vector of the size it was given. "
             f"Received: compressor={compressor!r}, which made {sent.dtype.name} "
-            f"{tuple(sent.shape)} of float64 {(dimension,)}."
+            f"{tuple(sent.shape[1:])} of float64 {(dimension,)}."
         )
     return segments
+
+
+@functools.lru_cache(maxsize=256)
+def sends_places(compressor: Compressor, segments: Segments) -> bool:
+    """Whether positions travel beside the values: not where all workers know them."""
+    state, step = compressor.init(segments), tf.constant(0, tf.int64)
+    vector = [tf.zeros([total_size(segments)], tf.float64)]
+    asked = compressor.compress(state, vector, step, segments)
+    return (
+        isinstance(asked, Gather)
+        and isinstance(asked.message, Selection | SparseGradient)
+        and not asked.message.known
+    )
 
 
 def draws(method: Method, problem: Problem, iterations: int, seed: int) -> Draw:
@@ -91,7 +113,8 @@ def run(
     Args:
         problem: The examples of each worker.
         method: What the workers compute.
-        compressor: What they send. Its `approximate` sees p_i, of size d.
+        compressor: What they send. It sees p_i, one vector of size d. What it sends
+            is counted as the entries that are not 0 of what its messages decode to.
         start: float64 (d,).
         iterations: Int >= 1, a multiple of `interval`.
         interval: Iterations between two records.
@@ -102,8 +125,8 @@ def run(
         progress: Called with the iterations done.
 
     Raises:
-        ValueError: the compressor does not work here, or `iterations` and `interval`
-            do not fit together.
+        Refusal: the compressor does not work here.
+        ValueError: `iterations` and `interval` do not fit together.
     """
     if iterations < 1 or interval < 1 or iterations % interval:
         raise ValueError(
@@ -114,9 +137,7 @@ def run(
     segments = check_compressor(compressor, dimension)
     if method.momentum is not None:  # it compresses gradients, not γ times them
         compressor = compressor.scaled(1 / (step_size * problem.step_size))
-    kept = tf.nest.map_structure(
-        lambda x: tf.repeat(x[tf.newaxis], workers, axis=0), compressor.init(segments)
-    )
+    kept = repeat(compressor.init(segments), workers)
     if schedule is not None:
         kept = {"schedule": tf.constant(schedule.T, tf.int32)}
     minimum = problem.minimum
@@ -133,7 +154,8 @@ def run(
     drawn = draws(method, problem, iterations, seed)
     shape = tuple(problem.signed.shape)
     state = method.init(setting, tf.constant(start, tf.float64), kept)
-    recorder = Recorder(problem, method, compressor, schedule is not None, start)
+    has_places = schedule is not None or sends_places(compressor, segments)
+    recorder = Recorder(problem, method, has_places, start)
     chunk = _SCHEDULED_CHUNK if schedule is not None else _CHUNK
     chunk = max(chunk // interval, 1) * interval
     with ThreadPoolExecutor(1) as beside:
@@ -181,39 +203,13 @@ def _compiled(
     def compress(
         corrected: tf.Tensor, new: tf.Tensor, states: Any, step: tf.Tensor
     ) -> tuple[tf.Tensor, Any, tf.Tensor]:
-        def one(row: tuple[tf.Tensor, Any]) -> tuple[tf.Tensor, Any]:
-            return compressor.approximate(row[1], row[0], step, segments)
-
-        if tf.nest.flatten(states):
-            sent, states = tf.vectorized_map(one, (corrected, states))
-        else:
-            sent = tf.vectorized_map(lambda p: one((p, states))[0], corrected)
+        sent = exchange(compressor, states, [corrected], step, segments, [new])
+        (own,) = sent.own
         if compressor.lossless:
-            entries = tf.fill([corrected.shape[0]], float(corrected.shape[1]))
-            return sent, states, tf.cast(entries, tf.float64)
-        is_sent = tf.cast(tf.not_equal(sent, 0), tf.float64)
-        entries = tf.reduce_sum(is_sent, axis=1)
-        if compressor.observes:
-            states = observe(new, sent, entries, states, step)
-        return sent, states, entries
-
-    def observe(
-        new: tf.Tensor,
-        sent: tf.Tensor,
-        entries: tf.Tensor,
-        states: Any,
-        step: tf.Tensor,
-    ) -> Any:
-        shares = tf.vectorized_map(lambda g: compressor.share(g, segments), new)
-        observed = Observed(
-            tf.reduce_sum(sent, axis=0),
-            tf.cast(tf.reduce_sum(entries), tf.int64),
-            new.shape[0],
-            tf.reduce_sum(shares, axis=0),
-        )
-        return tf.vectorized_map(
-            lambda state: compressor.observe(state, observed, step, segments), states
-        )
+            entries = tf.fill([own.shape[0]], float(own.shape[1]))
+            return own, sent.states, tf.cast(entries, tf.float64)
+        is_sent = tf.cast(tf.not_equal(own, 0), tf.float64)
+        return own, sent.states, tf.reduce_sum(is_sent, axis=1)
 
     def measure(error: tf.Tensor, cost: Cost) -> tf.Tensor:
         squares = tf.square(error)

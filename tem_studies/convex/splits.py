@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from tem_studies.refusal import Refusal
+
 SPLITS = ("shuffled", "dirichlet", "sorted")
 
 
@@ -28,11 +30,11 @@ def share(
         share one f and one x*.
 
     Raises:
-        ValueError: there are fewer examples than workers.
+        Refusal: there are fewer examples than workers.
     """
     local = len(labels) // workers
     if local < 1:
-        raise ValueError(
+        raise Refusal(
             "`workers` must be at most the number of examples. "
             f"Received: workers={workers} with {len(labels)} examples."
         )

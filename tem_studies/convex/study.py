@@ -26,6 +26,7 @@ from tem_studies.convex.cells import Cell, cells
 from tem_studies.convex.configuration import CONTROLS, ConvexConfiguration
 from tem_studies.convex.methods import METHODS
 from tem_studies.convex.schedules import SCHEDULES
+from tem_studies.refusal import Refusal, refusing
 from tem_studies.workloads import study_files
 
 # Settings on which a run does not depend, though its study does.
@@ -44,20 +45,21 @@ def run(
         `diverged`: labels of runs that did; `rows`: the lines of summary.csv.
 
     Raises:
-        ValueError, OSError: data and settings do not fit together.
+        Refusal: data and settings do not fit together.
     """
     if configuration.threads:  # raises where TensorFlow has run already
         tf.config.threading.set_intra_op_parallelism_threads(configuration.threads)
     logdir = Path(configuration.logdir)
-    loaded = data.load(
-        configuration.datasource,
-        configuration.path_data,
-        classes=configuration.classes,
-        size=configuration.made_up_size,
-    )
+    with refusing(MemoryError):
+        loaded = data.load(
+            configuration.datasource,
+            configuration.path_data,
+            classes=configuration.classes,
+            size=configuration.made_up_size,
+        )
+        signed = loaded.signed
     workers = configuration.workers
     splits.share(loaded.labels, workers, "shuffled", 0)  # raises before any work
-    signed = loaded.signed
     kept = splits.kept(len(signed), workers)
     todo = cells(configuration)
     for cell in todo:
@@ -67,7 +69,7 @@ def run(
         f"{loaded.name} ({loaded.place}): {len(kept)} of {len(signed)} examples, "
         f"{signed.shape[1]} features, {workers} workers"
     )
-    with study_files.alone_in(logdir):
+    with study_files.alone_in(logdir), refusing(MemoryError):
         minimum = problem.minimise(signed[kept], logdir)
     say(f"f* = {minimum.value:.12g}, |∇f(x*)| = {minimum.gradient_norm:.2g}")
 
@@ -215,7 +217,7 @@ class _Study:
         row, _ = self.result(source, seed)
         entries = run_files.read_entries(self._directory(source, seed))
         if row["status"] != "finished":
-            raise ValueError(
+            raise Refusal(
                 f"{cell.label} copies the volume of a run that diverged: "
                 f"{source.label}, seed {seed}. Pass a smaller --step_size."
             )
@@ -233,7 +235,8 @@ class _Study:
                 configuration.dirichlet_alpha,
             )
             self._problem = None  # the old one goes before the new one comes
-            shared = problem.share_out(self._signed, shares, self._minimum)
+            with refusing(MemoryError):
+                shared = problem.share_out(self._signed, shares, self._minimum)
             self._problem = seed, shared
         return self._problem[1]
 

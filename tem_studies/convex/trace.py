@@ -9,7 +9,6 @@ import numpy as np
 
 from tem_studies.convex.methods import Method
 from tem_studies.convex.problem import Problem
-from tem_tf.compressors import Compressor
 from tem_tf.wire import HEADER_WORDS
 
 VALUE_BITS = 32
@@ -70,20 +69,24 @@ class Trace:
 
 
 class Recorder:
-    """Joins what the chunks of a run measured."""
+    """Joins what the chunks of a run measured.
+
+    Args:
+        problem: The examples of each worker.
+        method: What the workers compute.
+        has_places: Whether a message has a header, and an index beside each value.
+        start: float64 (d,). The first x.
+    """
 
     def __init__(
         self,
         problem: Problem,
         method: Method,
-        compressor: Compressor,
-        scheduled: bool,
+        has_places: bool,
         start: np.ndarray,
     ) -> None:
         self._problem, self._method = problem, method
-        # With aggregation "reduce" neither header nor indices travel.
-        gathers = scheduled or compressor.aggregation == "gather"
-        self._entry_words, self._header = (2, HEADER_WORDS) if gathers else (1, 0)
+        self._entry_words, self._header = (2, HEADER_WORDS) if has_places else (1, 0)
         self._status, self._point = "finished", np.asarray(start, np.float64)
         self._suboptimality = [problem.suboptimality(self._point[np.newaxis])]
         self._distance = [self._squared_distance(self._point[np.newaxis])]

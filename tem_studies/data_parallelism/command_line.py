@@ -31,7 +31,7 @@ def configure(run: Mapping[str, Any], settings: Mapping[str, Any]) -> Study:
         settings: The others by name.
 
     Raises:
-        ValueError: a setting is wrong.
+        Refusal: a setting is wrong.
     """
     cells = []
     for sparsity in _several(run["target_sparsity"]):
@@ -61,7 +61,7 @@ def run(planned: Study) -> str:
     """Runs a study and makes its report; returns what to tell the user.
 
     Raises:
-        ValueError, OSError, ImportError: naming what is wrong.
+        Refusal: naming what is wrong.
     """
     check_no_cluster("A study runs each trial")
     require_writable(planned.path, "study_dir")
@@ -69,7 +69,8 @@ def run(planned: Study) -> str:
     command_line.check(planned.cells[0].run)
     missing_packages.require(*_REPORT_NEEDS)
     start_tensorflow()
-    from tem_studies.data_parallelism import study
+    with missing_packages.importing():
+        from tem_studies.data_parallelism import study
 
     if not study.run(planned):
         return (
@@ -87,7 +88,7 @@ def make_report(directories: Sequence[str | Path], target: str | None) -> str:
         target: Where the report goes; None: report/ in the first of them.
 
     Raises:
-        ValueError: there is no study, or it is damaged.
+        Refusal: there is no study, or it is damaged.
     """
     paths = [Path(directory) for directory in directories]
     check_keras()
@@ -97,7 +98,8 @@ def make_report(directories: Sequence[str | Path], target: str | None) -> str:
     require_writable(place, "logdir" if target else "report")
     missing_packages.require(*_REPORT_NEEDS)
     start_tensorflow()
-    from tem_studies.data_parallelism import report
+    with missing_packages.importing():
+        from tem_studies.data_parallelism import report
 
     table = report.make(paths, place)
     return "\n".join(

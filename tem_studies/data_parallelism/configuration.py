@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tem_studies.data_parallelism.metaparameters import check_kinds
+from tem_studies.refusal import Refusal
 from tem_studies.workloads.configuration import Configuration
 from tem_studies.workloads.workload_settings import DPS_NETWORKS, WorkloadSettings
 
@@ -45,7 +46,7 @@ class Cell:
         stop_beyond_best: Whether a trial ends once it is later than the best one.
 
     Raises:
-        ValueError: naming the setting, what was received and what to pass instead.
+        Refusal: naming the setting, what was received and what to pass instead.
     """
 
     run: Configuration
@@ -57,21 +58,21 @@ class Cell:
 
     def __post_init__(self) -> None:
         if self.run.arch not in DPS_NETWORKS:
-            raise ValueError(
+            raise Refusal(
                 f"`arch` of a study must be one of {', '.join(DPS_NETWORKS)}. "
                 f"Received: arch={self.run.arch!r}."
             )
         for name, default in _UNSET.items():
             value = getattr(self.run, name)
             if value != default:
-                raise ValueError(
+                raise Refusal(
                     f"`{name}` cannot be set in a study. Received: {name}={value!r}. "
                     f"Leave --{name} out."
                 )
         check_kinds(self.mparams_kind, self.run.optimizer, self.run.decay_type)
         goal = self.run.goal_error
         if goal is None or not 0 < goal < 1:
-            raise ValueError(
+            raise Refusal(
                 "`goal_error` of a study must be in (0, 1). "
                 f"Received: goal_error={goal}. Pass a fraction: 10 % is 0.1."
             )
@@ -79,7 +80,7 @@ class Cell:
         if self.lipschitz_examples is not None:
             check_at_least("lipschitz_examples", self.lipschitz_examples, 1)
             if not self.check_lipschitz:
-                raise ValueError(
+                raise Refusal(
                     "`lipschitz_examples` has no effect without `check_lipschitz`. "
                     f"Received: lipschitz_examples={self.lipschitz_examples}. Pass "
                     "--check_lipschitz too, or leave it out."
@@ -118,7 +119,7 @@ class Study:
         resumes: Whether a directory that has finished trials may be continued.
 
     Raises:
-        ValueError: as in `Cell`.
+        Refusal: as in `Cell`.
     """
 
     cells: tuple[Cell, ...]
@@ -133,13 +134,13 @@ class Study:
             check_at_least(name, getattr(self, name), least)
         names = [cell.name for cell in self.cells]
         if len(set(names)) < len(names):
-            raise ValueError(
+            raise Refusal(
                 "`batch_size` and `target_sparsity` must have each value once. "
                 f"Received: {' '.join(names)}."
             )
         run = self.cells[0].run
         if run.workers > 1 and self.parallel_trials > 1:
-            raise ValueError(
+            raise Refusal(
                 "`parallel_trials` cannot be combined with `workers`: virtual workers "
                 f"share one process. Received: parallel_trials={self.parallel_trials}, "
                 f"workers={run.workers}. Leave one of them out."
@@ -167,7 +168,7 @@ class Study:
 def check_at_least(name: str, value: Any, least: int) -> None:
     """Raises unless a setting is an integer that is large enough."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(
+        raise Refusal(
             f"`{name}` must be an integer of at least {least}. "
             f"Received: {name}={value!r}."
         )

@@ -22,6 +22,7 @@ from typing import Any
 
 from tem_studies.data_parallelism.configuration import Cell, Study
 from tem_studies.data_parallelism.metaparameters import Point, metaparameters
+from tem_studies.refusal import Refusal, writing
 from tem_studies.workloads.logdir import RESULT_NAME
 from tem_studies.workloads.study_files import (
     alone_in,
@@ -82,19 +83,19 @@ class StudyDirectory:
         """Checks that the directory, if there is one, is this cell's. Changes nothing.
 
         Raises:
-            ValueError: it is another's, damaged, or has results and may not.
+            Refusal: it is another's, damaged, or has results and may not.
         """
         if not (self.path / STUDY_NAME).exists():
             others = sorted(self.path.glob(f"*/{STUDY_NAME}"))
             if others:
-                raise ValueError(
+                raise Refusal(
                     f"`study_dir` {self.path} holds studies of several cells. Pass one "
                     f"of them, as {others[0].parent}."
                 )
         self._compare(cell)
         self.points()
         if self.results() and not resumes:
-            raise ValueError(
+            raise Refusal(
                 f"`study_dir` {self.path} has {len(self.results())} finished trials, "
                 "and --no_load_cache forbids to go on from them. Pass another "
                 "directory."
@@ -104,8 +105,8 @@ class StudyDirectory:
         """Makes what is missing.
 
         Raises:
-            ValueError: the directory is another cell's, or damaged.
-            OSError: it cannot be written to.
+            Refusal: the directory is another cell's, or damaged; it cannot be written
+                to.
         """
         make_directory(self.path)
         with alone_in(self.path):  # What is checked stays so until it is written.
@@ -116,7 +117,7 @@ class StudyDirectory:
             known = self.points()
             points = metaparameters(cell.mparams_kind, max(nruns, len(known)))
             if known != points[: len(known)]:
-                raise ValueError(
+                raise Refusal(
                     f"{self.path / POINTS_NAME} holds other points than this version "
                     "draws. Pass another `study_dir`."
                 )
@@ -132,24 +133,22 @@ class StudyDirectory:
         """What defines the trials.
 
         Raises:
-            ValueError: there is no study here, or it is damaged.
+            Refusal: there is no study here, or it is damaged.
         """
         path = self.path / STUDY_NAME
         if not path.exists():
-            raise ValueError(
-                f"There is no study in {self.path}: it has no {STUDY_NAME}."
-            )
+            raise Refusal(f"There is no study in {self.path}: it has no {STUDY_NAME}.")
         content = read_json(path, dict)
         configuration = content.get("configuration")
         if not isinstance(configuration, dict) or not configuration.keys() >= _NEEDED:
-            raise ValueError(f"{path} must hold a study's whole `configuration`.")
+            raise Refusal(f"{path} must hold a study's whole `configuration`.")
         return configuration
 
     def results(self) -> dict[str, dict[str, Any]]:
         """Everything finished, by the name of its directory, e.g. "run-3".
 
         Raises:
-            ValueError: a result is damaged.
+            Refusal: a result is damaged.
         """
         for path in self.path.glob(f"*run-*/{RESULT_NAME}"):
             if path.parent.name not in self._results:
@@ -162,7 +161,7 @@ class StudyDirectory:
         One that ended early and was run again to its end is what that found.
 
         Raises:
-            ValueError: a result is damaged.
+            Refusal: a result is damaged.
         """
         results = self.results()
         return {
@@ -189,7 +188,8 @@ class StudyDirectory:
     def save(self, name: str, result: Mapping[str, Any]) -> None:
         """Writes a finished trial; its claim must be held."""
         folder = self.path / name
-        (folder / METADATA_NAME).parent.mkdir(exist_ok=True)
+        with writing(folder):
+            (folder / METADATA_NAME).parent.mkdir(exist_ok=True)
         status = result["status"]
         metadata = {
             "status": status,
@@ -214,12 +214,12 @@ def check_directories(study: Study) -> None:
     """Checks that all directories of a study are its own. Changes nothing.
 
     Raises:
-        ValueError: one is another's, damaged, or has results and may not.
+        Refusal: one is another's, damaged, or has results and may not.
     """
     for cell in study.cells:
         StudyDirectory(study.path_of(cell)).check(cell, study.resumes)
     if len(study.cells) > 1 and (study.path / STUDY_NAME).exists():
-        raise ValueError(
+        raise Refusal(
             f"`study_dir` {study.path} is the study of one cell, and the command has "
             f"{len(study.cells)}. Pass another directory."
         )
@@ -229,11 +229,11 @@ def studies_in(path: Path) -> list[Path]:
     """The study directories at or below a path, sorted.
 
     Raises:
-        ValueError: there is none.
+        Refusal: there is none.
     """
     found = sorted(p.parent for p in path.glob(f"**/{STUDY_NAME}"))
     if not found:
-        raise ValueError(f"There is no study in {path}: no {STUDY_NAME} is below it.")
+        raise Refusal(f"There is no study in {path}: no {STUDY_NAME} is below it.")
     return found
 
 

@@ -18,6 +18,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from tem_studies.refusal import Refusal
+
 Point = dict[str, float | int]
 
 
@@ -53,11 +55,11 @@ def check_kinds(kinds: Sequence[str], optimizer: str, decay_type: str) -> None:
     """Checks that these metaparameters exist and have an effect.
 
     Raises:
-        ValueError: naming the wrong one.
+        Refusal: naming the wrong one.
     """
     for kind in kinds:
         if kind not in METAPARAMETERS:
-            raise ValueError(
+            raise Refusal(
                 f"`mparams_kind` must be among {', '.join(METAPARAMETERS)}. "
                 f"Received: mparams_kind={kind!r}."
             )
@@ -67,13 +69,13 @@ def check_kinds(kinds: Sequence[str], optimizer: str, decay_type: str) -> None:
             ("decay_type", decay_type, decay_types),
         ):
             if value not in takers:
-                raise ValueError(
+                raise Refusal(
                     f"`mparams_kind` {kind} has no effect with `{name}` {value}. "
                     f"Received: mparams_kind={kind!r}. Leave it out or pass --{name} "
                     f"{' or '.join(takers)}."
                 )
     if len(set(kinds)) < len(kinds):
-        raise ValueError(
+        raise Refusal(
             "`mparams_kind` must name each metaparameter once. "
             f"Received: mparams_kind={' '.join(kinds)!r}."
         )

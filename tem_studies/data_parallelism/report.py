@@ -22,6 +22,7 @@ from tem_studies.data_parallelism.fit import (
     best_interval,
     fit_trend,
 )
+from tem_studies.refusal import Refusal, writing
 from tem_studies.workloads.study_files import alone_in, finite_or_null
 
 TABLE_NAME, FITS_NAME = "steps_to_result.csv", "fits.json"
@@ -83,13 +84,13 @@ def read(paths: Sequence[Path]) -> list[Series]:
         paths: Study directories, or parents of some.
 
     Raises:
-        ValueError: there is none, one has no finished trial, or a file is damaged.
+        Refusal: there is none, one has no finished trial, or a file is damaged.
     """
     studies = []
     for path in paths:
         studies += [study for one in studies_in(path) if (study := _read_study(one))]
     if not studies:
-        raise ValueError(
+        raise Refusal(
             f"The studies in {', '.join(map(str, paths))} have no finished trial yet."
         )
     groups: dict[str, list[StudyFiles]] = {}
@@ -107,7 +108,7 @@ def read(paths: Sequence[Path]) -> list[Series]:
         members.sort(key=lambda study: study.cell.batch_size)
         batches = [study.cell.batch_size for study in members]
         if len(set(batches)) < len(batches):
-            raise ValueError(
+            raise Refusal(
                 f"{members[0].path} and others are studies of the same configuration. "
                 "Name each configuration once."
             )
@@ -120,8 +121,7 @@ def make(paths: Sequence[Path], place: Path) -> str:
     """Makes the report of studies in the directory `place`; returns it as text.
 
     Raises:
-        ValueError: as `read`.
-        OSError: `place` cannot be written to.
+        Refusal: as `read`; `place` cannot be written to.
     """
     # matplotlib is needed here alone, and its import takes a second.
     from tem_studies.data_parallelism import figures, tensorboard
@@ -129,13 +129,17 @@ def make(paths: Sequence[Path], place: Path) -> str:
     series = read(paths)
     rows = table(series)
     with alone_in(place):
-        with (place / TABLE_NAME).open("w", newline="") as file:
+        with (
+            writing(place / TABLE_NAME),
+            (place / TABLE_NAME).open("w", newline="") as file,
+        ):
             writer = csv.DictWriter(file, rows[0], lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
         fits = {s.label: s.fit and dataclasses.asdict(s.fit) for s in series}
         text = json.dumps(finite_or_null(fits), indent=1, allow_nan=False)
-        (place / FITS_NAME).write_text(text + "\n")
+        with writing(place / FITS_NAME):
+            (place / FITS_NAME).write_text(text + "\n")
         images = figures.draw(series, place)
         tensorboard.write(series, images, place / "tensorboard")
     return _text(rows, series)

@@ -38,7 +38,7 @@ def run(study: Study) -> bool:
         Whether all trials are finished; False if other processes still run some.
 
     Raises:
-        ValueError, OSError, ImportError: data, directory and configuration do not fit
+        Refusal: data, directory and configuration do not fit
             together. Nothing has been written then.
     """
     check_no_cluster("A study runs each trial")

@@ -26,7 +26,7 @@ from tem_studies.workloads.progress import Progress
 from tem_studies.workloads.results import PHASES, Stopwatch, pruning_record
 from tem_studies.workloads.training import Trainer
 from tem_studies.workloads.versions import versions
-from tem_tf.aggregation import NOT_FINITE
+from tem_tf.nonfinite import is_nonfinite_error
 
 # Longest time in one call of the trainer, once the speed is known. Our choice: between
 # two calls a process notices that it should end, and prints how far it is.
@@ -210,7 +210,7 @@ class _Trial:
             try:
                 self._train_until(self._next_stop())
             except tf.errors.InvalidArgumentError as error:
-                if NOT_FINITE not in str(error):
+                if not is_nonfinite_error(error):
                     raise
                 return "infeasible"
             if not self._is_check():

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import keras
 from keras import layers
 
+from tem_studies.refusal import Refusal
 from tem_studies.workloads import deep_networks
 from tem_studies.workloads.data_files import CLASSES
 from tem_studies.workloads.weighted_layers import Weighted
@@ -35,16 +36,16 @@ def build(
         (batch, classes).
 
     Raises:
-        ValueError: the images are too small for the network.
+        Refusal: the images are too small for the network.
     """
     if arch not in ARCHITECTURES:
-        raise ValueError(
+        raise Refusal(
             f"`arch` must be one of {', '.join(ARCHITECTURES)}. "
             f"Received: arch={arch!r}."
         )
     least, network = ARCHITECTURES[arch]
     if min(input_shape[:2]) < least:
-        raise ValueError(
+        raise Refusal(
             f"`arch` {arch} takes images of at least {least} x {least} pixels. "
             f"Received: images of the shape {tuple(input_shape)}."
         )

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tem_studies.refusal import Refusal
 from tem_studies.workloads.chunks import sum_over_chunks
 from tem_studies.workloads.data_sources import Split
 from tem_studies.workloads.examples import Examples, Share
@@ -111,14 +112,14 @@ class EpochOrder:
         batch_size: Examples per step, over all replicas.
 
     Raises:
-        ValueError: the batch is larger than the training split.
+        Refusal: the batch is larger than the training split.
     """
 
     def __init__(
         self, generator: np.random.RandomState, examples: int, batch_size: int
     ) -> None:
         if batch_size > examples:
-            raise ValueError(
+            raise Refusal(
                 f"`batch_size` must be at most the {examples} examples of the training "
                 f"split. Received: batch_size={batch_size}."
             )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tem_studies import missing_packages
 from tem_studies.quiet_start import start_tensorflow
+from tem_studies.refusal import Refusal
 from tem_studies.workloads import data_places
 from tem_studies.workloads.compression_settings import read_counts
 from tem_studies.workloads.configuration import Configuration
@@ -41,7 +42,7 @@ def prepare(
         start: How workers start, where there are several.
 
     Raises:
-        ValueError, OSError, ImportError: naming what is wrong, before any training.
+        Refusal: naming what is wrong, before any training.
     """
     source, (is_chief, is_alone) = check(configuration), role(start)
     claimed, refusal = None, None
@@ -54,13 +55,14 @@ def prepare(
                 require_writable(logdir)
                 if not overwrite:
                     require_unused(logdir)
-        except (ValueError, OSError) as error:
+        except Refusal as error:
             if is_alone:
                 raise
             refusal = str(error)  # Said when the others have come: they would wait.
     try:
         start_tensorflow()
-        from tem_studies.workloads import experiment
+        with missing_packages.importing():
+            from tem_studies.workloads import experiment
 
         return experiment.set_up(configuration, source, refusal, start)
     finally:
@@ -72,7 +74,7 @@ def check(configuration: Configuration) -> data_places.Source:
     """Checks what files and environment say of a run's settings; finds its data.
 
     Raises:
-        ValueError, OSError, ImportError: naming what is wrong.
+        Refusal: naming what is wrong.
     """
     check_keras()
     check_workers(configuration)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tem_studies.refusal import refusing
 from tem_studies.workloads.compression_settings import (
     COMPRESSOR_SETTINGS,
     MEMORY_SETTINGS,
@@ -33,7 +34,7 @@ def make_compressor(
             ACCORDION then decides every 10 epochs, and after each step decay.
 
     Raises:
-        ValueError: its settings do not fit together, or `counts` is no such file.
+        Refusal: its settings do not fit together, or `counts` is no such file.
     """
     name = configuration.compressor
     arguments = {
@@ -46,7 +47,8 @@ def make_compressor(
     ramp_steps = arguments.pop("density_ramp_steps", None)
     if ramp_steps:
         end = arguments["density"]
-        arguments["density"] = Ramp(max(_RAMP_START, end), end, ramp_steps)
+        with refusing(ValueError):
+            arguments["density"] = Ramp(max(_RAMP_START, end), end, ramp_steps)
     if "counts" in arguments:
         arguments["counts"] = read_counts(arguments["counts"])
     if name == "random_k":
@@ -59,7 +61,8 @@ def make_compressor(
         decays = tuple(steps_per_epoch * epoch for epoch in epochs)
         arguments["learning_rate_decays"] = decays
     kind = TopK if name == "dgc" else COMPRESSORS[name]
-    return kind(**{_ARGUMENTS.get(key, key): x for key, x in arguments.items()})
+    with refusing(ValueError):
+        return kind(**{_ARGUMENTS.get(key, key): x for key, x in arguments.items()})
 
 
 def make_memory(configuration: Configuration) -> Memory | str | None:
@@ -77,4 +80,5 @@ def make_memory(configuration: Configuration) -> Memory | str | None:
         for setting in part
         if getattr(configuration, setting) is not None
     }
-    return MEMORIES[name](**arguments)
+    with refusing(ValueError):
+        return MEMORIES[name](**arguments)

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tem_studies.refusal import Refusal
+
 # name -> (settings it must have, settings it may have)
 Settings = Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]
 
@@ -40,13 +42,13 @@ def check_settings_of(configuration: Any, kind: str, settings: Settings) -> None
         settings: Of all of that kind.
 
     Raises:
-        ValueError: naming the setting and what to pass instead.
+        Refusal: naming the setting and what to pass instead.
     """
     chosen = getattr(configuration, kind)
     required, optional = settings.get(chosen, ((), ()))
     for name in required:
         if getattr(configuration, name) is None:
-            raise ValueError(
+            raise Refusal(
                 f"`{kind}` {chosen} needs `{name}`. Received: {name}=None. "
                 f"Pass --{name}."
             )
@@ -58,7 +60,7 @@ def check_settings_of(configuration: Any, kind: str, settings: Settings) -> None
         if given is None or (kind == "compressor" and name.startswith("memory_")):
             continue
         takers = [key for key, row in settings.items() if name in row[0] + row[1]]
-        raise ValueError(
+        raise Refusal(
             f"`{name}` is not a setting of `{kind}` {chosen}. Received: "
             f"{name}={given!r}. Leave --{name} out or pass "
             f"--{kind} {' or '.join(takers)}."
@@ -69,16 +71,16 @@ def read_counts(path: str) -> list[int]:
     """Reads a list of k_t: a text file with one integer per line, step by step.
 
     Raises:
-        ValueError: naming the line that is none, or the file if it cannot be read.
+        Refusal: naming the line that is none, or the file if it cannot be read.
     """
     rule = "`counts` must be a file with one integer in [0, 2**31) per line."
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{rule} Received: counts={path!r} ({error}).") from error
+        raise Refusal(f"{rule} Received: counts={path!r} ({error}).") from error
     if not lines:
-        raise ValueError(f"{rule} Received: counts={path!r}, which is empty.")
+        raise Refusal(f"{rule} Received: counts={path!r}, which is empty.")
     for number, line in enumerate(lines, 1):
         if not line.strip().isdecimal() or int(line) >= 2**31:
-            raise ValueError(f"{rule} Received: {line!r} in line {number} of {path}.")
+            raise Refusal(f"{rule} Received: {line!r} in line {number} of {path}.")
     return [int(line) for line in lines]

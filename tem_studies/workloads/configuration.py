@@ -12,6 +12,7 @@ import math
 from collections.abc import Collection
 from typing import Any
 
+from tem_studies.refusal import Refusal
 from tem_studies.workloads.compression_settings import (
     COMPRESSOR_SETTINGS,
     MEMORY_SETTINGS,
@@ -41,7 +42,7 @@ class Configuration(WorkloadSettings):
     run only when it is given.
 
     Raises:
-        ValueError: naming the setting, what was received and what to pass instead.
+        Refusal: naming the setting, what was received and what to pass instead.
 
     Example:
         >>> Configuration(datasource="digits", compressor="topk", density=0.01).density
@@ -143,7 +144,7 @@ class Configuration(WorkloadSettings):
                 self._number(name, "in (0, 1]", lambda x: 0 < x <= 1, _FRACTION)
         low, high = self.low_density, self.high_density
         if low is not None and high is not None and high < low:
-            raise ValueError(
+            raise Refusal(
                 "`high_density` must be at least `low_density`. Received: "
                 f"low_density={low}, high_density={high}."
             )
@@ -163,7 +164,7 @@ class Configuration(WorkloadSettings):
         if self.compressor == "none":
             for name, default in _ONLY_WITH_COMPRESSOR.items():
                 if getattr(self, name) != default:
-                    raise ValueError(
+                    raise Refusal(
                         f"`{name}` has no effect with `compressor` none. Received: "
                         f"{name}={getattr(self, name)!r}. Leave --{name} out or pass "
                         "--compressor."
@@ -173,7 +174,7 @@ class Configuration(WorkloadSettings):
         if self.memory is not None:
             self._one_of("memory", tuple(MEMORY_SETTINGS))
             if not self.error_feedback:
-                raise ValueError(
+                raise Refusal(
                     "`memory` cannot be kept without `error_feedback`. Received: "
                     f"memory={self.memory!r}. Leave --memory or --noerror_feedback out."
                 )
@@ -185,7 +186,7 @@ class Configuration(WorkloadSettings):
 
     def _check_process(self) -> None:
         if not self.logdir:
-            raise ValueError(
+            raise Refusal(
                 "`logdir` must name a directory. Received: logdir=''. Leave it out for "
                 "one under runs/."
             )
@@ -193,13 +194,13 @@ class Configuration(WorkloadSettings):
         self._integer("threads", 0)
         self._integer("seed", 0)
         if self.seed >= 2**31:  # what every generator in use takes
-            raise ValueError(f"`seed` must be below 2**31. Received: seed={self.seed}.")
+            raise Refusal(f"`seed` must be below 2**31. Received: seed={self.seed}.")
         check_divisible(self.batch_size, self.workers)
 
     def _one_of(self, name: str, allowed: Collection[str]) -> None:
         value = getattr(self, name)
         if value not in allowed:
-            raise ValueError(
+            raise Refusal(
                 f"`{name}` must be one of {', '.join(allowed)}. "
                 f"Received: {name}={value!r}."
             )
@@ -209,7 +210,7 @@ def check_divisible(batch_size: int, replicas: int) -> None:
     """Raises unless every replica gets the same number of examples per step."""
     if batch_size % replicas:
         below = batch_size - batch_size % replicas
-        raise ValueError(
+        raise Refusal(
             "`batch_size` is the number of examples per step over all replicas and "
             f"must be divisible by their number. Received: batch_size={batch_size} "
             f"with {replicas} replicas. Pass {below + replicas}"

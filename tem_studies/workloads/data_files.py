@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from tem_studies.refusal import Refusal, reading
+
 CLASSES = 10
 
 # First four bytes of an idx file: 0, 0, 8 (unsigned byte), number of dimensions.
@@ -50,8 +52,8 @@ def read_mnist(folder: Path) -> tuple[Arrays, Arrays]:
         int32 (n,).
 
     Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: a file is truncated, is no idx file, or does not match the others.
+        Refusal: a file is missing; a file is truncated, is no idx file, or does not
+            match the others.
     """
     parts = []
     for prefix in _MNIST_PREFIXES:
@@ -62,7 +64,7 @@ def read_mnist(folder: Path) -> tuple[Arrays, Arrays]:
         check_labels(labels, len(images), labels_path, images_path)
         parts.append((images, labels))
     if parts[0][0].shape[1:] != parts[1][0].shape[1:]:
-        raise ValueError(
+        raise Refusal(
             f"Training and test images in {folder} must have one shape. Received: "
             f"{parts[0][0].shape[1:3]} and {parts[1][0].shape[1:3]}."
         )
@@ -80,25 +82,25 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
         uint8 array of that many dimensions.
 
     Raises:
-        ValueError: naming the file and what is wrong with it.
+        Refusal: naming the file and what is wrong with it.
     """
     content = _content(path)
     header = 4 + 4 * dimensions
     if len(content) < header:
-        raise ValueError(
+        raise Refusal(
             f"{path} is truncated: an idx file with {dimensions} dimensions starts "
             f"with {header} bytes of header. Received: {len(content)} bytes."
         )
     magic, *shape = np.frombuffer(content, ">u4", count=1 + dimensions).tolist()
     if magic != _IDX_MAGIC[dimensions]:
-        raise ValueError(
+        raise Refusal(
             f"{path} must start with the idx magic number {_IDX_MAGIC[dimensions]}. "
             f"Received: {magic}."
         )
     expected = header + int(np.prod(shape, dtype=np.int64))
     if len(content) != expected:
         problem = "is truncated" if len(content) < expected else "is too long"
-        raise ValueError(
+        raise Refusal(
             f"{path} {problem}: its header announces {shape}, {expected} bytes in all. "
             f"Received: {len(content)} bytes."
         )
@@ -113,8 +115,8 @@ def read_cifar10(folder: Path) -> tuple[Arrays, Arrays]:
         int32 (n,).
 
     Raises:
-        FileNotFoundError: a batch is missing.
-        ValueError: a batch is damaged, holds anything but arrays, or does not match.
+        Refusal: a batch is missing; a batch is damaged, holds anything but arrays, or
+            does not match.
     """
     train = [read_cifar10_batch(folder / name) for name in _CIFAR_TRAIN]
     images, labels = zip(*train, strict=True)
@@ -129,7 +131,7 @@ def read_cifar100(folder: Path) -> tuple[Arrays, Arrays]:
         As `read_cifar10`; labels are the 100 fine ones.
 
     Raises:
-        FileNotFoundError, ValueError: as `read_cifar10`.
+        Refusal: as `read_cifar10`.
     """
     train, test = (
         read_cifar_batch(folder / name, "CIFAR-100 file", b"fine_labels", 100)
@@ -156,21 +158,21 @@ def read_cifar_batch(path: Path, kind: str, key: bytes, classes: int) -> Arrays:
         classes: Number of classes.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing.")
+        raise Refusal(f"{path} is missing.")
     try:
-        with path.open("rb") as file:
+        with reading(path), path.open("rb") as file:
             batch = _ArrayUnpickler(file, encoding="bytes").load()
         pixels = np.asarray(batch[b"data"])
         labels = np.asarray(batch[key])
     except (pickle.UnpicklingError, EOFError) as error:
-        raise ValueError(f"{path} is truncated or no {kind}: {error}.") from error
+        raise Refusal(f"{path} is truncated or no {kind}: {error}.") from error
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
-        raise ValueError(
+        raise Refusal(
             f"{path} must hold a dict with b'data' and {key!r}. "
             f"Received: {type(error).__name__}: {error}."
         ) from error
     if pixels.dtype != np.uint8 or pixels.ndim != 2 or pixels.shape[1] != 3072:
-        raise ValueError(
+        raise Refusal(
             f"b'data' in {path} must be uint8 of shape (n, 3072). "
             f"Received: {pixels.dtype} {pixels.shape}."
         )
@@ -189,20 +191,20 @@ def check_labels(
 ) -> None:
     """Raises unless there is one label in [0, classes) for every image."""
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise ValueError(
+        raise Refusal(
             f"The labels in {labels_place} must be a list of integers. "
             f"Received: {labels.dtype} {labels.shape}."
         )
     if examples == 0:
-        raise ValueError(f"{images_place} holds no image.")
+        raise Refusal(f"{images_place} holds no image.")
     if len(labels) != examples:
-        raise ValueError(
+        raise Refusal(
             f"{labels_place} must hold one label for each image in {images_place}. "
             f"Received: {len(labels)} labels for {examples} images."
         )
     if labels.min() < 0 or labels.max() >= classes:
         wrong = labels[(labels < 0) | (labels >= classes)]
-        raise ValueError(
+        raise Refusal(
             f"Labels in {labels_place} must be in [0, {classes}). "
             f"Received: {wrong[0]} ({len(wrong)} labels are out of range)."
         )
@@ -224,14 +226,15 @@ def _plain_or_gzipped(path: Path) -> Path:
     for candidate in (path, gzipped):
         if candidate.is_file():
             return candidate
-    raise FileNotFoundError(f"{path} is missing, and so is {gzipped.name}.")
+    raise Refusal(f"{path} is missing, and so is {gzipped.name}.")
 
 
 def _content(path: Path) -> bytes:
     if path.suffix != ".gz":
-        return path.read_bytes()
+        with reading(path):
+            return path.read_bytes()
     try:
         with gzip.open(path, "rb") as file:
             return file.read()
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path} is truncated or not gzipped: {error}.") from error
+        raise Refusal(f"{path} is truncated or not gzipped: {error}.") from error

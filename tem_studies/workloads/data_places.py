@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from tem_studies.refusal import Refusal, refusing
 from tem_studies.workloads import prepared_data
 from tem_studies.workloads.configuration import Configuration
 
@@ -57,10 +58,13 @@ def locate(configuration: Configuration) -> Source:
     """Finds the data of a run; at most a few seconds.
 
     Raises:
-        FileNotFoundError: it is nowhere. The message says where it was looked for.
+        Refusal: it is nowhere. The message says where it was looked for.
     """
     look = {"images": locate_images, "text": locate_text, "ratings": locate_ratings}
-    return look[configuration.kind](configuration.datasource, configuration.path_data)
+    with refusing(OSError):  # Of a folder that may not be searched.
+        return look[configuration.kind](
+            configuration.datasource, configuration.path_data
+        )
 
 
 def locate_images(datasource: str, path_data: str | None) -> Source:
@@ -75,7 +79,7 @@ def locate_images(datasource: str, path_data: str | None) -> Source:
             cifar-100-python/ in it, or None.
 
     Raises:
-        FileNotFoundError: it is nowhere. The message says where it was looked for.
+        Refusal: it is nowhere. The message says where it was looked for.
     """
     _require_directory(path_data)
     if datasource == "digits":
@@ -97,7 +101,7 @@ def locate_images(datasource: str, path_data: str | None) -> Source:
     if prepared_data.is_reachable(datasource):
         return Source(datasource, "download", address)
     looked.append(f"{address} cannot be reached")
-    raise FileNotFoundError(
+    raise Refusal(
         f"The data of `datasource` {datasource} was not found: {'; '.join(looked)}. "
         f"Three ways on: pass --path_data DIR where DIR/{folder} holds its files; set "
         "TFDS_DATA_DIR to a directory in which tensorflow-datasets has prepared "
@@ -114,12 +118,12 @@ def locate_text(datasource: str, path_data: str | None) -> Source:
         path_data: A directory.
 
     Raises:
-        FileNotFoundError: a file is missing.
+        Refusal: a file is missing.
     """
     folder, name = TEXT_LAYOUTS[datasource]
     files = ", ".join(str(Path(folder) / name.format(split)) for split in TEXT_SPLITS)
     if path_data is None:
-        raise FileNotFoundError(
+        raise Refusal(
             f"`datasource` {datasource} needs `path_data`. Received: path_data=None. "
             f"Pass --path_data DIR where DIR holds {files}."
         )
@@ -127,7 +131,7 @@ def locate_text(datasource: str, path_data: str | None) -> Source:
     for split in TEXT_SPLITS:
         path = place / name.format(split)
         if not path.is_file():
-            raise FileNotFoundError(
+            raise Refusal(
                 f"{path} is missing. `datasource` {datasource} needs {files} in "
                 f"`path_data`. Received: path_data={path_data!r}."
             )
@@ -142,7 +146,7 @@ def locate_ratings(datasource: str, path_data: str | None) -> Source:
         path_data: A directory with ml-20m/, ml-1m/ or ml-latest-small/ in it, or None.
 
     Raises:
-        FileNotFoundError: the ratings are nowhere.
+        Refusal: the ratings are nowhere.
     """
     folder = RATINGS_FOLDERS[datasource]
     _require_directory(path_data)
@@ -156,7 +160,7 @@ def locate_ratings(datasource: str, path_data: str | None) -> Source:
         return Source(datasource, "prepared", str(prepared))
     if prepared_data.is_reachable(datasource):
         return Source(datasource, "download", prepared_data.CATALOGUE[datasource][1])
-    raise FileNotFoundError(
+    raise Refusal(
         f"The ratings of `datasource` {datasource} were not found. Received: path_data="
         f"{path_data!r}. Pass --path_data DIR where DIR/{folder} holds ratings.csv or "
         "ratings.dat, or set TFDS_DATA_DIR to a directory in which tensorflow-datasets "
@@ -166,6 +170,6 @@ def locate_ratings(datasource: str, path_data: str | None) -> Source:
 
 def _require_directory(path_data: str | None) -> None:
     if path_data is not None and not Path(path_data).is_dir():
-        raise FileNotFoundError(
+        raise Refusal(
             f"`path_data` must be a directory. Received: path_data={path_data!r}."
         )

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tem_studies.missing_packages import importing
+from tem_studies.refusal import Refusal
 from tem_studies.workloads import data_files, prepared_data
 from tem_studies.workloads.data_places import Source
 
@@ -104,7 +106,7 @@ def load(source: Source) -> Data:
         source: What `data_places.locate` returned.
 
     Raises:
-        FileNotFoundError, ValueError: a file is missing or wrong, naming it.
+        Refusal: a file is missing or wrong, naming it.
     """
     if source.kind == "scikit-learn":
         train, test = _read_digits()
@@ -120,7 +122,7 @@ def load(source: Source) -> Data:
         place = source.place
         data_files.check_labels(labels, len(images), place, place, classes)
         if images.shape[1:] != _SHAPES[source.datasource]:
-            raise ValueError(
+            raise Refusal(
                 f"Images of `datasource` {source.datasource} must have the shape "
                 f"{_SHAPES[source.datasource]}. Received: {images.shape[1:]} in "
                 f"{source.place}."
@@ -134,7 +136,7 @@ def split(
     """Holds out the validation split; statistics are those before it is held out."""
     held_out = int(len(train) * VALIDATION_SHARE)
     if held_out < 1:
-        raise ValueError(
+        raise Refusal(
             f"{place} must hold at least 10 training images, as a tenth of them is "
             f"held out. Received: {len(train)}."
         )
@@ -165,7 +167,7 @@ def standardisation(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         mean = (counts @ values) / counts.sum()
         variance = (counts @ (values - mean) ** 2) / counts.sum()
         if variance == 0:
-            raise ValueError(
+            raise Refusal(
                 "The training images must not all be of one colour. "
                 f"Received: every pixel of channel {channel} is {mean:g}."
             )
@@ -180,7 +182,8 @@ def _read_digits() -> tuple[data_files.Arrays, data_files.Arrays]:
     Values 0..16 become 0..255, the size 28×28 by bilinear interpolation (pixel centres
     aligned), rounded to bytes.
     """
-    from sklearn.datasets import load_digits
+    with importing():
+        from sklearn.datasets import load_digits
 
     small, labels = load_digits(return_X_y=True)
     rows = _interpolation(8, 28)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import keras
 from keras import layers
 
-from tem_studies.workloads.weighted_layers import Weighted
+from tem_studies.workloads.weighted_layers import Weighted, forked
 
 # (filters, stride of the first block) of the four stages; two blocks in each.
 _STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))
@@ -81,11 +81,14 @@ def googlenet(x: keras.KerasTensor, weighted: Weighted) -> keras.KerasTensor:
     for number, widths in enumerate(_INCEPTIONS, start=1):
         one, three_before, three, five_before, five, pooled = widths
         branches = []
+        first, rest = forked(x)
+        second, rest = forked(rest)
+        third, fourth = forked(rest)
         for start, sizes in (
-            (x, [(one, 1)]),
-            (x, [(three_before, 1), (three, 3)]),
-            (x, [(five_before, 1), (five, 3), (five, 3)]),
-            (layers.MaxPooling2D(3, 1, "same")(x), [(pooled, 1)]),
+            (first, [(one, 1)]),
+            (second, [(three_before, 1), (three, 3)]),
+            (third, [(five_before, 1), (five, 3), (five, 3)]),
+            (layers.MaxPooling2D(3, 1, "same")(fourth), [(pooled, 1)]),
         ):
             branch = start
             for filters, size in sizes:

@@ -7,8 +7,9 @@ once.
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from tem_studies.refusal import Refusal, refusing
 from tem_studies.workloads.configuration import Configuration
 from tem_tf_run import load_part
 
@@ -44,16 +45,18 @@ def role(start: Start) -> Role:
     """This process's role by the environment variable TF_CONFIG.
 
     Raises:
-        ValueError: it cannot be read, does not describe this process, or has a public
+        Refusal: it cannot be read, does not describe this process, or has a public
             address that is refused; `start_seconds` is no time.
     """
     cluster = load_part("cluster")
-    cluster.check_start_seconds(start.start_seconds)
-    task = cluster.read_tf_config()
+    with refusing(ValueError):
+        cluster.check_start_seconds(start.start_seconds)
+    task = _cluster_task()
     if task is None:
         return Role(is_chief=True, is_alone=True)
     if start.refuse_public:
-        cluster.check_public(task, refuse=True)
+        with refusing(ValueError):
+            cluster.check_public(task, refuse=True)
     return Role(task.is_chief, is_alone=len(task.addresses) == 1)
 
 
@@ -61,16 +64,16 @@ def check_keras() -> None:
     """Checks that Keras can be used as it is set up.
 
     Raises:
-        ValueError: it cannot.
+        Refusal: it cannot.
     """
     legacy = os.environ.get("TF_USE_LEGACY_KERAS", "")
     if legacy.lower() in ("1", "true"):
-        raise ValueError(
+        raise Refusal(
             f"Keras 3 is needed. Received: TF_USE_LEGACY_KERAS={legacy}. Unset it."
         )
     backend = os.environ.get("KERAS_BACKEND", "") or "tensorflow"
     if backend != "tensorflow":
-        raise ValueError(
+        raise Refusal(
             "Keras's TensorFlow backend is needed. Received: "
             f"KERAS_BACKEND={backend}. Unset it."
         )
@@ -80,10 +83,10 @@ def check_workers(configuration: Configuration) -> None:
     """Checks that virtual workers are not asked for within a worker.
 
     Raises:
-        ValueError: they are.
+        Refusal: they are.
     """
-    if configuration.workers > 1 and load_part("cluster").read_tf_config() is not None:
-        raise ValueError(
+    if configuration.workers > 1 and _cluster_task() is not None:
+        raise Refusal(
             "`workers` makes virtual workers in one process and cannot be combined "
             "with the environment variable TF_CONFIG, which makes this process one "
             f"of several. Received: workers={configuration.workers}. Leave --workers "
@@ -98,11 +101,21 @@ def check_no_cluster(what: str) -> None:
         what: Begins the error: what cannot be one.
 
     Raises:
-        ValueError: TF_CONFIG names a cluster, or is wrong.
+        Refusal: TF_CONFIG names a cluster, or is wrong.
     """
-    if load_part("cluster").read_tf_config() is not None:
-        raise ValueError(
+    if _cluster_task() is not None:
+        raise Refusal(
             f"{what} in one process and cannot be one of several workers. Unset the "
             "environment variable TF_CONFIG; for more processes pass "
             "--parallel_trials, or start the command several times."
         )
+
+
+def _cluster_task() -> Any:
+    """What TF_CONFIG says of this process, or None.
+
+    Raises:
+        Refusal: it cannot be read, or does not describe this process.
+    """
+    with refusing(ValueError):
+        return load_part("cluster").read_tf_config()

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tem_studies.refusal import refusing
 from tem_studies.workloads import data_places, pruning
 from tem_studies.workloads.configuration import Configuration
 from tem_studies.workloads.environment import AS_USUAL, Start, check_workers
@@ -27,7 +28,7 @@ from tem_studies.workloads.results import (
 from tem_studies.workloads.tasks import KINDS
 from tem_studies.workloads.training import Trainer
 from tem_studies.workloads.versions import versions
-from tem_tf.aggregation import NOT_FINITE
+from tem_tf.nonfinite import is_nonfinite_error
 from tem_tf.strategy import is_chief, require_same_on_all_workers
 
 # Steps of the first call, before the speed is known. Our choice.
@@ -52,7 +53,7 @@ def set_up(
         start: How workers start, where there are several.
 
     Raises:
-        ValueError, OSError, ImportError: naming what is wrong.
+        Refusal: naming what is wrong.
     """
     stopwatch = Stopwatch()
     check_workers(configuration)
@@ -67,7 +68,9 @@ def set_up(
     if data is None:
         with stopwatch("load"):
             data = kind.load(source)
-    require_same_on_all_workers(strategy, {"checksum of the data": data.digest()})
+    checksum = {"checksum of the data": data.digest()}
+    with refusing(ValueError):
+        require_same_on_all_workers(strategy, checksum)
     return Experiment(configuration, strategy, data, stopwatch)
 
 
@@ -81,8 +84,8 @@ class Experiment:
         stopwatch: Goes on counting the seconds of each phase.
 
     Raises:
-        ValueError: network, data and settings do not fit together.
-        OSError: the run's directory cannot be written to.
+        Refusal: network, data and settings do not fit together, or the run's
+            directory cannot be written to.
     """
 
     def __init__(
@@ -132,8 +135,19 @@ class Experiment:
         Returns:
             What result.json holds; result.schema.json describes it. `status` is
             "finished", "goal_reached" or "diverged".
+
+        Raises:
+            Refusal: a result cannot be written, as on a full disk.
         """
+        try:
+            return self._run()
+        finally:
+            self.directory.close()
+
+    def _run(self) -> dict[str, Any]:
         self._progress.say(self._description())
+        gradients = self._trainer.optimizer.path
+        self._progress.say(f"gradients: {gradients}")
         with self._stopwatch("prune"):
             masks = self._prune()
         with self._stopwatch("build"):
@@ -158,6 +172,7 @@ class Experiment:
                 "test": self._task.test.examples,
             },
             "versions": versions(),
+            "gradients": gradients,
             "history": self._history,
             "test": test,
             "communication": self._communication,
@@ -165,7 +180,6 @@ class Experiment:
             "seconds": self._stopwatch.seconds,
         }
         self.directory.save_result(result)
-        self.directory.close()
         return result
 
     def _description(self) -> str:
@@ -212,7 +226,7 @@ class Experiment:
                 self._train_until(self._next_stop())
             except tf.errors.InvalidArgumentError as error:
                 # Raised on all workers at the same step; no collective works after it.
-                if NOT_FINITE not in str(error):
+                if not is_nonfinite_error(error):
                     raise
                 self._progress.say("training diverged: a gradient is not finite")
                 return "diverged"

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
+from tem_studies.refusal import writing
+
 _KINDS = ("png", "svg")
 _DPI = 120  # pixels per inch
 
@@ -33,14 +35,16 @@ def save_figures(
     for name, make in makers.items():
         files = {kind: place / f"{name}.{kind}" for kind in _KINDS}
         for file in files.values():
-            file.unlink(missing_ok=True)
+            with writing(file):
+                file.unlink(missing_ok=True)
         figure = make(report)
         if figure is None:
             continue
         for kind, file in files.items():
             # Without its date the same data gives the same file.
             metadata = {"Date": None} if kind == "svg" else None
-            figure.savefig(file, dpi=_DPI, metadata=metadata, **options)
+            with writing(file):
+                figure.savefig(file, dpi=_DPI, metadata=metadata, **options)
         pyplot.close(figure)
         paths.append(files["png"])
     return paths

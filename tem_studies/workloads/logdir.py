@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import TextIO
 
+from tem_studies.refusal import Refusal, writing
+
 RESULT_NAME, STEPS_NAME = "result.json", "steps.npz"
 LOCK_NAME = ".run"
 WRITERS = ("train", "validation", "communication")  # folders of TensorBoard's events
@@ -40,12 +42,12 @@ def require_unused(path: str) -> None:
     """Checks that no run has left anything in a directory.
 
     Raises:
-        ValueError: naming what is there.
+        Refusal: naming what is there.
     """
     parts = [file.relative_to(path).parts for file in left_by_a_run(Path(path))]
     if parts:
         found = dict.fromkeys(f"{p[0]}{'/' if len(p) > 1 else ''}" for p in parts)
-        raise ValueError(
+        raise Refusal(
             "`logdir` must have nothing of another run in it. Received: "
             f"logdir={path!r}, which holds {', '.join(found)}. Pass another "
             "directory, or --overwrite to replace what is there."
@@ -58,14 +60,15 @@ def hold(path: Path) -> TextIO:
     Where there are no locks, as on some network file systems, nobody is kept out.
 
     Raises:
-        ValueError: another process holds it.
+        Refusal: another process holds it.
     """
-    file = (path / LOCK_NAME).open("w")
+    with writing(path):
+        file = (path / LOCK_NAME).open("w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
-        raise ValueError(
+        raise Refusal(
             f"`logdir` must be a directory of one run. Received: logdir={str(path)!r}, "
             "where another run writes now. Pass another directory."
         ) from None
@@ -82,7 +85,7 @@ def require_writable(path: str | Path, name: str = "logdir") -> None:
         name: Of the setting.
 
     Raises:
-        OSError: it cannot be made or written to, as far as can be seen.
+        Refusal: it cannot be made or written to, as far as can be seen.
     """
     # Not Path.exists, which raises below a folder that cannot be searched.
     nearest = next(p for p in (Path(path), *Path(path).parents) if os.path.exists(p))
@@ -92,9 +95,9 @@ def require_writable(path: str | Path, name: str = "logdir") -> None:
         raise not_writable(path, name, os.strerror(errno.EACCES))
 
 
-def not_writable(path: str | Path, name: str, reason: str | None) -> OSError:
-    """The error for a directory that cannot be written to."""
-    return OSError(
+def not_writable(path: str | Path, name: str, reason: str | None) -> Refusal:
+    """The refusal of a directory that cannot be written to."""
+    return Refusal(
         f"`{name}` must be a directory that can be written to. "
         f"Received: {name}={str(path)!r} ({reason})."
     )
@@ -106,7 +109,7 @@ def claim_default() -> str:
     Commands that start within one second each get their own: whoever makes it has it.
 
     Raises:
-        OSError: it cannot be made.
+        Refusal: it cannot be made.
     """
     stem = Path("runs", time.strftime("%Y%m%d-%H%M%S"))
     for number in itertools.count(1):

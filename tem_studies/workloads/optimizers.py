@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 import keras
 
 import tem_tf
+from tem_studies.refusal import refusing
 from tem_studies.workloads.compression import make_compressor, make_memory
 from tem_studies.workloads.configuration import Configuration
 
@@ -95,7 +96,9 @@ class Momentum(keras.optimizers.Optimizer):
         gradient = ops.cast(gradient, variable.dtype)
         index = self._get_variable_index(variable)
         if self.coupled_weight_decay and self._decays[index]:
-            gradient = gradient + variable * self.coupled_weight_decay
+            # Exactly g + λw, but no chain of additions with that of the velocity: the
+            # graph optimizer would add up its terms in an order that chance decides.
+            gradient = gradient - variable * -self.coupled_weight_decay
         if not self.velocities:
             self.assign_sub(variable, learning_rate * gradient)
             return
@@ -267,7 +270,8 @@ def make_optimizer(
             configuration.learning_rate_warmup_factor,
         )
     make = OPTIMIZERS[configuration.optimizer]
-    inner = make(learning_rate, configuration.momentum, configuration)
+    with refusing(ValueError):
+        inner = make(learning_rate, configuration.momentum, configuration)
     return sparsified(inner, configuration, steps_per_epoch)
 
 
@@ -293,12 +297,15 @@ def sparsified(
         configuration: The run's settings.
         steps_per_epoch: Steps of one pass over the training data, if that is known.
     """
-    return tem_tf.SparsifiedOptimizer(
-        inner,
-        compressor=make_compressor(configuration, steps_per_epoch),
-        memory=make_memory(configuration),
-        dense_below=configuration.dense_below,
-        warmup_steps=configuration.warmup_steps,
-        value_dtype=configuration.value_dtype,
-        local_clipnorm=configuration.local_clipnorm,
-    )
+    compressor = make_compressor(configuration, steps_per_epoch)
+    memory = make_memory(configuration)
+    with refusing(ValueError):
+        return tem_tf.SparsifiedOptimizer(
+            inner,
+            compressor=compressor,
+            memory=memory,
+            dense_below=configuration.dense_below,
+            warmup_steps=configuration.warmup_steps,
+            value_dtype=configuration.value_dtype,
+            local_clipnorm=configuration.local_clipnorm,
+        )

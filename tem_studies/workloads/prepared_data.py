@@ -14,6 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tem_studies.missing_packages import importing
+from tem_studies.refusal import Refusal, refusing, writing
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -104,11 +107,17 @@ def download(datasource: str) -> Path:
     Several processes of one machine may call it at once: one downloads, the others
     wait and find it done.
     """
-    import tensorflow_datasets as tfds
+    with importing():
+        import tensorflow_datasets as tfds
 
     name, _ = CATALOGUE[datasource]
-    directory().mkdir(parents=True, exist_ok=True)
-    with _Lock(directory() / f".{name.replace('/', '-')}.lock"):
+    with writing(directory()):
+        directory().mkdir(parents=True, exist_ok=True)
+    with (
+        _Lock(directory() / f".{name.replace('/', '-')}.lock"),
+        # Theirs, and the network's and the disk's.
+        refusing(ValueError, OSError, ImportError),
+    ):
         builder = tfds.builder(name, data_dir=str(directory()))
         builder.download_and_prepare()
     return Path(builder.data_dir)
@@ -122,7 +131,7 @@ def read(prepared: Path) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
         int32 (n,).
 
     Raises:
-        ValueError: it cannot be read, or has no "train" and "test" of images.
+        Refusal: it cannot be read, or has no "train" and "test" of images.
     """
 
     def take(part: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -138,7 +147,7 @@ def read_ratings(prepared: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         Users, items and times: int64 (n,) each.
 
     Raises:
-        ValueError: it cannot be read, or holds no ratings.
+        Refusal: it cannot be read, or holds no ratings.
     """
 
     def take(part: dict[str, np.ndarray]) -> tuple[np.ndarray, ...]:
@@ -149,13 +158,14 @@ def read_ratings(prepared: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _parts(prepared: Path, split: str, take: Callable[[Any], Any]) -> Any:
-    import tensorflow_datasets as tfds
+    with importing():
+        import tensorflow_datasets as tfds
 
     try:
         builder = tfds.builder_from_directory(str(prepared))
         return take(tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1)))
     except Exception as error:  # tensorflow-datasets raises many kinds
-        raise ValueError(
+        raise Refusal(
             f"{prepared} is no data set that tensorflow-datasets can read: "
             f"{str(error).splitlines()[0] if str(error) else type(error).__name__}."
         ) from error
@@ -176,7 +186,8 @@ class _Lock:
         self._path = path
 
     def __enter__(self) -> None:
-        self._file = self._path.open("w")
+        with writing(self._path):
+            self._file = self._path.open("w")
         try:
             import fcntl
         except ImportError:  # Windows: no lock, as before

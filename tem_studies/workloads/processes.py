@@ -10,8 +10,10 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from tem_studies import missing_packages, program
+from tem_studies import program
+from tem_studies.missing_packages import importing
 from tem_studies.quiet_start import start_tensorflow
+from tem_studies.refusal import Refusal
 
 Work = Callable[[Any, Callable[[], None]], None]
 
@@ -27,7 +29,7 @@ def run_in_processes(work: Work, study: Any, count: int, threads: int) -> None:
         threads: Processor threads for one operation; 0: the processors shared evenly.
 
     Raises:
-        ValueError: a process failed; it has printed why.
+        Refusal: a process failed; it has printed why.
         BrokenPipeError: nobody reads the output any longer.
     """
     context = multiprocessing.get_context("spawn")
@@ -48,7 +50,7 @@ def run_in_processes(work: Work, study: Any, count: int, threads: int) -> None:
             if any(p.exitcode == program.PIPE_CLOSED for p in failed):
                 raise BrokenPipeError
             if failed:
-                raise ValueError(
+                raise Refusal(
                     "A process of --parallel_trials ended with exit code "
                     f"{failed[0].exitcode}; see above. What is finished is kept."
                 )
@@ -65,20 +67,19 @@ def _work_as_child(content: bytes, threads: int, parent: int) -> None:
             raise SystemExit(1)
 
     try:
-        with program.usage_errors():
-            start_tensorflow()
-            import tensorflow as tf
+        start_tensorflow()
+        import tensorflow as tf
 
-            tf.config.threading.set_intra_op_parallelism_threads(threads)
-            tf.config.threading.set_inter_op_parallelism_threads(threads)
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
+        with importing():
             work, study = pickle.loads(content)
-            work(study, keep_on)
-            sys.stdout.flush()
+        work(study, keep_on)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         raise SystemExit(program.INTERRUPTED) from None
     except BrokenPipeError:
         program.close_output()
         raise SystemExit(program.PIPE_CLOSED) from None
-    except program.UsageError as error:
-        words = missing_packages.in_words(error)
-        raise SystemExit(f"{program.name()}: error: {words}") from None
+    except Refusal as refusal:
+        raise SystemExit(f"{program.name()}: error: {refusal}") from None

@@ -20,6 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tem_studies.refusal import Refusal
 from tem_studies.workloads.batches import DeviceSplit, cross_entropy
 from tem_studies.workloads.chunks import CHUNK, sum_over_chunks
 
@@ -30,11 +31,11 @@ def kept_entries(total: int, target_sparsity: float) -> int:
     """κ = round(N(1 - s)), the number of entries that pruning keeps.
 
     Raises:
-        ValueError: nothing would be left.
+        Refusal: nothing would be left.
     """
     kept = round(total * (1.0 - target_sparsity))
     if kept < 1:
-        raise ValueError(
+        raise Refusal(
             f"`target_sparsity` must leave at least one of {total} entries. "
             f"Received: target_sparsity={target_sparsity}."
         )
@@ -93,12 +94,12 @@ def keep_largest(scores: list[np.ndarray], kept: int) -> list[np.ndarray]:
         float32 arrays of zeros and ones, of the shapes of `scores`.
 
     Raises:
-        ValueError: a score is not finite.
+        Refusal: a score is not finite.
     """
     order = sorted(range(len(scores)), key=lambda i: scores[i].ndim < 2)
     flat = np.concatenate([scores[i].ravel() for i in order])
     if not np.isfinite(flat).all():
-        raise ValueError(
+        raise Refusal(
             "Pruning needs finite sensitivities: the loss of the network at its "
             "initial weights is not finite."
         )

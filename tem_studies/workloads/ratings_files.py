@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tem_studies.refusal import Refusal, reading
 from tem_studies.workloads import prepared_data
 from tem_studies.workloads.data_places import Source
 
@@ -79,7 +80,7 @@ def load(source: Source) -> RatingsData:
     """Reads, checks and splits ratings.
 
     Raises:
-        ValueError: naming the file and the line that is wrong, or what is missing.
+        Refusal: naming the file and the line that is wrong, or what is missing.
     """
     if source.kind == "files":
         return split(read_ratings(Path(source.place)))
@@ -94,7 +95,7 @@ def read_ratings(path: Path) -> Ratings:
     """Reads `ratings.csv` (with its header) or `ratings.dat` (with `::`).
 
     Raises:
-        ValueError: naming the first line that is wrong.
+        Refusal: naming the first line that is wrong.
     """
     is_csv = path.suffix == ".csv"
     try:
@@ -106,11 +107,9 @@ def read_ratings(path: Path) -> Ratings:
             ndmin=1,
         )
     except ValueError as error:
-        raise ValueError(
-            _first_wrong_line(path, is_csv) or f"{path}: {error}"
-        ) from None
+        raise Refusal(_first_wrong_line(path, is_csv) or f"{path}: {error}") from None
     if not len(rows):
-        raise ValueError(f"{path} must hold ratings. Received: none.")
+        raise Refusal(f"{path} must hold ratings. Received: none.")
 
     def line(position: int) -> str:  # By a slow second look, for an error alone.
         number, _ = next(itertools.islice(_numbered(path, is_csv), position, None))
@@ -121,11 +120,11 @@ def read_ratings(path: Path) -> Ratings:
 
 def _lines(path: Path, is_csv: bool) -> Iterator[str]:
     """Lines with commas between their fields, without the header."""
-    with path.open(encoding="utf-8", errors="replace") as file:
+    with reading(path), path.open(encoding="utf-8", errors="replace") as file:
         if is_csv:
             header = next(file, "").strip()
             if header != _HEADER:
-                raise ValueError(
+                raise Refusal(
                     f"{path} must begin with the line {_HEADER}. Received in line 1: "
                     f"{header[:60]!r}."
                 )
@@ -167,13 +166,13 @@ def split(ratings: Ratings) -> RatingsData:
     the same candidates.
 
     Raises:
-        ValueError: a pair stands twice; no user has enough ratings; a user has rated
+        Refusal: a pair stands twice; no user has enough ratings; a user has rated
             everything.
     """
     _, users, counts = np.unique(ratings.users, return_inverse=True, return_counts=True)
     enough = counts >= LEAST_RATINGS
     if not enough.any():
-        raise ValueError(
+        raise Refusal(
             f"{ratings.place} must have a user with at least {LEAST_RATINGS} ratings. "
             f"Received: {len(counts)} users, {counts.max()} ratings of one at most."
         )
@@ -187,7 +186,7 @@ def split(ratings: Ratings) -> RatingsData:
     twice = np.flatnonzero(seen[1:] == seen[:-1])
     if len(twice):
         first, second = kept[order[twice[0]]], kept[order[twice[0] + 1]]
-        raise ValueError(
+        raise Refusal(
             f"{ratings.place} must have a user and an item together once. Received: "
             f"user {ratings.users[first]} and item {ratings.items[first]} in "
             f"{ratings.line(first)} and {ratings.line(second)}."
@@ -196,7 +195,7 @@ def split(ratings: Ratings) -> RatingsData:
     users, items = users[order].astype(np.int32), items[order].astype(np.int32)
     last = np.flatnonzero(np.append(users[1:] != users[:-1], True))
     if np.diff(last, prepend=-1).max() == number_of_items:
-        raise ValueError(
+        raise Refusal(
             f"Every user in {ratings.place} must have left an item unrated, to be "
             "drawn against those held out. Received: a user with all "
             f"{number_of_items} items."

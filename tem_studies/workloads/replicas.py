@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 import tem_tf
+from tem_studies.refusal import Refusal, refusing
 from tem_studies.workloads.chunks import use_one_thread_per_operation
 from tem_studies.workloads.configuration import Configuration, check_divisible
 from tem_studies.workloads.environment import AS_USUAL, Start, check_workers
@@ -37,9 +38,8 @@ def make_strategy(
         start: How workers start, where there are several.
 
     Raises:
-        ValueError: `workers` together with TF_CONFIG; a batch that the replicas cannot
-            share; workers with different settings.
-        TimeoutError: a worker is missing.
+        Refusal: `workers` together with TF_CONFIG; a batch that the replicas cannot
+            share; workers with different settings; a worker is missing.
     """
     check_workers(configuration)
     if configuration.arch in _CUT_NETWORKS:
@@ -47,12 +47,15 @@ def make_strategy(
     elif configuration.threads:
         tf.config.threading.set_intra_op_parallelism_threads(configuration.threads)
     if read_tf_config() is not None:
-        strategy = tem_tf.MultiWorkerMirroredStrategy(**start._asdict())
+        # Addresses, ports and workers are the user's; a TimeoutError is an OSError.
+        with refusing(ValueError, OSError):
+            strategy = tem_tf.MultiWorkerMirroredStrategy(**start._asdict())
     elif configuration.workers > 1:
         strategy = _virtual_devices(configuration.workers)
     else:
         strategy = tf.distribute.get_strategy()
-    require_same_on_all_workers(strategy, configuration.shared())
+    with refusing(ValueError):
+        require_same_on_all_workers(strategy, configuration.shared())
     check_divisible(configuration.batch_size, strategy.num_replicas_in_sync)
     return strategy
 
@@ -105,7 +108,7 @@ def refuse_on_all_workers(
         refusal: The reason. Only the chief's counts.
 
     Raises:
-        ValueError: there is one; it says on all of them what the chief's is.
+        Refusal: there is one; it says on all of them what the chief's is.
     """
     text = (refusal or "").encode()[:_LONGEST_REFUSAL]
     letters = np.frombuffer(text.ljust(_LONGEST_REFUSAL), np.uint8)
@@ -113,7 +116,7 @@ def refuse_on_all_workers(
     words = bytes(theirs.astype(np.uint8)).decode(errors="ignore").strip()
     if words:
         chief = "" if is_chief(strategy) else "The chief refuses to start: "
-        raise ValueError(chief + words)
+        raise Refusal(chief + words)
 
 
 def _virtual_devices(workers: int) -> tf.distribute.Strategy:

@@ -20,6 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tem_studies.refusal import Refusal, writing
 from tem_studies.workloads.logdir import (
     RESULT_NAME,
     STEPS_NAME,
@@ -59,8 +60,7 @@ class RunDirectory:
         """Makes the directory and removes what an earlier run left in it.
 
         Raises:
-            OSError: it cannot be written to.
-            ValueError: another run writes to it now.
+            Refusal: it cannot be written to; another run writes to it now.
         """
         if not self.writes:
             return
@@ -70,8 +70,9 @@ class RunDirectory:
         except OSError as error:
             raise not_writable(self.path, "logdir", error.strerror) from error
         self._held = hold(self.path)  # Before anything is removed.
-        for file in left_by_a_run(self.path):
-            file.unlink(missing_ok=True)
+        with writing(self.path):
+            for file in left_by_a_run(self.path):
+                file.unlink(missing_ok=True)
         for name in WRITERS:
             writer = tf.summary.create_file_writer(str(self.path / name))
             self._writers[name] = writer
@@ -94,8 +95,9 @@ class RunDirectory:
             return
         final = self.path / "checkpoints" / f"step-{step:06d}.weights.h5"
         partial = final.with_name(f".partial-{final.name}")
-        model.save_weights(partial, overwrite=True)
-        os.replace(partial, final)
+        with writing(final):
+            model.save_weights(partial, overwrite=True)
+            os.replace(partial, final)
 
     def save_steps(self, records: np.ndarray) -> None:
         """Writes steps.npz: what every single step sent and held back.
@@ -106,9 +108,11 @@ class RunDirectory:
         if not self.writes:
             return
         partial = self.path / f".partial-{STEPS_NAME}"
-        with partial.open("wb") as file:
-            np.savez_compressed(file, **dict(zip(STEPS, records.T, strict=True)))
-        os.replace(partial, self.path / STEPS_NAME)
+        columns = dict(zip(STEPS, records.T, strict=True))
+        with writing(self.path / STEPS_NAME):
+            with partial.open("wb") as file:
+                np.savez_compressed(file, **columns)
+            os.replace(partial, self.path / STEPS_NAME)
 
     def save_result(self, result: Mapping[str, Any]) -> None:
         """Writes result.json; numbers that are not finite become null."""
@@ -116,8 +120,9 @@ class RunDirectory:
             return
         text = json.dumps(finite_or_null(result), indent=2, allow_nan=False)
         partial = self.path / f".partial-{RESULT_NAME}"
-        partial.write_text(text + "\n")
-        os.replace(partial, self.path / RESULT_NAME)
+        with writing(self.path / RESULT_NAME):
+            partial.write_text(text + "\n")
+            os.replace(partial, self.path / RESULT_NAME)
 
     def close(self) -> None:
         """Closes the TensorBoard files; another run may write there."""
@@ -138,7 +143,7 @@ def read_steps(folder: Path) -> dict[str, np.ndarray]:
     """Reads what `RunDirectory.save_steps` wrote in a run's directory.
 
     Raises:
-        ValueError: it is damaged or missing.
+        Refusal: it is damaged or missing.
     """
     path = folder / STEPS_NAME
     try:
@@ -146,7 +151,7 @@ def read_steps(folder: Path) -> dict[str, np.ndarray]:
         with path.open("rb") as stream, np.load(stream) as file:
             return {name: file[name] for name in STEPS}
     except _UNREADABLE as error:
-        raise ValueError(
+        raise Refusal(
             f"{path} cannot be read ({error}): it is damaged or missing. Remove "
             f"{folder} to have the run made again; nothing was changed."
         ) from error

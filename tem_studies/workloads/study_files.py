@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tem_studies.refusal import Refusal, writing
 from tem_studies.workloads.logdir import RESULT_NAME, not_writable
 
 _MARK, _DATA_NAME = ".tem_tf-report", "data.json"
@@ -29,8 +30,10 @@ _MARK, _DATA_NAME = ".tem_tf-report", "data.json"
 @contextmanager
 def claim(folder: Path) -> Iterator[bool]:
     """Claims a folder for a `with` block; False if it is finished or another's."""
-    folder.mkdir(exist_ok=True)
-    with (folder / ".claim").open("w") as file:
+    with writing(folder):
+        folder.mkdir(exist_ok=True)
+        file = (folder / ".claim").open("w")
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -49,7 +52,7 @@ def make_directory(path: Path, name: str = "study_dir") -> None:
     """Makes the directory of a study, which `name` sets.
 
     Raises:
-        OSError: it cannot be made or written to.
+        Refusal: it cannot be made or written to.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -64,10 +67,12 @@ def alone_in(place: Path) -> Iterator[None]:
     Commands that finish a study together would else write one report at once.
 
     Raises:
-        OSError: it cannot be made or written to.
+        Refusal: it cannot be made or written to.
     """
-    place.mkdir(parents=True, exist_ok=True)
-    with (place / ".claim").open("w") as file:
+    with writing(place):
+        place.mkdir(parents=True, exist_ok=True)
+        file = (place / ".claim").open("w")
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -76,22 +81,23 @@ def empty_report(place: Path) -> None:
     """Makes an empty directory for a report, in the place of an earlier one.
 
     Raises:
-        ValueError: it holds something else.
+        Refusal: it holds something else.
     """
     mark = place / _MARK
     earlier = [entry for entry in place.glob("*") if entry != mark]
     if earlier and not mark.exists():
-        raise ValueError(
+        raise Refusal(
             f"{place} was not made by a report and is not overwritten. Pass "
             "another `logdir`."
         )
-    place.mkdir(parents=True, exist_ok=True)
-    mark.touch()  # It stays: a process killed here leaves what the next may remove.
-    for entry in earlier:
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink()
+    with writing(place):
+        place.mkdir(parents=True, exist_ok=True)
+        mark.touch()  # It stays: a process killed here leaves what the next may remove.
+        for entry in earlier:
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
 
 
 def require_data(place: Path, checksum: int) -> None:
@@ -102,7 +108,7 @@ def require_data(place: Path, checksum: int) -> None:
         checksum: Of the data.
 
     Raises:
-        ValueError: it is other data.
+        Refusal: it is other data.
     """
     path, ours = place / _DATA_NAME, {"checksum of the data": checksum}
     with alone_in(place):
@@ -128,7 +134,7 @@ def require_same(
         if theirs.get(name) != ours.get(name)
     ]
     if differences:
-        raise ValueError(
+        raise Refusal(
             f"`study_dir` {path} is the study of another configuration: "
             f"{', '.join(differences)}. Pass another directory."
         )
@@ -156,17 +162,17 @@ def read_json(path: Path, kind: type) -> Any:
     """Reads a file.
 
     Raises:
-        ValueError: it is damaged, or holds something else than a `kind`.
+        Refusal: it is damaged, or holds something else than a `kind`.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise ValueError(
+        raise Refusal(
             f"{path} cannot be read as JSON ({error}): it is half-written or damaged. "
             "Restore it, or remove it to have it made again; nothing was changed."
         ) from error
     if not isinstance(content, kind):
-        raise ValueError(f"{path} must hold a JSON {kind.__name__}; it does not.")
+        raise Refusal(f"{path} must hold a JSON {kind.__name__}; it does not.")
     return content
 
 
@@ -174,11 +180,11 @@ def read_result(path: Path, names: Collection[str]) -> dict[str, Any]:
     """Reads a result file that must have some names at least.
 
     Raises:
-        ValueError: it is damaged, or lacks one of them.
+        Refusal: it is damaged, or lacks one of them.
     """
     content = read_json(path, dict)
     if missing := sorted(set(names) - content.keys()):
-        raise ValueError(
+        raise Refusal(
             f"{path} lacks {', '.join(f'`{name}`' for name in missing)}: it is damaged "
             "or not a result of this study. Restore it, or remove it to have it made "
             "again; nothing was changed."
@@ -187,14 +193,19 @@ def read_result(path: Path, names: Collection[str]) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes a file; numbers that are not finite become null."""
+    """Writes a file; numbers that are not finite become null.
+
+    Raises:
+        Refusal: it cannot be written.
+    """
     text = json.dumps(finite_or_null(content), indent=1, allow_nan=False)
     partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())  # before its name: a machine may fail, too
-    os.replace(partial, path)
+    with writing(path):
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # before its name: a machine may fail, too
+        os.replace(partial, path)
 
 
 def finite_or_null(value: Any) -> Any:

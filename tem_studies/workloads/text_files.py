@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tem_studies.refusal import Refusal, reading
 from tem_studies.workloads.data_places import TEXT_LAYOUTS, TEXT_SPLITS, Source
 
 END_OF_LINE, UNKNOWN = "<eos>", "<unk>"
@@ -45,7 +46,7 @@ def load(source: Source) -> TextData:
     """Reads the three files of a text.
 
     Raises:
-        ValueError: a file is empty or no UTF-8, or has a word that the training text
+        Refusal: a file is empty or no UTF-8, or has a word that the training text
             lacks, naming file and line.
     """
     name = TEXT_LAYOUTS[source.datasource][1]
@@ -66,17 +67,18 @@ def load(source: Source) -> TextData:
 
 def _lines(path: Path) -> list[list[str]]:
     """The words of each line, <eos> last."""
-    content = path.read_bytes()
+    with reading(path):
+        content = path.read_bytes()
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise ValueError(
+        raise Refusal(
             f"{path} must be UTF-8. Received: byte {content[error.start]:#04x} in line "
             f"{line}."
         ) from error
     if not text.strip():
-        raise ValueError(f"{path} must hold words. Received: an empty text.")
+        raise Refusal(f"{path} must hold words. Received: an empty text.")
     # Of a file that ends with a line's end nothing comes after it.
     lines = text.removesuffix("\n").split("\n")
     return [[*line.lower().split(), END_OF_LINE] for line in lines]
@@ -97,7 +99,7 @@ def _encoded(path: Path, lines: list[list[str]], numbers: dict[str, int]) -> np.
         ]
         if strange:
             number, word = strange[0]
-            raise ValueError(
+            raise Refusal(
                 f"Every word of {path} must be one of the training text, which has no "
                 f"{UNKNOWN} to stand for others. Received: {word!r} in line {number} "
                 f"({len(strange)} words in all). Replace rare words of all three files "

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tem_studies.refusal import Refusal
 from tem_studies.workloads.configuration import Configuration
 from tem_studies.workloads.examples import Examples, Share
 from tem_studies.workloads.language_model import LanguageModel
@@ -52,7 +53,7 @@ class TrainingText(Examples):
         windows: Steps of an epoch.
 
     Raises:
-        ValueError: the text is too short for one step.
+        Refusal: the text is too short for one step.
     """
 
     def __init__(self, words: np.ndarray, settings: Configuration) -> None:
@@ -60,7 +61,7 @@ class TrainingText(Examples):
         length = len(words) // streams
         self.windows = (length - 1) // window
         if self.windows < 1:
-            raise ValueError(
+            raise Refusal(
                 "`batch_size` streams of the training text must have at least `bptt` + "
                 f"1 words each. Received: batch_size={streams}, bptt={window} with "
                 f"{len(words)} words. Pass a smaller one."
@@ -125,7 +126,7 @@ class HeldOutText(Examples):
     def __init__(self, words: np.ndarray, name: str) -> None:
         self.examples = len(words) - 1
         if self.examples < 1:
-            raise ValueError(
+            raise Refusal(
                 f"The {name} text must have at least two words. Received: {len(words)}."
             )
         streams = min(EVALUATION_STREAMS, self.examples)

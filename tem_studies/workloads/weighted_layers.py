@@ -2,9 +2,71 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import layers
+
+
+@tf.custom_gradient
+def copied(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+    """The same values, with a gradient that is added up by itself.
+
+    `ensure_shape` keeps the graph optimizer from making one sum of that gradient's and
+    of the one that it is added to; it would look through an identity.
+    """
+    return tf.identity(x), lambda gradient: tf.ensure_shape(gradient, x.shape)
+
+
+def forked(x: keras.KerasTensor) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+    """A tensor twice: for two of its readers, where it has more than two.
+
+    The tape adds up the gradients of all readers of one tensor at once, and three or
+    more of them in an order that chance decides; two have one sum.
+    """
+    return x, _Copy()(x)
+
+
+@keras.saving.register_keras_serializable(package="tem_tf")
+class _Copy(layers.Layer):
+    """A tensor of its own with the same values."""
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return copied(inputs)
+
+
+@keras.saving.register_keras_serializable(package="tem_tf")
+class BatchNorm(layers.BatchNormalization):
+    """Keras's batch norm, whose gradient repeats bit for bit.
+
+    Its inputs have three readers in training - mean, variance and what is normalised -
+    and the first two read a copy here: see `forked`.
+    """
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """As in Keras."""
+        if not training or not self.trainable:
+            return super().call(inputs, training=False)
+        inputs = copied(inputs)  # One reader for those outside.
+        axes = list(range(len(inputs.shape)))
+        del axes[self.axis]
+        mean, variance = keras.ops.moments(copied(inputs), axes)
+        for moving, batch in (
+            (self.moving_mean, mean),
+            (self.moving_variance, variance),
+        ):
+            moving.assign(moving * self.momentum + batch * (1.0 - self.momentum))
+        return keras.ops.batch_normalization(
+            inputs,
+            mean,
+            variance,
+            axis=self.axis,
+            offset=self.beta,
+            scale=self.gamma,
+            epsilon=self.epsilon,
+        )
 
 
 class Weighted:
@@ -39,7 +101,7 @@ class Weighted:
     def batch_norm(self, x):
         """Batch normalisation with the constants that TEM's authors had (PyTorch's)."""
         self._batch_norms += 1
-        return layers.BatchNormalization(
+        return BatchNorm(
             momentum=0.9, epsilon=1e-5, name=f"batch_norm_{self._batch_norms}"
         )(x)
 

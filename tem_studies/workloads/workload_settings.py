@@ -10,6 +10,7 @@ import dataclasses
 import math
 from typing import Any
 
+from tem_studies.refusal import Refusal
 from tem_studies.workloads.checks import Checked
 
 # kind of task -> (data sources, networks)
@@ -74,7 +75,7 @@ class WorkloadSettings(Checked):
 
     def _check_workload(self) -> None:
         if _kind_of(self.datasource, 0) != self.kind:
-            raise ValueError(
+            raise Refusal(
                 f"`arch` {self.arch} cannot be trained on `datasource` "
                 f"{self.datasource}. Received: arch={self.arch!r}, "
                 f"datasource={self.datasource!r}. Pass --datasource "
@@ -83,7 +84,7 @@ class WorkloadSettings(Checked):
         for name, (kinds, neutral) in _OF_KINDS.items():
             value = getattr(self, name)
             if self.kind not in kinds and value != neutral:
-                raise ValueError(
+                raise Refusal(
                     f"`{name}` has no effect with `arch` {self.arch}. Received: "
                     f"{name}={value!r}. Leave --{name} out, or pass {neutral!r}."
                 )
@@ -109,7 +110,7 @@ class WorkloadSettings(Checked):
 
     def _check_schedule(self) -> None:
         if (self.decay_type == "step") != (self.decay_epochs is not None):
-            raise ValueError(
+            raise Refusal(
                 "`decay_epochs` and `decay_type` step need each other. Received: "
                 f"decay_type={self.decay_type!r}, decay_epochs={self.decay_epochs!r}. "
                 "Pass for example --decay_type step --decay_epochs 150 250."
@@ -133,7 +134,7 @@ class WorkloadSettings(Checked):
         object.__setattr__(self, "decay_epochs", epochs)  # It is frozen.
         for before, epoch in zip((0, *epochs), epochs, strict=False):
             if type(epoch) is not int or epoch <= before:
-                raise ValueError(
+                raise Refusal(
                     "`decay_epochs` must be integers of at least 1, in rising order. "
                     f"Received: decay_epochs={epochs!r}."
                 )
@@ -141,7 +142,7 @@ class WorkloadSettings(Checked):
     def _without_effect(self, name: str, with_what: str) -> None:
         value = getattr(self, name)
         if value != _DEFAULTS[name]:
-            raise ValueError(
+            raise Refusal(
                 f"`{name}` has no effect with {with_what}. Received: {name}={value!r}. "
                 f"Leave --{name} out."
             )

@@ -1,17 +1,30 @@
-"""Compressors: which entries of a corrected gradient a worker sends.
+"""Compressors: what a replica says of its corrected gradient.
 
-`contract` says what a compressor is; the others are families of them.
+`contract` says what a compressor is; `rules` how entries are named; the others are
+families of compressors.
 """
 
+from tem_tf.compressors.checks import check_asked, check_own, check_vectors
 from tem_tf.compressors.contract import (
+    MOST_ROUNDS,
+    Asked,
+    Broadcast,
     Compressor,
+    Done,
+    Everything,
+    Gather,
+    Heard,
     Identity,
     Message,
-    Observed,
+    Sparsifier,
     State,
+    Sum,
 )
+from tem_tf.compressors.low_rank import PowerSGD
 from tem_tf.compressors.random_k import RandomK
+from tem_tf.compressors.rules import RULES, At, AtLeast, Largest, Rule, Selection
 from tem_tf.compressors.schedules import Piecewise, Ramp, Schedule
+from tem_tf.compressors.sign import Sign
 from tem_tf.compressors.thresholds import AdaptiveThreshold, HardThreshold
 from tem_tf.compressors.topk import Accordion, TopK, TopKSchedule
 
@@ -23,22 +36,42 @@ COMPRESSORS: dict[str, type[Compressor]] = {
     "random_k": RandomK,
     "accordion": Accordion,
     "adaptive_threshold": AdaptiveThreshold,
+    "powersgd": PowerSGD,
+    "sign": Sign,
 }
 
 __all__ = [
     "COMPRESSORS",
+    "MOST_ROUNDS",
+    "RULES",
     "Accordion",
     "AdaptiveThreshold",
+    "Asked",
+    "At",
+    "AtLeast",
+    "Broadcast",
     "Compressor",
-    "HardThreshold",
+    "Done",
+    "Everything",
+    "Gather",
+    "Heard",
     "Identity",
+    "Largest",
     "Message",
-    "Observed",
     "Piecewise",
+    "PowerSGD",
     "Ramp",
     "RandomK",
+    "Rule",
     "Schedule",
+    "Selection",
+    "Sign",
+    "Sparsifier",
     "State",
+    "Sum",
     "TopK",
     "TopKSchedule",
+    "check_asked",
+    "check_own",
+    "check_vectors",
 ]

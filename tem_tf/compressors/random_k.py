@@ -7,15 +7,16 @@ import dataclasses
 import keras
 import tensorflow as tf
 
-from tem_tf.compressors.contract import Compressor
+from tem_tf.compressors.contract import Sparsifier
+from tem_tf.compressors.rules import At
 from tem_tf.compressors.schedules import Strength, check_density, is_integer
-from tem_tf.compressors.topk import kept, mask_of
-from tem_tf.sparse_gradient import SparseGradient
+from tem_tf.compressors.topk import kept
+from tem_tf.layout import total_size
 
 
 @keras.saving.register_keras_serializable(package="tem_tf")
 @dataclasses.dataclass(frozen=True)
-class RandomK(Compressor):
+class RandomK(Sparsifier):
     """Sends k random entries, the same on all workers, so that no indices travel.
 
     The draw depends on `seed` and the step alone. Values are not rescaled: with error
@@ -34,8 +35,6 @@ class RandomK(Compressor):
     density: Strength
     seed: int = 0
 
-    aggregation = "reduce"
-
     def __post_init__(self):
         check_density(self.density)
         if not is_integer(self.seed) or not 0 <= self.seed < 2**31:
@@ -43,14 +42,8 @@ class RandomK(Compressor):
                 f"`seed` must be an integer in [0, 2**31). Received: seed={self.seed!r}"
             )
 
-    def select(self, vector, segments, step, state):
-        size = vector.shape[0]
-        return mask_of(self.draw(size, step), size), state
-
-    def compress(self, state, corrected, step, segments):
-        indices = self.draw(corrected.shape[0], step)
-        values = tf.gather(corrected, indices)
-        return SparseGradient(values, indices, corrected.shape[0]), state
+    def rule(self, state, corrected, step, segments):
+        return At(self.draw(total_size(segments), step))
 
     def draw(self, size: int, step: tf.Tensor) -> tf.Tensor:
         """Returns k distinct positions in [0, size): int32 (k,)."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tem_tf.compressors.contract import Compressor
+from tem_tf.compressors.contract import Sparsifier, Vectors
+from tem_tf.compressors.rules import AtLeast
 from tem_tf.compressors.schedules import (
     Schedule,
     Strength,
@@ -19,12 +19,13 @@ from tem_tf.compressors.schedules import (
     is_number,
     strength_at,
 )
-from tem_tf.packing import total_size
+from tem_tf.fixed_sums import fixed_sum
+from tem_tf.layout import pack, total_size
 
 
 @keras.saving.register_keras_serializable(package="tem_tf")
 @dataclasses.dataclass(frozen=True)
-class HardThreshold(Compressor):
+class HardThreshold(Sparsifier):
     """Sends the entries with |p| >= λ, one λ for the whole model and training.
 
     Args:
@@ -38,9 +39,9 @@ class HardThreshold(Compressor):
 
     Example:
 
-    >>> p = tf.constant([0.5, -2.0, 1.0])
-    >>> message, _ = HardThreshold(1.0).compress((), p, 0, ())
-    >>> message.indices.numpy()
+    >>> p = [tf.constant([0.5, -2.0, 1.0])]
+    >>> asked = HardThreshold(1.0).compress((), p, 0, ())
+    >>> asked.message.to_sparse().indices.numpy()
     array([1, 2], dtype=int32)
 
     References:
@@ -89,9 +90,8 @@ class HardThreshold(Compressor):
             raise ValueError(f"`size` must be an integer >= 1. Received: size={size!r}")
         return cls(1 / (2 * math.sqrt(density * size)))
 
-    def select(self, vector, segments, step, state):
-        threshold = tf.cast(strength_at(self.threshold, step), vector.dtype)
-        return tf.abs(vector) >= threshold, state
+    def rule(self, state, corrected, step, segments):
+        return AtLeast(strength_at(self.threshold, step))
 
     def scaled(self, factor):
         threshold = self.threshold
@@ -102,7 +102,7 @@ class HardThreshold(Compressor):
 
 @keras.saving.register_keras_serializable(package="tem_tf")
 @dataclasses.dataclass(frozen=True)
-class AdaptiveThreshold(Compressor):
+class AdaptiveThreshold(Sparsifier):
     """A hard threshold whose λ is steered so that a whole run meets a budget.
 
     The budget is density·n·steps entries per replica (mean over replicas), what a user
@@ -163,30 +163,29 @@ class AdaptiveThreshold(Compressor):
         names = ("threshold", "sent", "sum", "recent", "counted", "expected")
         return {name: tf.zeros([], tf.float64) for name in names}
 
-    def share(self, gradient, segments):
-        square = tf.reduce_sum(tf.square(gradient), keepdims=True)
+    def share(self, state, gradient, step, segments):
+        square = fixed_sum(tf.square(pack(gradient)))[tf.newaxis]
         return tf.cast(square, tf.float32)
 
-    def select(self, vector, segments, step, state):
-        known = self.known(state, vector.dtype)
-        return tf.abs(vector) >= tf.where(known > 0, known, self.first(vector)), state
+    def rule(self, state, corrected, step, segments):
+        known = self.unit * state["threshold"]
+        return AtLeast(
+            tf.cond(known > 0, lambda: known, lambda: self._first(corrected))
+        )
 
-    def known(self, state: Any, dtype: tf.DType) -> tf.Tensor:
-        """λ, in units of what gradients were multiplied by; 0 before it is known."""
-        return tf.cast(self.unit * state["threshold"], dtype)
-
-    def first(self, vector: tf.Tensor) -> tf.Tensor:
-        """λ of the first step, for this replica's corrected gradient (n,)."""
+    def _first(self, corrected: Vectors) -> tf.Tensor:
+        """λ of the first step, for this replica's corrected gradient: float64."""
+        vector = pack(corrected)
         count = max(self.density * vector.shape[0], 1.0)
-        own = _START * tf.sqrt(tf.reduce_sum(tf.square(vector)) / count)
+        own = _START * tf.sqrt(fixed_sum(tf.square(vector)) / count)
         # Not 0, where all entries are: nothing is sent then.
-        return tf.maximum(own, _TINY)
+        return tf.cast(tf.maximum(own, _TINY), tf.float64)
 
-    def observe(self, state, observed, step, segments):
+    def observe(self, state, heard, step, segments):
         count = max(self.density * total_size(segments), 1.0)
         time = tf.cast(step, tf.float64) + 1
-        entries = tf.cast(observed.entries, tf.float64) / observed.replicas
-        square = tf.cast(observed.shared[0], tf.float64) / observed.replicas
+        entries = tf.cast(heard.entries, tf.float64) / heard.replicas
+        square = tf.cast(heard.shared[0], tf.float64) / heard.replicas
         scale = tf.sqrt(square / count) / self.unit  # G/√k.
 
         is_first = tf.equal(state["threshold"], 0)

@@ -14,7 +14,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tem_tf.compressors.contract import Compressor, Observed
+from tem_tf.compressors.contract import Heard, Sparsifier
+from tem_tf.compressors.rules import Largest
 from tem_tf.compressors.schedules import (
     Schedule,
     Strength,
@@ -22,12 +23,13 @@ from tem_tf.compressors.schedules import (
     is_integer,
     is_number,
 )
-from tem_tf.packing import Segments
+from tem_tf.fixed_sums import fixed_sum
+from tem_tf.layout import Segments, total_size
 
 
 @keras.saving.register_keras_serializable(package="tem_tf")
 @dataclasses.dataclass(frozen=True)
-class TopK(Compressor):
+class TopK(Sparsifier):
     """Sends the k entries of greatest magnitude; of equals, those of lower index.
 
     Zeros are never sent, so that an embedding's density, a share of all its entries as
@@ -67,13 +69,11 @@ class TopK(Compressor):
                 f'`scope` must be "layer" or "model". Received: scope={self.scope!r}'
             )
 
-    def select(self, vector, segments, step, state):
-        def largest(part: tf.Tensor) -> tf.Tensor:
-            return mask_of_largest(part, self.count(part.shape[0], step))
-
+    def rule(self, state, corrected, step, segments):
+        sizes = [segment.size for segment in segments]
         if self.scope == "model":
-            return largest(vector), state
-        return _of_each(vector, segments, largest), state
+            sizes = [total_size(segments)]
+        return Largest([self.count(size, step) for size in sizes])
 
     def count(self, size: int, step: tf.Tensor) -> int | tf.Tensor:
         """k for a variable, or a whole gradient, of `size` entries."""
@@ -84,7 +84,7 @@ class TopK(Compressor):
 
 @keras.saving.register_keras_serializable(package="tem_tf")
 @dataclasses.dataclass(frozen=True)
-class TopKSchedule(Compressor):
+class TopKSchedule(Sparsifier):
     """Sends the k_t largest entries of the whole gradient at step t, from a list.
 
     With the k_t that a hard threshold used (mean over workers), it is the control that
@@ -100,9 +100,10 @@ class TopKSchedule(Compressor):
 
     Example:
 
-    >>> replay = TopKSchedule([2, 0, 1])
-    >>> p = tf.constant([0.5, -2.0, 1.0])
-    >>> [len(replay.compress((), p, t, ())[0].values) for t in range(5)]
+    >>> replay, segments = TopKSchedule([2, 0, 1]), make_segments(["v"], [(3,)])
+    >>> p = [tf.constant([0.5, -2.0, 1.0])]
+    >>> messages = [replay.compress((), p, t, segments).message for t in range(5)]
+    >>> [int(message.to_sparse().entries()) for message in messages]
     [2, 0, 1, 1, 1]
     """
 
@@ -124,8 +125,8 @@ class TopKSchedule(Compressor):
             )
         object.__setattr__(self, "counts", tuple(map(int, counts)))  # It is frozen.
 
-    def select(self, vector, segments, step, state):
-        return mask_of_largest(vector, self.count(vector.shape[0], step)), state
+    def rule(self, state, corrected, step, segments):
+        return Largest([self.count(total_size(segments), step)])
 
     def count(self, size: int, step: tf.Tensor) -> tf.Tensor:
         """k_t for a gradient of `size` entries."""
@@ -135,7 +136,7 @@ class TopKSchedule(Compressor):
 
 @keras.saving.register_keras_serializable(package="tem_tf")
 @dataclasses.dataclass(frozen=True)
-class Accordion(Compressor):
+class Accordion(Sparsifier):
     """Top-k of each variable at one of two densities, decided anew now and then.
 
     Every `interval_steps` steps (0, I, 2I, …) each variable's aggregated gradient, as
@@ -210,17 +211,12 @@ class Accordion(Compressor):
         high = tf.ones([len(segments)], tf.bool)
         return {"high": high, "norms": tf.zeros([len(segments)])}
 
-    def select(self, vector, segments, step, state):
-        counts = iter(self.counts(segments, state))
+    def rule(self, state, corrected, step, segments):
+        # With static bounds, so that each simulated worker may have its own k.
+        most = [kept(self.high_density, segment.size) for segment in segments]
+        return Largest(self.counts(state, segments), most)
 
-        def largest(part: tf.Tensor) -> tf.Tensor:
-            # Of static shape, so that each simulated worker may have its own k.
-            most = kept(self.high_density, part.shape[0])
-            return mask_of_largest(part, most, next(counts))
-
-        return _of_each(vector, segments, largest), state
-
-    def counts(self, segments: Segments, state: Any) -> list[tf.Tensor]:
+    def counts(self, state: Any, segments: Segments) -> list[tf.Tensor]:
         """k of each variable."""
         densities = self.high_density, self.low_density
         return [
@@ -230,18 +226,18 @@ class Accordion(Compressor):
             )
         ]
 
-    def observe(self, state, observed, step, segments):
+    def observe(self, state, heard, step, segments):
         step = tf.cast(step, tf.int64)
         return tf.cond(
             step % self.interval_steps == 0,
-            lambda: self._decide(state, observed, step, segments),
+            lambda: self._decide(state, heard, step, segments),
             lambda: state,
         )
 
     def _decide(
-        self, state: Any, observed: Observed, step: tf.Tensor, segments: Segments
+        self, state: Any, heard: Heard, step: tf.Tensor, segments: Segments
     ) -> Any:
-        norms = [tf.norm(observed.aggregate[s.slice]) for s in segments]
+        norms = [tf.sqrt(fixed_sum(tf.square(vector))) for vector in heard.total]
         norms = tf.cast(tf.stack(norms), tf.float32) if norms else state["norms"]
         before = state["norms"]
         changed = tf.abs(norms - before) > self.change * before
@@ -266,33 +262,3 @@ def kept(
         share = density(step)
         return tf.maximum(1, tf.cast(tf.floor(share * size + 1e-9), tf.int32))
     return max(1, int(density * size + 1e-9))
-
-
-def mask_of(indices: tf.Tensor, size: int, values: Any = True) -> tf.Tensor:
-    """Bool (size,), false but at `indices` (k,)."""
-    values = tf.broadcast_to(values, tf.shape(indices))
-    return tf.tensor_scatter_nd_update(
-        tf.zeros([size], tf.bool), indices[:, tf.newaxis], values
-    )
-
-
-def mask_of_largest(
-    vector: tf.Tensor, most: int | tf.Tensor, count: tf.Tensor | None = None
-) -> tf.Tensor:
-    """Bool (n,), true at the `count` entries of greatest magnitude; `most` if None.
-
-    No more than `most` may be asked for. Of equal magnitudes the lower index comes
-    first. Entries that are 0 are not among them: they decode to 0 without being sent.
-    """
-    size = vector.shape[0]
-    if size == 0:
-        return tf.zeros([0], tf.bool)
-    order = tf.math.top_k(tf.abs(vector), most).indices
-    chosen = True if count is None else tf.range(most) < count
-    return mask_of(order, size, chosen) & tf.not_equal(vector, 0)
-
-
-def _of_each(vector: tf.Tensor, segments: Segments, mask: Any) -> tf.Tensor:
-    """Masks of all variables end to end."""
-    parts = [mask(vector[segment.slice]) for segment in segments]
-    return tf.concat(parts or [tf.zeros([0], tf.bool)], axis=0)

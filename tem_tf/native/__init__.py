@@ -92,7 +92,7 @@ def _prepare_once() -> None:
         warnings.warn(
             "tem_tf goes on without native kernels, more slowly and with the same "
             f"results: {error}",
-            stacklevel=4,  # Who makes a SparsifiedOptimizer.
+            stacklevel=5,  # Who makes a SparsifiedOptimizer.
         )
     _find.cache_clear()  # It is there now, or there is another reason.
 

@@ -12,16 +12,6 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-# Columns of `Selected.stats`.
-STATS = (
-    "entries",  # that are sent
-    "error_squared",  # ‖e‖², of what is not sent
-    "residual_squared",  # the same: error feedback keeps all of it
-    "residual_max",
-    "gradient_squared",
-    "corrected_squared",
-)
-
 
 class Selected(NamedTuple):
     """What a selection returns. Residuals have changed in place.
@@ -34,8 +24,9 @@ class Selected(NamedTuple):
         nonfinite: int32 scalar. 1 if any gradient had NaN or Inf, else 0. Then either
             nothing was changed and there are no entries, or the gradients counted as
             zero.
-        stats: float64 (S, 6), a row for each gradient, columns as in `STATS`. Sums are
-            made of float32 sums over some thousand entries: for people to read.
+        stats: float64 (S, 6), a row for each gradient, columns as in
+            `metrics.COLUMNS`. Sums are made of float32 sums over some thousand
+            entries: for people to read.
     """
 
     values: tf.Tensor

@@ -8,6 +8,7 @@ import pytest
 from tem_studies.comparison import command_line
 from tem_studies.comparison.configuration import Comparison
 from tem_studies.comparison.directory import ComparisonDirectory
+from tem_studies.refusal import Refusal
 from tem_studies.workloads.configuration import Configuration
 
 RUN = Configuration(datasource="digits", train_iterations=100)
@@ -41,7 +42,7 @@ def make(**settings):
     ],
 )
 def test_wrong_settings_are_refused(settings, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(Refusal, match=words):
         make(**settings)
 
 
@@ -128,23 +129,23 @@ def test_a_file_describes_a_comparison_and_flags_come_before_it(tmp_path, ending
 def test_damaged_files_are_refused(tmp_path, text, words):
     path = tmp_path / "plan.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(Refusal, match=words):
         configure(compare=str(path))
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(OSError, match="or a file that can be read. Received: compare="):
+    with pytest.raises(Refusal, match="or a file that can be read. Received: compare="):
         configure(compare=str(tmp_path / "none.json"))
 
 
 def test_settings_that_methods_have_of_their_own_are_refused():
-    with pytest.raises(ValueError, match="`density` has no effect in a comparison"):
+    with pytest.raises(Refusal, match="`density` has no effect in a comparison"):
         configure({"density"}, {"density": 0.1}, budgets=0.1)
 
 
 @pytest.mark.parametrize("name", ["memory", "value_dtype", "dense_below"])
 def test_settings_that_the_dense_method_cannot_have_are_refused(name):
-    with pytest.raises(ValueError, match=f"`{name}` cannot be chosen in a comparison"):
+    with pytest.raises(Refusal, match=f"`{name}` cannot be chosen in a comparison"):
         configure({name}, budgets=0.1)
 
 
@@ -170,9 +171,9 @@ def test_a_study_directory_gives_its_own_comparison_back(tmp_path):
     found, only_report = configure({"compare"}, compare=str(tmp_path))
     assert only_report
     assert found == comparison
-    with pytest.raises(ValueError, match="is a study directory, which has its set"):
+    with pytest.raises(Refusal, match="is a study directory, which has its set"):
         configure({"compare", "nseeds"}, compare=str(tmp_path))
-    with pytest.raises(ValueError, match="is a study directory, which has its set"):
+    with pytest.raises(Refusal, match="is a study directory, which has its set"):
         configure({"compare", "study_dir"}, compare=str(tmp_path))
 
 
@@ -188,7 +189,7 @@ def test_a_study_directory_gives_its_own_comparison_back(tmp_path):
 )
 def test_a_study_directory_that_is_damaged_is_named(tmp_path, text, words):
     (tmp_path / "comparison.json").write_text(text)
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(Refusal, match=words):
         configure({"compare"}, compare=str(tmp_path))
 
 

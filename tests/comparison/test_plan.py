@@ -8,6 +8,7 @@ import pytest
 from tem_studies.comparison import volume
 from tem_studies.comparison.configuration import Comparison
 from tem_studies.comparison.plan import MOST_PILOTS, Outcome, Plan, next_strength
+from tem_studies.refusal import Refusal
 from tem_studies.workloads.configuration import Configuration
 
 SIZE, STEPS = 20_000, 100
@@ -160,7 +161,7 @@ def test_a_density_that_is_searched_ends_at_1():
 
 
 def test_a_budget_below_an_entry_a_step_is_an_error():
-    with pytest.raises(ValueError, match="is less than one entry a step of the 20,000"):
+    with pytest.raises(Refusal, match="is less than one entry a step of the 20,000"):
         play(make(budgets=(0.00004,)))
 
 
@@ -212,7 +213,7 @@ def test_a_dense_start_takes_half_of_the_budget():
 
 
 def test_a_budget_below_a_dense_step_cannot_have_a_dense_start():
-    with pytest.raises(ValueError, match="cannot be met by topk_warmup: over 100 st"):
+    with pytest.raises(Refusal, match="cannot be met by topk_warmup: over 100 st"):
         play(make(("topk_warmup", "none"), budgets=(0.001,)))
 
 

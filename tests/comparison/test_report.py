@@ -12,6 +12,7 @@ import pytest
 
 from tem_studies.comparison import figures, report, study, tables, tensorboard
 from tem_studies.comparison.directory import ComparisonDirectory
+from tem_studies.refusal import Refusal
 from tem_studies.workloads.study_files import alone_in
 from tests.comparison import made_up
 
@@ -110,7 +111,7 @@ def test_report_can_be_made_before_all_is_finished(tmp_path):
     assert 0 < sum(len(line.runs) for line in lines) <= 2 * 6 - 3
     # Where there is one rate, nothing was tuned.
     assert "\nbudget 5 %, learning rate 0.1:\n" in tables.text(report.read(some))
-    with pytest.raises(ValueError, match="has no finished run to report yet"):
+    with pytest.raises(Refusal, match="has no finished run to report yet"):
         report.read(dataclasses.replace(comparison, directory=str(tmp_path / "c")))
 
 
@@ -155,7 +156,7 @@ def test_records_of_steps_that_are_damaged_are_named(tmp_path, damage):
     path = next(tmp_path.glob("runs/topk-*-seed-0")) / "steps.npz"
     damage(path)
     words = f"{path} cannot be read .*: it is damaged or missing. Remove {path.parent}"
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(Refusal, match=words):
         report.read(comparison)
 
 
@@ -196,7 +197,7 @@ def test_directory_of_another_configuration_is_refused_by_name(tmp_path):
     run = dataclasses.replace(comparison.run, batch_size=40)
     other = dataclasses.replace(comparison, run=run)
     words = r"another configuration: `batch_size` \(20 there, 40 here\)"
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(Refusal, match=words):
         ComparisonDirectory(tmp_path).check(other)
     # More seeds, methods or budgets go on from what is there.
     ComparisonDirectory(tmp_path).check(dataclasses.replace(comparison, nseeds=9))
@@ -208,7 +209,7 @@ def test_runs_say_whose_they_are_where_comparison_json_is_gone(tmp_path):
     (tmp_path / "comparison.json").unlink()
     run = dataclasses.replace(comparison.run, batch_size=40)
     words = r"another configuration: `batch_size` \(20 there, 40 here\)"
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(Refusal, match=words):
         ComparisonDirectory(tmp_path).open(dataclasses.replace(comparison, run=run))
     assert not (tmp_path / "comparison.json").exists()
     ComparisonDirectory(tmp_path).open(comparison)
@@ -250,21 +251,21 @@ def test_directory_of_other_data_is_refused(tmp_path, monkeypatch):
     for _ in range(2):
         study._work(comparison)  # Everything is finished.
     words = r"another configuration: `checksum of the data` \(7 there, 8 here\)"
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(Refusal, match=words):
         study._work(comparison)
 
 
 def test_finished_runs_may_be_forbidden_and_damaged_ones_are_named(tmp_path):
     comparison = made_up.comparison(tmp_path)
     made_up.write(comparison, most=3)
-    with pytest.raises(ValueError, match="has 3 finished runs, and --no_load_cache"):
+    with pytest.raises(Refusal, match="has 3 finished runs, and --no_load_cache"):
         ComparisonDirectory(tmp_path).check(
             dataclasses.replace(comparison, resumes=False)
         )
     path = next(tmp_path.glob("runs/*/result.json"))
     path.write_text(path.read_text()[:50])
-    with pytest.raises(ValueError, match="half-written or damaged"):
+    with pytest.raises(Refusal, match="half-written or damaged"):
         ComparisonDirectory(tmp_path).results()
     path.write_text("{}")
-    with pytest.raises(ValueError, match=f"{path} lacks `communication`, `conf"):
+    with pytest.raises(Refusal, match=f"{path} lacks `communication`, `conf"):
         ComparisonDirectory(tmp_path).results()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tem_studies.convex import data, splits
+from tem_studies.refusal import Refusal
 
 
 def write(tmp_path, text, name="file.libsvm"):
@@ -48,7 +49,7 @@ def test_named_data_is_found_compressed_or_not(tmp_path, name):
 )
 def test_malformed_line_is_named(tmp_path, line, fault):
     path = write(tmp_path, f"1 1:1\n-1 1:2\n\n{line}\n1 1:3\n")
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(Refusal) as caught:
         data.load(str(path))
     assert str(caught.value).startswith(f"{path}, line 4: {fault}. A line is `label")
 
@@ -66,30 +67,30 @@ def test_malformed_line_is_named(tmp_path, line, fault):
 def test_damaged_archive_is_named(tmp_path, name, content, fault):
     path = tmp_path / name
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=f"^{path} cannot be read: {fault}"):
+    with pytest.raises(Refusal, match=f"^{path} cannot be read: {fault}"):
         data.load(str(path))
 
 
 @pytest.mark.parametrize(("labels", "count"), [((1, 1), 1), ((1, 2, 3), 3)])
 def test_labels_that_are_not_two_classes_are_refused(tmp_path, labels, count):
     path = write(tmp_path, "".join(f"{label} 1:1\n" for label in labels))
-    with pytest.raises(ValueError, match=f"labels of two classes. Received: {count} "):
+    with pytest.raises(Refusal, match=f"labels of two classes. Received: {count} "):
         data.load(str(path))
 
 
 def test_file_without_a_line_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"Received: 0 in .*file.libsvm \(no line\)."):
+    with pytest.raises(Refusal, match=r"Received: 0 in .*file.libsvm \(no line\)."):
         data.load(str(write(tmp_path, "")))
 
 
 def test_missing_data_says_where_it_was_looked_for(tmp_path):
-    with pytest.raises(FileNotFoundError, match="needs its LIBSVM file. Pass --path"):
+    with pytest.raises(Refusal, match="needs its LIBSVM file. Pass --path"):
         data.load("gisette")
-    with pytest.raises(FileNotFoundError, match=f"no gisette_scale.*{tmp_path}"):
+    with pytest.raises(Refusal, match=f"no gisette_scale.*{tmp_path}"):
         data.load("gisette", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="DIR holds Fashion-MNIST"):
+    with pytest.raises(Refusal, match="DIR holds Fashion-MNIST"):
         data.load("fashion-mnist", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="`datasource` must be one of gisette"):
+    with pytest.raises(Refusal, match="`datasource` must be one of gisette"):
         data.load("nowhere")
 
 
@@ -147,5 +148,5 @@ def test_splits_differ_in_heterogeneity_as_they_say():
 
 
 def test_fewer_examples_than_workers_are_refused():
-    with pytest.raises(ValueError, match="`workers` must be at most the number of ex"):
+    with pytest.raises(Refusal, match="`workers` must be at most the number of ex"):
         splits.share(labels_of(5), 6, "shuffled", 0)

@@ -7,6 +7,7 @@ import tem_tf
 from tem_studies.convex import simulation
 from tem_studies.convex.configuration import ConvexConfiguration
 from tem_studies.convex.methods import METHODS
+from tem_studies.refusal import Refusal
 from tests.convex.problems import tiny
 
 ITERATIONS = 200
@@ -51,7 +52,7 @@ def test_replayed_counts_and_ramps_are_followed():
     [("adaptive_threshold", "a number of steps of its own"), ("dgc", "its memory")],
 )
 def test_what_has_no_place_in_the_study_is_refused(compressor, says):
-    with pytest.raises(ValueError, match=f"cannot be set up here.*{says}"):
+    with pytest.raises(Refusal, match=f"cannot be set up here.*{says}"):
         ConvexConfiguration(
             datasource="madelon", compressors=(compressor,), density=0.1
         )

@@ -25,6 +25,7 @@ from tem_studies.convex import (
 from tem_studies.convex.configuration import METHODS, SPLITS, ConvexConfiguration
 from tem_studies.convex.methods import METHODS as METHOD_OBJECTS
 from tem_studies.convex.splits import SPLITS as SPLIT_NAMES
+from tem_studies.refusal import Refusal
 
 pytestmark = pytest.mark.slow  # Whole runs.
 
@@ -148,7 +149,7 @@ def test_damaged_run_is_named(finished, name, read, share):
     read(directory)
     content = (directory / name).read_bytes()
     (directory / name).write_bytes(content[: int(share * len(content))])
-    with pytest.raises(ValueError, match=f"{directory}.*damaged.*emove it"):
+    with pytest.raises(Refusal, match=f"{directory}.*damaged.*emove it"):
         read(directory)
 
 
@@ -307,25 +308,28 @@ def test_flag_of_this_study_is_refused_with_a_network(command):
 
 
 @dataclasses.dataclass(frozen=True)
-class NeedsTwoSegments(tem_tf.Compressor):
+class NeedsTwoSegments(tem_tf.Sparsifier):
     """Sends the second variable alone."""
 
-    def select(self, vector, segments, step, state):
-        return tf.range(tf.size(vector)) >= segments[1].offset, state
+    def rule(self, state, corrected, step, segments):
+        end = segments[1].offset + segments[1].size
+        return tem_tf.At(tf.range(segments[1].offset, end))
 
 
 @dataclasses.dataclass(frozen=True)
 class Float32Only(tem_tf.Compressor):
     """Forgets the dtype."""
 
-    def approximate(self, state, corrected, step, segments):
-        return tf.cast(corrected, tf.float32), state
+    def compress(self, state, corrected, step, segments, heard=()):
+        if not heard:
+            return tem_tf.Sum([tf.cast(vector, tf.float32) for vector in corrected])
+        return tem_tf.Done(heard[0].total, state, own=heard[0].total)
 
 
 def test_compressor_that_needs_segments_is_refused():
-    with pytest.raises(ValueError, match="must work on one float64 vector: logistic"):
+    with pytest.raises(Refusal, match="must work on one float64 vector: logistic"):
         simulation.check_compressor(NeedsTwoSegments(), 5)
-    with pytest.raises(ValueError, match="must return a float64 vector.*made float32"):
+    with pytest.raises(Refusal, match="must return a float64 vector.*made float32"):
         simulation.check_compressor(Float32Only(), 5)
 
 

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from tem_studies.data_parallelism.configuration import Cell
+from tem_studies.refusal import Refusal
 from tem_studies.workloads.configuration import Configuration
 
 RUN = {"goal_error": 0.3}
@@ -26,7 +27,7 @@ RUN = {"goal_error": 0.3}
     ],
 )
 def test_settings_of_other_workloads_are_refused(settings, message):
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(Refusal, match=f"^{re.escape(message)}$"):
         Cell(Configuration(**RUN | settings))
 
 

@@ -10,6 +10,7 @@ from tem_studies.data_parallelism.metaparameters import (
     metaparameters,
     sobol_points,
 )
+from tem_studies.refusal import Refusal
 
 ALL = ["learning_rate", "momentum", "decay_steps", "end_learning_rate_factor"]
 
@@ -71,5 +72,5 @@ def test_no_metaparameters_give_trials_without_any():
     ],
 )
 def test_wrong_metaparameter_is_refused(kinds, optimizer, decay, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(Refusal, match=message):
         check_kinds(kinds, optimizer, decay)

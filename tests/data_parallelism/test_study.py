@@ -13,6 +13,7 @@ from tem_studies.data_parallelism import study as engine
 from tem_studies.data_parallelism import trials
 from tem_studies.data_parallelism.configuration import Cell, Study
 from tem_studies.data_parallelism.directory import StudyDirectory
+from tem_studies.refusal import Refusal
 from tem_studies.workloads import data_places, data_sources
 from tem_studies.workloads.configuration import Configuration
 from tests.data_parallelism.small_data import write_mnist
@@ -220,7 +221,7 @@ def test_several_cells_have_a_directory_each(plan):
         "s0.5-b20",
         "s0.5-b10",
     }
-    with pytest.raises(ValueError, match="holds studies of several cells"):
+    with pytest.raises(Refusal, match="holds studies of several cells"):
         engine.run(study)
 
 
@@ -275,7 +276,7 @@ def test_directory_of_another_configuration_is_refused(plan, changes, message):
     study = plan()
     StudyDirectory(study.path).open(study.cells[0], 1)
     before = contents(study.path)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(Refusal, match=message):
         engine.run(plan(**changes))
     assert contents(study.path) == before
 
@@ -289,7 +290,7 @@ def test_half_written_file_is_refused_and_kept(plan, name):
     (study.path / "run-0").mkdir()
     (study.path / name).write_text('{"half": ')
     before = contents(study.path)
-    with pytest.raises(ValueError, match=f"{name} cannot be read as JSON"):
+    with pytest.raises(Refusal, match=f"{name} cannot be read as JSON"):
         engine.run(study)
     assert contents(study.path) == before
 
@@ -300,7 +301,7 @@ def test_result_of_something_else_is_refused_and_kept(plan):
     (study.path / "run-0").mkdir()
     (study.path / "run-0" / "result.json").write_text("{}")
     before = contents(study.path)
-    with pytest.raises(ValueError, match="result.json lacks `configuration`, `his"):
+    with pytest.raises(Refusal, match="result.json lacks `configuration`, `his"):
         engine.run(study)
     assert contents(study.path) == before
 
@@ -312,7 +313,7 @@ def test_directory_of_other_data_is_refused(plan, data, tmp_path):
     before = contents(study.path)
     write_mnist(tmp_path / "other" / "MNIST", train=390)
     words = "another configuration: `checksum of the data`"
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(Refusal, match=words):
         engine.run(plan(train_iterations=10, path_data=str(tmp_path / "other")))
     assert contents(study.path) == before
 
@@ -321,33 +322,33 @@ def test_configuration_that_lacks_a_setting_is_named(plan):
     study = plan()
     StudyDirectory(study.path).open(study.cells[0], 1)
     (study.path / "study.json").write_text('{"configuration": {"batch_size": 20}}')
-    with pytest.raises(ValueError, match="must hold a study's whole `configuration`"):
+    with pytest.raises(Refusal, match="must hold a study's whole `configuration`"):
         StudyDirectory(study.path).configuration()
 
 
 def test_no_load_cache_refuses_finished_trials(plan):
     study = plan(train_iterations=10)
     engine.run(study)
-    with pytest.raises(ValueError, match="has 1 finished trials, and --no_load_cache"):
+    with pytest.raises(Refusal, match="has 1 finished trials, and --no_load_cache"):
         engine.run(dataclasses.replace(study, resumes=False))
 
 
 def test_batch_larger_than_the_training_split_is_refused(plan):
     study = plan(batch_size=361)
-    with pytest.raises(ValueError, match="at most the 360 examples"):
+    with pytest.raises(Refusal, match="at most the 360 examples"):
         engine.run(study)
     assert not study.path.exists()
 
 
 @pytest.mark.parametrize("goal", [0.0, 1.0, -0.1, math.nan, None])
 def test_goal_error_outside_its_range_is_refused(plan, goal):
-    with pytest.raises(ValueError, match="`goal_error`.*must be .*in"):
+    with pytest.raises(Refusal, match="`goal_error`.*must be .*in"):
         plan(goal_error=goal)
 
 
 def test_missing_data_file_is_named(plan, tmp_path):
     (tmp_path / "bad" / "MNIST").mkdir(parents=True)
     study = plan(path_data=str(tmp_path / "bad"))
-    with pytest.raises(FileNotFoundError, match="train-images-idx3-ubyte"):
+    with pytest.raises(Refusal, match="train-images-idx3-ubyte"):
         engine.run(study)
     assert not study.path.exists()

@@ -6,6 +6,7 @@ from tem_studies.data_parallelism import study as engine
 from tem_studies.data_parallelism.configuration import Cell, Study
 from tem_studies.data_parallelism.directory import StudyDirectory
 from tem_studies.data_parallelism.metaparameters import metaparameters
+from tem_studies.refusal import Refusal
 from tem_studies.workloads.configuration import Configuration
 
 POINTS = metaparameters(["learning_rate"], 20)
@@ -89,6 +90,6 @@ def test_trials_say_whose_they_are_where_study_json_is_gone(study_of):
     configuration = Configuration(goal_error=0.3, batch_size=50)
     cell = Cell(configuration, ("learning_rate",), stop_beyond_best=True)
     for refuses in (lambda d: d.check(cell, True), lambda d: d.open(cell, 3)):
-        with pytest.raises(ValueError, match=r"`batch_size` \(100 there, 50 here\)"):
+        with pytest.raises(Refusal, match=r"`batch_size` \(100 there, 50 here\)"):
             refuses(StudyDirectory(directory.path))
     assert not (directory.path / "study.json").exists()

@@ -10,7 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 import tem_tf
+from tem_tf.instance_keys import Use, new_owner
 from tem_tf.strategy import require_same_on_all_workers
+from tests.same_bits import digests
 from tests.steps import apply_gradients, residuals
 
 
@@ -99,13 +101,13 @@ def gather(strategy, lengths, demand, graph):
     Returns:
         For every step rows, and what it says of padding, overflows and demand.
     """
-    exchange = tem_tf.SparsifiedCrossDeviceOps.of(strategy)
+    exchange, use = tem_tf.SparsifiedCrossDeviceOps.of(strategy), Use(new_owner())
     own = tf.constant(lengths, tf.int32)[:, strategy.cluster_resolver.task_id]
     room = int(own.shape[0]) * 1000  # Enough for the rows of all tests.
 
     def step(index, demand):
         payload = tf.fill([own[index]], 7)
-        outcome = exchange.gather_payloads(payload, demand)
+        outcome = exchange.gather_payloads(payload, use, demand)
         width = tf.shape(outcome.rows)[1]
         rows = tf.pad(outcome.rows, [[0, 0], [0, room - width]])
         return rows, *outcome.traffic
@@ -248,6 +250,108 @@ def twice(strategy, gradients, threshold):
     return summaries
 
 
+def records_of_unknown_length(strategy, compressor, execution, log_dir):
+    """Steps at which this worker takes part in a sum, in two epochs of 14 steps."""
+    data = tf.data.Dataset.range(7).filter(lambda i: i >= 0)
+    data = data.map(lambda i: (tf.ones([2, 6]), tf.ones([2, 1])))
+    options = tf.data.Options()
+    policy = tf.data.experimental.AutoShardPolicy.OFF
+    options.experimental_distribute.auto_shard_policy = policy
+    with strategy.scope():
+        model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(1)])
+        optimizer = tem_tf.SparsifiedOptimizer(keras.optimizers.SGD(0.1), compressor)
+        model.compile(optimizer, "mse", steps_per_execution=execution)
+    callback = tem_tf.TensorBoardSparsification(log_dir, every=5)
+    gathers, summaries = [], optimizer.communication_summaries
+
+    def noting():
+        outcome = summaries()
+        gathers.append(outcome[0]["steps"])
+        return outcome
+
+    object.__setattr__(optimizer, "communication_summaries", noting)
+    model.fit(
+        data.with_options(options),
+        epochs=2,
+        shuffle=False,
+        verbose=0,
+        callbacks=[callback],
+    )
+    return {"gathers": gathers, "last": callback.summary()["steps"]}
+
+
+def gather_numbers(strategy, size):
+    """Collectives where so many numbers are gathered: always, and sometimes."""
+    exchange = tem_tf.SparsifiedCrossDeviceOps.of(strategy)
+    mine = tf.range(size, dtype=tf.float64) + strategy.cluster_resolver.task_id
+    use = Use(new_owner())
+    rows = tf.function(lambda: strategy.run(lambda: exchange.gather_numbers(mine, use)))
+    expected = np.arange(size) + np.arange(strategy.num_replicas_in_sync)[:, None]
+    np.testing.assert_array_equal(rows(), expected)
+    return collectives_of(rows.get_concrete_function())
+
+
+def other_dtypes(strategy):
+    """The sum of gradients in float64, complex64 and float32, of two steps the last."""
+    rank = strategy.cluster_resolver.task_id
+    gradients = [
+        tf.constant([(rank + 1) * (1 + 2.0**-40), 1], tf.float64),
+        tf.constant([1j], tf.complex64),
+        tf.constant([0.125, 2.0]),
+    ]
+    aggregator = tem_tf.Aggregator(
+        tem_tf.HardThreshold(1.0), gradients_divided_by_replicas=False
+    )
+    with strategy.scope():  # TensorFlow has no complex variables under this strategy.
+        aggregator.build([tf.zeros_like(g) for g in gradients], names="abc")
+
+    @tf.function
+    def step(number):
+        return strategy.run(lambda: aggregator.aggregate(gradients, number))
+
+    return [[np.array(g) for g in step(tf.constant(i, tf.int64))] for i in (0, 1)][-1]
+
+
+def two_in_one_step(strategy, gradients, compressors, steps):
+    """Two optimizers in one step, which do not wait for one another.
+
+    Args:
+        strategy: This worker's.
+        gradients: (2, workers, n): those of each optimizer, at every step.
+        compressors: Of each.
+        steps: Int.
+
+    Returns:
+        The weights of each after every step, (steps, 2, n).
+    """
+    gradients = tf.constant(gradients, tf.float32)
+    with strategy.scope():
+        weights = [
+            keras.Variable(tf.zeros([gradients.shape[2]]), name=name) for name in "ab"
+        ]
+        optimizers = [
+            tem_tf.SparsifiedOptimizer(keras.optimizers.SGD(1.0), compressor)
+            for compressor in compressors
+        ]
+        for optimizer, variable in zip(optimizers, weights, strict=True):
+            optimizer.build([variable])
+
+    @tf.function
+    def step():
+        def replica():
+            number = tf.distribute.get_replica_context().replica_id_in_sync_group
+            for i in range(2):
+                optimizers[i].apply([gradients[i, number]], [weights[i]])
+
+        strategy.run(replica)
+
+    results = []
+    for _ in range(steps):
+        step()
+        results.append([np.array(variable) for variable in weights])
+    return np.array(results)
+
+
 # What a user may hand to `strategy.reduce`, from a replica's number.
 REDUCED = {
     "scalar": lambda rank: 1.5 + rank,
@@ -258,6 +362,8 @@ REDUCED = {
     "double": lambda rank: (
         tf.constant([1e300, 2.0], tf.float64) / (1.0 + tf.cast(rank, tf.float64))
     ),
+    "complex": lambda rank: tf.complex([1.0, 2.0], [rank, -rank]),
+    "text": lambda rank: tf.strings.as_string([rank, rank]),
     "one in a dict": lambda rank: {"right": tf.constant([2.0, 4.0]) * rank},
     "scalar in a dict": lambda rank: {"right": 2.0 * rank},
     "batch": lambda rank: (tf.ones([2, 3]) * rank, tf.ones([2]) * (2.0 + rank)),
@@ -325,3 +431,8 @@ def fit_own_step(strategy):
         )
     history = model.fit(data.with_options(options), epochs=2, verbose=0)
     return model.get_weights(), history.history["loss"]
+
+
+def trainings(strategy, rows):
+    """Digests of two runs of each training of tests/same_bits.py."""
+    return digests(rows, strategy)

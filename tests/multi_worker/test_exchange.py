@@ -81,6 +81,27 @@ def test_forget_forgets_the_learnt_size(two_workers):
         assert first == second
 
 
+@pytest.mark.parametrize(
+    "compressors",
+    [
+        (tem_tf.HardThreshold(1.0), tem_tf.HardThreshold(2.0)),
+        (tem_tf.TopK(k=5, scope="model"), tem_tf.TopK(k=5, scope="model")),
+        (tem_tf.RandomK(0.5), tem_tf.RandomK(0.5)),
+    ],
+    ids=lambda pair: type(pair[0]).__name__,
+)
+def test_two_optimizers_of_one_step_do_not_mix(workers, compressors):
+    """Though their payloads have one length, and so one rung of the ladder."""
+    gradients = np.random.default_rng(0).choice([-3.0, 3.0], (2, workers.size, 24))
+    gradients[1] *= 4
+    together = workers.run(laws.two_in_one_step, gradients, compressors, 6)
+    for i, compressor in enumerate(compressors):
+        steps = np.tile(gradients[i], (6, 1, 1))
+        alone = workers.run(laws.exchange, steps, compressor, {})
+        for both, one in zip(together, alone, strict=True):
+            np.testing.assert_array_equal(both[:, i], one["weights"])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "compressor",

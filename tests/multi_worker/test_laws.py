@@ -1,15 +1,19 @@
 """The laws of aggregation on two and three real worker processes."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import tem_tf
 from tem_tf import wire
-from tests.compressor_cases import COMPRESSORS, ErrorFeedback21, EveryOther
+from tests import places
+from tests.compressor_cases import ALL, COMPRESSORS, EveryOther, rounding_of
+from tests.memory_cases import ErrorFeedback21
 from tests.multi_worker import laws
 from tests.multi_worker.harness import WorkerError
 from tests.native_cases import bits, needs_native
+from tests.same_bits import FEW
 from tests.steps import dyadic
 
 SGD = {"class_name": "SGD", "config": {"learning_rate": 0.1, "momentum": 0.9}}
@@ -20,9 +24,12 @@ def on_all(results, key):
     return np.array([result[key] for result in results])
 
 
-@pytest.mark.parametrize("compressor", COMPRESSORS.values(), ids=COMPRESSORS)
+@pytest.mark.parametrize("compressor", ALL.values(), ids=ALL)
 def test_workers_stay_bit_equal_and_nothing_is_lost(workers, compressor):
-    """Laws 1, 4 and 6; k = 0 on all workers is among the compressors."""
+    """Laws 1, 4 and 6; k = 0 on all workers is among the compressors.
+
+    So are messages with a code of their own, two sums, and a broadcast and a sum.
+    """
     gradients = dyadic(3, workers.size)
     results = workers.run(laws.exchange, gradients, compressor, {})
     weights = on_all(results, "weights")
@@ -32,7 +39,8 @@ def test_workers_stay_bit_equal_and_nothing_is_lost(workers, compressor):
     if held.any():
         assert not np.array_equal(held[0], held[1])
     total = gradients.sum(axis=(0, 1))
-    np.testing.assert_array_equal(total, held.sum(axis=0) - weights[0, -1])
+    found = held.sum(axis=0) - weights[0, -1]
+    np.testing.assert_allclose(found, total, rtol=0, atol=rounding_of(compressor))
 
 
 def test_one_worker_may_send_nothing_or_everything(workers):
@@ -169,11 +177,23 @@ def test_a_sparsifiers_step_has_one_collective_and_no_dense_one(two_workers):
     ]:
         for always, in_branches in two_workers.run(laws.collectives, compressor, size):
             assert [found for found, _ in always] == [kind]
-            assert [found for found, _ in in_branches] == [kind] * branches
+            kinds = [found for found, _ in in_branches]
+            # Three are the handshake's, at the first step.
+            assert kinds.count("CollectiveGatherV2") == 3 + branches
+            assert len(kinds) == 3 + branches
             for _, shape in always + in_branches:
                 assert size not in shape
     for always, _ in two_workers.run(laws.collectives, None, size):  # Plain Keras has.
         assert [size] in [shape for _, shape in always]
+
+
+def test_gradients_of_other_dtypes_are_summed_whole(workers):
+    """Double precision, which a cast would round, beside what is compressed."""
+    expected = sum((rank + 1) * (1 + 2.0**-40) for rank in range(workers.size))
+    for double, complex_numbers, single in workers.run(laws.other_dtypes):
+        np.testing.assert_array_equal(double, [expected, workers.size])
+        np.testing.assert_array_equal(complex_numbers, [1j * workers.size])
+        np.testing.assert_array_equal(single, [0.0, 2.0 * workers.size])
 
 
 def test_nan_on_one_worker_ends_all_workers(workers):
@@ -209,6 +229,47 @@ def test_tensorboard_callback_is_written_by_the_chief_alone(two_workers, tmp_pat
     assert len(list(tmp_path.rglob("events*"))) == 1
 
 
+@pytest.mark.parametrize("loop", places.LOOPS)
+@pytest.mark.parametrize("outside", places.WORKS.values(), ids=places.WORKS)
+def test_what_works_outside_the_scope_works_wholly(
+    two_workers, outside, loop, tmp_path
+):
+    arguments = outside, loop, keras.optimizers.Adam, str(tmp_path)
+    for results in two_workers.run(places.train, *arguments):
+        places.assert_whole(results)
+
+
+@pytest.mark.parametrize("loop", places.LOOPS)
+@pytest.mark.parametrize("outside", places.REFUSED.values(), ids=places.REFUSED)
+def test_what_cannot_work_outside_the_scope_is_refused_by_all(
+    two_workers, outside, loop
+):
+    arguments = outside, loop, keras.optimizers.SGD
+    for results in two_workers.run(places.train, *arguments):
+        assert places.REFUSAL in results["refused"]
+        assert results["untouched"]
+
+
+@pytest.mark.parametrize("compressor", [tem_tf.Identity(), tem_tf.HardThreshold(0.1)])
+@pytest.mark.parametrize("execution", [1, 3])
+def test_all_workers_record_alike_on_data_of_unknown_length(
+    two_workers, compressor, execution, tmp_path
+):
+    """Fourteen steps per epoch; Keras counts an execution of two as one of three."""
+    arguments = compressor, execution, str(tmp_path)
+    one, other = two_workers.run(laws.records_of_unknown_length, *arguments)
+    assert one == other
+    assert one["last"] == 28
+    expected = {1: [0, 5, 10, 15, 20, 25, 28], 3: [0, 6, 12, 14, 17, 20, 26, 28]}
+    assert one["gathers"] == expected[execution]
+
+
+def test_gathering_numbers_takes_one_collective(two_workers):
+    for always, sometimes in two_workers.run(laws.gather_numbers, 100):
+        assert [kind for kind, _ in always] == ["CollectiveGatherV2"]
+        assert not sometimes
+
+
 def test_reduce_gives_each_form_what_mirrored_strategy_does(workers):
     """Law 11: by what a value means, not by its form."""
     devices = [f"CPU:{i}" for i in range(workers.size)]
@@ -216,6 +277,9 @@ def test_reduce_gives_each_form_what_mirrored_strategy_does(workers):
     for outcomes in workers.run(laws.reductions):
         assert outcomes.keys() == mirrored.keys()
         for case, expected in mirrored.items():
+            if case.startswith("text"):  # In one process it is joined.
+                assert outcomes[case] == "ValueError", case
+                continue
             if isinstance(expected, str):
                 assert isinstance(outcomes[case], str), case
                 continue
@@ -231,3 +295,12 @@ def test_fit_takes_bare_tensors_of_integers_in_uneven_batches(workers):
         assert their_losses == losses
         for own, other in zip(weights, theirs, strict=True):
             np.testing.assert_array_equal(own, other)
+
+
+def test_the_same_training_has_the_same_bits_on_real_workers(two_workers):
+    """Laws 8 and 9; what workers hold back differs between them, and nothing by run."""
+    rows = FEW[:6]
+    first, again = (two_workers.run(laws.trainings, rows, timeout=120) for _ in "12")
+    for row, *runs in zip(rows, *first, *again, strict=True):
+        own = [{*one, *other} for one, other in zip(runs[:2], runs[2:], strict=True)]
+        assert [len(digests) for digests in own] == [1, 1], row

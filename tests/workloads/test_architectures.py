@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tem_studies.refusal import Refusal
 from tem_studies.workloads import architectures
 
 
@@ -162,12 +163,12 @@ def test_deep_network_computes_what_is_described(arch, network):
 )
 def test_too_small_images_are_refused(arch, least):
     architectures.build(arch, (least, least, 1), seed=0)
-    with pytest.raises(ValueError, match=f"at least {least} x {least} pixels"):
+    with pytest.raises(Refusal, match=f"at least {least} x {least} pixels"):
         architectures.build(arch, (least, least - 1, 1), seed=0)
 
 
 def test_unknown_architecture_is_refused():
-    with pytest.raises(ValueError, match="`arch` must be one of .*arch='vgg'"):
+    with pytest.raises(Refusal, match="`arch` must be one of .*arch='vgg'"):
         architectures.build("vgg", (28, 28, 1), seed=0)
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tem_studies.refusal import Refusal
 from tem_studies.workloads.batches import (
     DeviceSplit,
     EpochOrder,
@@ -37,7 +38,7 @@ def test_epochs_are_full_batches_of_the_generators_permutations():
 def test_batch_of_the_whole_split_is_allowed_and_a_larger_one_is_not():
     order = EpochOrder(np.random.RandomState(0), examples=10, batch_size=10)
     assert sorted(order.take(2)[1]) == list(range(10))
-    with pytest.raises(ValueError, match="at most the 10 examples.*batch_size=11"):
+    with pytest.raises(Refusal, match="at most the 10 examples.*batch_size=11"):
         EpochOrder(np.random.RandomState(0), examples=10, batch_size=11)
 
 

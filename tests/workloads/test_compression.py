@@ -3,6 +3,7 @@
 import pytest
 
 import tem_tf
+from tem_studies.refusal import Refusal
 from tem_studies.workloads.compression import make_compressor, make_memory
 from tem_studies.workloads.configuration import Configuration
 
@@ -73,21 +74,21 @@ def test_counts_are_read_from_a_file(tmp_path):
     expected = tem_tf.TopKSchedule([5, 0, 12])
     assert make_compressor(Configuration(**settings)) == expected
     path.write_text("5\n1.5\n")
-    with pytest.raises(ValueError, match=r"`counts` must be a file.*'1\.5' in line 2"):
+    with pytest.raises(Refusal, match=r"`counts` must be a file.*'1\.5' in line 2"):
         make_compressor(Configuration(**settings))
     path.write_text(f"5\n{2**31}\n")
-    with pytest.raises(ValueError, match=r"`counts` must be .*'2147483648' in line 2"):
+    with pytest.raises(Refusal, match=r"`counts` must be .*'2147483648' in line 2"):
         make_compressor(Configuration(**settings))
     path.write_text("")
-    with pytest.raises(ValueError, match="`counts` must be .*, which is empty"):
+    with pytest.raises(Refusal, match="`counts` must be .*, which is empty"):
         make_compressor(Configuration(**settings))
     path.write_bytes(b"\xff")
     words = f"`counts` must be a file .* Received: counts='{path}' .*can't decode byte"
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(Refusal, match=words):
         make_compressor(Configuration(**settings))
     path.unlink()
     words = f"`counts` must be a file .* Received: counts='{path}' .*No such file"
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(Refusal, match=words):
         make_compressor(Configuration(**settings))
 
 
@@ -120,5 +121,5 @@ def test_counts_are_read_from_a_file(tmp_path):
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings, says):
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(Refusal, match=says):
         Configuration(**settings)

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from tem_studies.refusal import Refusal
 from tem_studies.workloads import architectures, data_sources, optimizers, tasks
 from tem_studies.workloads.compression_settings import (
     COMPRESSOR_SETTINGS,
@@ -19,9 +20,9 @@ from tem_studies.workloads.configuration import (
     check_divisible,
 )
 from tem_studies.workloads.workload_settings import WORKLOADS
-from tem_tf import value_types
 from tem_tf.compressors import COMPRESSORS
 from tem_tf.memory import MEMORIES
+from tem_tf.wire import value_types
 
 
 def test_defaults_are_valid():
@@ -197,12 +198,12 @@ TOPK = {"compressor": "topk", "density": 0.1}
     ],
 )
 def test_wrong_setting_is_refused(settings, message):
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(Refusal, match=f"^{re.escape(message)}$"):
         Configuration(**settings)
 
 
 def test_batch_smaller_than_replicas_has_one_way_on():
-    with pytest.raises(ValueError, match=r"batch_size=2 with 3 replicas. Pass 3\.$"):
+    with pytest.raises(Refusal, match=r"batch_size=2 with 3 replicas. Pass 3\.$"):
         check_divisible(2, 3)
 
 
@@ -276,7 +277,7 @@ def test_batch_smaller_than_replicas_has_one_way_on():
     ],
 )
 def test_wrong_setting_of_a_workload_is_refused(settings, message):
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(Refusal, match=f"^{re.escape(message)}$"):
         Configuration(**settings)
 
 
@@ -326,7 +327,7 @@ LSTM = {"arch": "lstm", "datasource": "tokens", "target_sparsity": 0.0}
     ],
 )
 def test_setting_that_does_not_fit_the_network_is_refused(settings, message):
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(Refusal, match=f"^{re.escape(message)}$"):
         Configuration(**settings)
 
 
@@ -341,10 +342,10 @@ def test_one_decay_epoch_is_a_tuple_of_one():
     settings = {"decay_type": "step", "decay_epochs": 7}
     assert Configuration(**settings).decay_epochs == (7,)
     words = r"`decay_epochs` must be integers .* Received: decay_epochs=\(1.5,\)"
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(Refusal, match=words):
         Configuration(**settings | {"decay_epochs": 1.5})
 
 
 def test_an_empty_logdir_is_refused():
-    with pytest.raises(ValueError, match="`logdir` must name a directory"):
+    with pytest.raises(Refusal, match="`logdir` must name a directory"):
         Configuration(logdir="")

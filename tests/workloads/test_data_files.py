@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 
+from tem_studies.refusal import Refusal
 from tem_studies.workloads import data_files
 from tests.workloads.files import (
     IDX_NAMES,
@@ -31,7 +32,7 @@ def test_mnist_is_read_as_written(tmp_path, gzipped):
 def test_missing_idx_file_is_named(tmp_path, name):
     write_mnist(tmp_path / "MNIST")
     (tmp_path / "MNIST" / f"{name}.gz").unlink()
-    with pytest.raises(FileNotFoundError, match=f"{name} is missing"):
+    with pytest.raises(Refusal, match=f"{name} is missing"):
         data_files.read_mnist(tmp_path / "MNIST")
 
 
@@ -43,28 +44,28 @@ def test_truncated_idx_file_is_named(tmp_path, name, missing):
     if IDX_NAMES[name] == 1:
         array = np.zeros(200, np.uint8)
     path.write_bytes(idx_bytes(array)[:-missing])
-    with pytest.raises(ValueError, match=f"{name} is truncated: its header announces"):
+    with pytest.raises(Refusal, match=f"{name} is truncated: its header announces"):
         data_files.read_idx(path, IDX_NAMES[name])
 
 
 def test_idx_file_with_half_a_header_is_truncated(tmp_path):
     path = tmp_path / "labels"
     path.write_bytes(b"\0\0\x08\x01")
-    with pytest.raises(ValueError, match="is truncated.*Received: 4 bytes"):
+    with pytest.raises(Refusal, match="is truncated.*Received: 4 bytes"):
         data_files.read_idx(path, 1)
 
 
 def test_idx_file_with_more_than_announced_is_refused(tmp_path):
     path = tmp_path / "labels"
     path.write_bytes(idx_bytes([1, 2, 3]) + b"\0")
-    with pytest.raises(ValueError, match="labels is too long: its header announces"):
+    with pytest.raises(Refusal, match="labels is too long: its header announces"):
         data_files.read_idx(path, 1)
 
 
 def test_wrong_magic_number_is_refused(tmp_path):
     path = tmp_path / "labels"
     path.write_bytes(idx_bytes(np.zeros((1, 28, 28))))
-    with pytest.raises(ValueError, match="idx magic number 2049. Received: 2051"):
+    with pytest.raises(Refusal, match="idx magic number 2049. Received: 2051"):
         data_files.read_idx(path, 1)
 
 
@@ -74,7 +75,7 @@ def test_wrong_magic_number_is_refused(tmp_path):
 def test_damaged_gzip_is_named(tmp_path, content):
     path = tmp_path / "labels.gz"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="labels.gz is truncated or not gzipped"):
+    with pytest.raises(Refusal, match="labels.gz is truncated or not gzipped"):
         data_files.read_idx(path, 1)
 
 
@@ -85,7 +86,7 @@ def _overwrite(folder, name, array):
 def test_fewer_labels_than_images_is_refused(tmp_path):
     write_mnist(tmp_path / "MNIST", train=40)
     _overwrite(tmp_path / "MNIST", "train-labels-idx1-ubyte", np.zeros(39))
-    with pytest.raises(ValueError, match="Received: 39 labels for 40 images"):
+    with pytest.raises(Refusal, match="Received: 39 labels for 40 images"):
         data_files.read_mnist(tmp_path / "MNIST")
 
 
@@ -94,14 +95,14 @@ def test_label_out_of_range_is_refused(tmp_path):
     labels = np.zeros(40)
     labels[7] = 10
     _overwrite(tmp_path / "MNIST", "train-labels-idx1-ubyte", labels)
-    with pytest.raises(ValueError, match=r"train-labels.*\[0, 10\). Received: 10"):
+    with pytest.raises(Refusal, match=r"train-labels.*\[0, 10\). Received: 10"):
         data_files.read_mnist(tmp_path / "MNIST")
 
 
 def test_images_of_two_sizes_are_refused(tmp_path):
     write_mnist(tmp_path / "MNIST", test=20)
     _overwrite(tmp_path / "MNIST", "t10k-images-idx3-ubyte", np.zeros((20, 14, 14)))
-    with pytest.raises(ValueError, match="must have one shape"):
+    with pytest.raises(Refusal, match="must have one shape"):
         data_files.read_mnist(tmp_path / "MNIST")
 
 
@@ -125,7 +126,7 @@ def test_cifar10_batch_of_an_older_numpy_is_read(tmp_path):
 def test_cifar10_missing_batch_is_named(tmp_path):
     write_cifar10(tmp_path / "cifar")
     (tmp_path / "cifar" / "data_batch_3").unlink()
-    with pytest.raises(FileNotFoundError, match="data_batch_3 is missing"):
+    with pytest.raises(Refusal, match="data_batch_3 is missing"):
         data_files.read_cifar10(tmp_path / "cifar")
 
 
@@ -140,7 +141,7 @@ class _Attack:
 def test_cifar10_batch_that_runs_a_program_is_refused(tmp_path):
     path = tmp_path / "test_batch"
     path.write_bytes(pickle.dumps({b"data": _Attack(str(tmp_path / "made"))}))
-    with pytest.raises(ValueError, match="test_batch.*mkdir, which a batch of images"):
+    with pytest.raises(Refusal, match="test_batch.*mkdir, which a batch of images"):
         data_files.read_cifar10_batch(path)
     assert not (tmp_path / "made").exists()
 
@@ -165,14 +166,14 @@ def _batch(**changes):
 def test_wrong_cifar10_batch_is_refused(tmp_path, batch, message):
     path = tmp_path / "test_batch"
     path.write_bytes(pickle.dumps(batch, protocol=2))
-    with pytest.raises(ValueError, match=f"test_batch.*{message}"):
+    with pytest.raises(Refusal, match=f"test_batch.*{message}"):
         data_files.read_cifar10_batch(path)
 
 
 def test_truncated_cifar10_batch_is_named(tmp_path):
     path = tmp_path / "test_batch"
     path.write_bytes(pickle.dumps(_batch(), protocol=2)[:-100])
-    with pytest.raises(ValueError, match="test_batch is truncated or no CIFAR-10"):
+    with pytest.raises(Refusal, match="test_batch is truncated or no CIFAR-10"):
         data_files.read_cifar10_batch(path)
 
 
@@ -182,15 +183,15 @@ def test_cifar_100_labels_out_of_range_are_refused(tmp_path):
     batch = pickle.loads(path.read_bytes(), encoding="bytes")
     batch[b"fine_labels"][3] = 100
     path.write_bytes(pickle.dumps(batch, protocol=2))
-    with pytest.raises(ValueError, match=r"must be in \[0, 100\). Received: 100"):
+    with pytest.raises(Refusal, match=r"must be in \[0, 100\). Received: 100"):
         data_files.read_cifar100(tmp_path / "cifar")
 
 
 def test_cifar_100_without_fine_labels_is_refused(tmp_path):
     write_cifar10(tmp_path / "cifar")
     (tmp_path / "cifar" / "data_batch_1").rename(tmp_path / "cifar" / "train")
-    with pytest.raises(ValueError, match="a dict with b'data' and b'fine_labels'"):
+    with pytest.raises(Refusal, match="a dict with b'data' and b'fine_labels'"):
         data_files.read_cifar100(tmp_path / "cifar")
     (tmp_path / "cifar" / "train").unlink()
-    with pytest.raises(FileNotFoundError, match="train is missing"):
+    with pytest.raises(Refusal, match="train is missing"):
         data_files.read_cifar100(tmp_path / "cifar")

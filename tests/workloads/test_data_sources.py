@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 
+from tem_studies.refusal import Refusal
 from tem_studies.workloads import data_places, data_sources, prepared_data
 from tem_studies.workloads.data_sources import Split
 from tests.workloads.files import (
@@ -123,20 +124,20 @@ def test_standardisation_is_over_train_and_validation_and_per_channel():
 
 def test_images_of_one_colour_are_refused():
     images = np.full((20, 8, 8, 1), 3, np.uint8)
-    with pytest.raises(ValueError, match="every pixel of channel 0 is 3"):
+    with pytest.raises(Refusal, match="every pixel of channel 0 is 3"):
         data_sources.standardisation(images)
 
 
 def test_too_few_images_to_hold_out_a_tenth_are_refused(tmp_path):
     write_mnist(tmp_path / "MNIST", train=9)
-    with pytest.raises(ValueError, match="at least 10 training images.*Received: 9"):
+    with pytest.raises(Refusal, match="at least 10 training images.*Received: 9"):
         load("mnist", tmp_path)
 
 
 def test_images_of_another_shape_are_refused(tmp_path, monkeypatch):
     write_mnist(tmp_path / "MNIST")
     monkeypatch.setitem(data_sources._SHAPES, "mnist", (14, 14, 1))
-    with pytest.raises(ValueError, match=r"shape \(14, 14, 1\). Received: \(28, 28, 1"):
+    with pytest.raises(Refusal, match=r"shape \(14, 14, 1\). Received: \(28, 28, 1"):
         load("mnist", tmp_path)
 
 
@@ -150,7 +151,7 @@ def test_digest_tells_data_apart(tmp_path):
 
 def test_missing_data_names_places_and_ways_on_at_once(no_network, tmp_path):
     start = time.perf_counter()
-    with pytest.raises(FileNotFoundError) as caught:
+    with pytest.raises(Refusal) as caught:
         data_places.locate_images("cifar-10", str(tmp_path))
     assert time.perf_counter() - start < prepared_data.REACHABLE_SECONDS + 2
     message = str(caught.value)
@@ -183,7 +184,7 @@ def test_server_that_never_answers_is_given_up():
 
 def test_path_data_that_does_not_exist_is_refused():
     message = "`path_data` must be a directory. Received: path_data='/nowhere'."
-    with pytest.raises(FileNotFoundError, match=re.escape(message)):
+    with pytest.raises(Refusal, match=re.escape(message)):
         data_places.locate_images("mnist", "/nowhere")
 
 
@@ -203,7 +204,7 @@ def test_unreadable_prepared_directory_is_named(monkeypatch, tmp_path):
     folder = tmp_path / "mnist" / "3.0.1"
     folder.mkdir(parents=True)
     (folder / "dataset_info.json").write_text("{}")
-    with pytest.raises(ValueError, match=f"{folder} is no data set"):
+    with pytest.raises(Refusal, match=f"{folder} is no data set"):
         load("mnist")
 
 

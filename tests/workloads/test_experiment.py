@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 import tem_tf
+from tem_studies.refusal import Refusal
 from tem_studies.workloads import (
     architectures,
     data_places,
@@ -101,6 +102,8 @@ def test_run_leaves_what_it_promises(run):
     assert [record["step"] for record in written["history"]] == [3, 6, 7]
     assert written["versions"]["tem_tf"] == tem_tf.__version__
     assert written["replicas"] == 2
+    kernels = ("native kernels", "TensorFlow's operations: ")
+    assert written["gradients"].startswith(kernels)
 
     kept = {name: counts["kept"] for name, counts in written["pruning"].items()}
     assert sum(kept.values()) == 31_173
@@ -251,7 +254,7 @@ def test_what_an_earlier_run_left_is_replaced(run, tmp_path):
 
 def test_directory_that_cannot_be_made_is_refused(run, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="`logdir` must be a directory that can be writt"):
+    with pytest.raises(Refusal, match="`logdir` must be a directory that can be writt"):
         run("file/below")
 
 

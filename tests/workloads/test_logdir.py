@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from tem_studies.refusal import Refusal
 from tem_studies.workloads import command_line, environment, experiment, logdir
 from tem_studies.workloads.configuration import Configuration
 from tem_studies.workloads.environment import AS_USUAL
@@ -71,18 +72,18 @@ def test_what_any_run_left_is_found(tmp_path, file):
         f"logdir={str(tmp_path)!r}, which holds {shown}. Pass another directory, or "
         "--overwrite to replace what is there."
     )
-    with pytest.raises(ValueError, match=f"^{words}$"):
+    with pytest.raises(Refusal, match=f"^{words}$"):
         logdir.require_unused(str(tmp_path))
     assert logdir.left_by_a_run(tmp_path) == [tmp_path / file]
 
 
 def test_a_used_directory_is_refused_by_the_chief_alone(prepared, cluster, tmp_path):
     write(tmp_path / "used" / "result.json")
-    with pytest.raises(ValueError, match="`logdir` must have nothing of another run"):
+    with pytest.raises(Refusal, match="`logdir` must have nothing of another run"):
         prepared("used")
     assert prepared("used", overwrite=True)[2] is None
     cluster(1, 0)
-    with pytest.raises(ValueError, match="`logdir` must have nothing of another run"):
+    with pytest.raises(Refusal, match="`logdir` must have nothing of another run"):
         prepared("used")
     # With others it says so once they have come: they would wait for it.
     cluster(2, 0)
@@ -101,10 +102,10 @@ def test_directory_that_cannot_be_written_to_is_refused(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         words = f"`study_dir` must be a directory that can .*{path}.*Not a directory"
-        with pytest.raises(OSError, match=words):
+        with pytest.raises(Refusal, match=words):
             logdir.require_writable(path, "study_dir")
     monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(OSError, match="`logdir` must be .* .Permission denied."):
+    with pytest.raises(Refusal, match="`logdir` must be .* .Permission denied."):
         logdir.require_writable("relative/path")
 
 
@@ -124,7 +125,7 @@ def test_only_the_chief_makes_a_default_directory(prepared, cluster):
     prepared()
     assert not pathlib.Path("runs").exists()
     pathlib.Path("runs").touch()
-    with pytest.raises(OSError, match="`logdir` must be a directory that can be wr"):
+    with pytest.raises(Refusal, match="`logdir` must be a directory that can be wr"):
         cluster(1, 0)
         prepared()
     cluster(2, 0)
@@ -134,10 +135,10 @@ def test_only_the_chief_makes_a_default_directory(prepared, cluster):
 def test_a_run_that_does_not_start_leaves_no_directory(prepared, monkeypatch):
     def fail(configuration, *_):
         assert pathlib.Path(configuration.logdir).is_dir()
-        raise ValueError("wrong data")
+        raise Refusal("wrong data")
 
     monkeypatch.setattr(experiment, "set_up", fail)
-    with pytest.raises(ValueError, match="wrong data"):
+    with pytest.raises(Refusal, match="wrong data"):
         prepared()
     assert not pathlib.Path("runs").exists()
 
@@ -156,14 +157,14 @@ def test_roles_are_those_of_the_plugin(cluster, monkeypatch):
     monkeypatch.setenv("TF_CONFIG", "{}")
     assert environment.role(AS_USUAL) == (is_chief(), True)
     monkeypatch.setenv("TF_CONFIG", "{")
-    with pytest.raises(ValueError, match="`TF_CONFIG` must be JSON"):
+    with pytest.raises(Refusal, match="`TF_CONFIG` must be JSON"):
         environment.role(AS_USUAL)
 
 
 def test_one_run_writes_to_a_directory_at_a_time(tmp_path):
     with (
         logdir.hold(tmp_path),
-        pytest.raises(ValueError, match="`logdir` .* where another run writes now"),
+        pytest.raises(Refusal, match="`logdir` .* where another run writes now"),
     ):
         logdir.hold(tmp_path)
     logdir.hold(tmp_path).close()

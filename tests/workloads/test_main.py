@@ -243,6 +243,7 @@ def test_run_prints_accuracy_density_bytes_and_tensorboard(capsys, tmp_path):
     assert result["configuration"]["threshold"] == 0.01
     out = capsys.readouterr().out
     lines = out.splitlines()
+    assert lines.count(f"gradients: {result['gradients']}") == 1
     assert f"test accuracy   {result['test']['accuracy']:.4f}" in lines
     sent = result["communication"]["payload_bytes"]
     sent += result["communication"]["padded_bytes"]

@@ -6,6 +6,7 @@ import sys
 import pytest
 import tensorflow as tf
 
+from tem_studies.refusal import Refusal
 from tem_studies.workloads import processes
 
 
@@ -17,8 +18,7 @@ def fail(study, keep_on):
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (ValueError("`budgets` 0.1 cannot"), "main.py: error: `budgets` 0.1 cannot"),
-        (OSError("no place is left"), "main.py: error: no place is left"),
+        (Refusal("`budgets` 0.1 cannot"), "main.py: error: `budgets` 0.1 cannot"),
         (KeyboardInterrupt(), 130),
     ],
 )

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tem_studies.refusal import Refusal
 from tem_studies.workloads import architectures, pruning
 from tem_studies.workloads.batches import DeviceSplit
 from tem_studies.workloads.data_sources import Split
@@ -118,10 +119,10 @@ def test_sparsity_0_keeps_everything():
 
 
 def test_sparsity_that_leaves_nothing_is_refused():
-    with pytest.raises(ValueError, match="must leave at least one of 100 entries"):
+    with pytest.raises(Refusal, match="must leave at least one of 100 entries"):
         pruning.kept_entries(100, 0.999)
 
 
 def test_sensitivities_that_are_not_finite_are_refused():
-    with pytest.raises(ValueError, match="Pruning needs finite sensitivities"):
+    with pytest.raises(Refusal, match="Pruning needs finite sensitivities"):
         pruning.keep_largest([np.float32([1, np.nan])], kept=1)

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 
+from tem_studies.refusal import Refusal
 from tem_studies.workloads import data_places, ratings_files
 from tem_studies.workloads.ratings_files import Ratings
 
@@ -113,7 +114,7 @@ def test_only_users_of_one_rating_are_refused(tmp_path):
         f"{path} must have a user with at least 20 ratings. Received: 30 users, 1 "
         "ratings of one at most."
     )
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(Refusal, match=f"^{re.escape(message)}$"):
         load(tmp_path)
 
 
@@ -128,7 +129,7 @@ def test_pair_that_stands_twice_is_refused(tmp_path, form, line):
         f"{path} must have a user and an item together once. Received: user {user} and "
         f"item {item} in line {line[0]} and line {line[1]}."
     )
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(Refusal, match=f"^{re.escape(message)}$"):
         load(tmp_path)
 
 
@@ -138,7 +139,7 @@ def test_user_who_has_rated_everything_is_refused(tmp_path):
         f"Every user in {path} must have left an item unrated, to be drawn against "
         "those held out. Received: a user with all 30 items."
     )
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(Refusal, match=f"^{re.escape(message)}$"):
         load(tmp_path)
 
 
@@ -155,7 +156,7 @@ def test_line_that_is_wrong_is_named(tmp_path, wrong, form):
         f"Every line of {path} must be {pattern}, whole numbers but for the rating. "
         f"Received in line {number}: {wrong!r}."
     )
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(Refusal, match=f"^{re.escape(message)}$"):
         load(tmp_path)
 
 
@@ -170,11 +171,11 @@ def test_empty_lines_are_counted_where_a_line_is_named(tmp_path, form):
     assert load(tmp_path).users == 3
     path.write_text("\n".join([*lines, lines[number - 1]]) + "\n")
     words = f"in line {number} and line {len(lines) + 1}."
-    with pytest.raises(ValueError, match=f"{re.escape(words)}$"):
+    with pytest.raises(Refusal, match=f"{re.escape(words)}$"):
         load(tmp_path)
     lines[number - 1] = "word"
     path.write_text("\n".join(lines))
-    with pytest.raises(ValueError, match=f"Received in line {number}: 'word'.$"):
+    with pytest.raises(Refusal, match=f"Received in line {number}: 'word'.$"):
         load(tmp_path)
 
 
@@ -184,7 +185,7 @@ def test_csv_without_its_header_is_refused(tmp_path):
     message = (
         f"{path} must begin with the line {HEADER}. Received in line 1: '7,2,3.5,9'."
     )
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(Refusal, match=f"^{re.escape(message)}$"):
         load(tmp_path)
 
 
@@ -193,7 +194,7 @@ def test_csv_without_its_header_is_refused(tmp_path):
 def test_file_without_ratings_is_refused(tmp_path, form):
     path = write(tmp_path, [], form=form)
     path.write_text(HEADER + "\n" if form == "csv" else "")
-    with pytest.raises(ValueError, match="must hold ratings. Received: none."):
+    with pytest.raises(Refusal, match="must hold ratings. Received: none."):
         load(tmp_path)
 
 
@@ -204,20 +205,20 @@ def test_missing_ratings_name_the_ways_on(nothing_prepared, tmp_path):
         "ratings.dat, or set TFDS_DATA_DIR to a directory in which tensorflow-datasets "
         "has prepared movielens/1m-ratings."
     )
-    with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(Refusal, match=f"^{re.escape(message)}$"):
         data_places.locate_ratings("movielens-1m", str(tmp_path))
 
 
 def test_path_data_that_does_not_exist_is_refused():
     message = "`path_data` must be a directory. Received: path_data='/nowhere'."
-    with pytest.raises(FileNotFoundError, match=re.escape(message)):
+    with pytest.raises(Refusal, match=re.escape(message)):
         data_places.locate_ratings("movielens-1m", "/nowhere")
 
 
 def test_ratings_of_other_readers_say_which_one_is_twice():
     ones = np.ones(21, np.int64)
     items = np.arange(21) % 20
-    with pytest.raises(ValueError, match="item 0 in rating 1 and rating 21"):
+    with pytest.raises(Refusal, match="item 0 in rating 1 and rating 21"):
         ratings_files.split(Ratings(ones, items, np.arange(21), "here"))
 
 

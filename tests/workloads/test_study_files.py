@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from tem_studies.refusal import Refusal
 from tem_studies.workloads.study_files import alone_in, empty_report
 
 
@@ -36,7 +37,7 @@ def test_report_replaces_an_earlier_one_alone(tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     (other / "file").touch()
-    with pytest.raises(ValueError, match="was not made by a report and is not over"):
+    with pytest.raises(Refusal, match="was not made by a report and is not over"):
         empty_report(other)
     assert (other / "file").exists()
 

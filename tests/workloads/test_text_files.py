@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 
+from tem_studies.refusal import Refusal
 from tem_studies.workloads import data_places, text_files
 
 TEXTS = {
@@ -62,7 +63,7 @@ def test_data_without_a_path_is_refused():
         "--path_data DIR where DIR holds wikitext-2/wiki.train.tokens, "
         "wikitext-2/wiki.valid.tokens, wikitext-2/wiki.test.tokens."
     )
-    with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(Refusal, match=f"^{re.escape(message)}$"):
         data_places.locate_text("wikitext-2", None)
 
 
@@ -73,14 +74,14 @@ def test_missing_file_is_named(write):
         f"{path / 'valid.tokens'} is missing. `datasource` tokens needs train.tokens, "
         f"valid.tokens, test.tokens in `path_data`. Received: path_data={str(path)!r}."
     )
-    with pytest.raises(FileNotFoundError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(Refusal, match=f"^{re.escape(message)}$"):
         load(path)
 
 
 def test_line_that_is_no_utf_8_is_named(write):
     path = write(valid=b"the\ncat \xff\n")
     message = f"{path / 'valid.tokens'} must be UTF-8. Received: byte 0xff in line 2."
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(Refusal, match=f"^{re.escape(message)}$"):
         load(path)
 
 
@@ -88,7 +89,7 @@ def test_line_that_is_no_utf_8_is_named(write):
 def test_empty_text_is_refused(write, split):
     path = write(**{split: " \n\n"})
     message = f"{path / split}.tokens must hold words. Received: an empty text."
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(Refusal, match=f"^{re.escape(message)}$"):
         load(path)
 
 
@@ -100,7 +101,7 @@ def test_strange_word_is_refused_where_nothing_stands_for_it(write):
         "all). "
         "Replace rare words of all three files by <unk>."
     )
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(Refusal, match=f"^{re.escape(message)}$"):
         load(path)
 
 

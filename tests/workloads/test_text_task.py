@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 import tem_tf
+from tem_studies.refusal import Refusal
 from tem_studies.workloads import experiment, results, text_task
 from tem_studies.workloads.configuration import Configuration
 from tem_studies.workloads.examples import Share
@@ -269,7 +270,7 @@ def test_dropout_is_after_the_embedding_and_after_every_layer(monkeypatch):
     ],
 )
 def test_text_too_short_for_a_step_is_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(Refusal, match=message):
         make_task(**settings)
 
 

@@ -1,8 +1,8 @@
 // The wire format of docs/wire-format.md: exact, self-describing, never trusting.
 //
 // Plain C++17 without TensorFlow, so that it can be fuzzed and reused alone. The pure
-// TensorFlow twin is tem_tf/wire.py with index_codes.py and value_types.py; both give
-// the same words, and refuse the same payloads.
+// TensorFlow twin is tem_tf/wire; both give the same words, and refuse the same payloads.
+// Only messages of entries are written and read here, those of kind 0.
 
 #ifndef TEM_TF_NATIVE_WIRE_CODE_H_
 #define TEM_TF_NATIVE_WIRE_CODE_H_
@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <string>
 
 #include "wire_indices.h"
 #include "wire_values.h"
@@ -17,13 +18,20 @@
 namespace tem_tf {
 namespace wire {
 
-constexpr uint32_t kMagic = 0x54454D02;  // "TEM", then the version: 2.
+constexpr uint32_t kVersion = 3;
+constexpr uint32_t kMagic = 0x54454D00 + kVersion;  // "TEM", then the version.
 constexpr int64_t kHeaderWords = 6;
 
-// What a refused payload is told; the same words as in tem_tf/wire.py.
-constexpr char kTooShort[] = "a payload is shorter than its header";
+// Flags: "my gradient was not finite", "my batch was empty".
+enum Flag { kNonfinite = 1, kEmpty = 2 };
+constexpr int kAllFlags = kNonfinite | kEmpty;
+
+// Why a payload is refused, or nothing; the same words as in tem_tf/wire.
+using Refusal = std::string;
+
+constexpr char kTooShort[] = "a payload is shorter than its header.";
 constexpr char kNotOurs[] =
-    "a payload is not of this wire format and version: do all workers run the same "
+    "a payload is not of the wire format of tem_tf: do all workers run the same "
     "tem_tf?";
 constexpr char kOtherSizes[] =
     "a payload is for a gradient of another size: do all workers train the same "
@@ -31,12 +39,23 @@ constexpr char kOtherSizes[] =
 constexpr char kOtherValues[] =
     "the values of a payload are of another type: do all workers have the same "
     "value_dtype?";
-constexpr char kBadCodes[] = "the header of a payload has codes that do not exist";
-constexpr char kBadLengths[] = "the lengths in the header of a payload do not agree";
+constexpr char kBadCodes[] = "the header of a payload has codes that do not exist.";
+constexpr char kBadLengths[] = "the lengths in the header of a payload do not agree.";
 constexpr char kBadIndices[] =
     "the indices in a payload are not ascending numbers within the gradient, as many "
-    "as its header says";
-constexpr char kBadValues[] = "unused bits of the values of a payload are not zero";
+    "as its header says.";
+constexpr char kBadValues[] = "unused bits of the values of a payload are not zero.";
+
+inline Refusal other_version(uint32_t version) {
+  return "a payload is of wire format " + std::to_string(version) +
+         "; this tem_tf reads " + std::to_string(kVersion) +
+         ": do all workers run the same tem_tf?";
+}
+
+inline Refusal other_kind(uint32_t kind) {
+  return "a payload has a message of kind " + std::to_string(kind) +
+         " where one of kind 0 is read: do all workers have the same compressor?";
+}
 
 struct Header {
   int64_t words = 0;    // Length of the payload, padding excluded.
@@ -46,7 +65,7 @@ struct Header {
   int index_code = kGaps;
   int value_type = kFloat32;
   int low_bits = 0;
-  bool nonfinite = false;
+  int flags = 0;
   int scale = 0;
 
   int64_t values() const { return index_code == kAll ? size : count; }
@@ -81,12 +100,12 @@ inline bool ascending(const int32_t* indices, int64_t count, int64_t size) {
 // The header of a message whose indices are `ascending`, or shared.
 inline Header plan(const float* values, const int32_t* indices, bool shared,
                    int64_t count, int64_t size, int64_t block, int value_type,
-                   bool nonfinite) {
+                   int flags) {
   Header header;
   header.size = size;
   header.block = block;
   header.value_type = value_type;
-  header.nonfinite = nonfinite;
+  header.flags = flags;
   header.count = count;
   header.index_code =
       shared ? kShared : choose_index_code(count, size, value_type);
@@ -104,7 +123,7 @@ inline Header plan(const float* values, const int32_t* indices, bool shared,
 
 inline uint32_t pack_codes(const Header& header) {
   return static_cast<uint32_t>(header.index_code | (header.value_type << 4) |
-                               (header.low_bits << 8) | (header.nonfinite << 16)) |
+                               (header.low_bits << 8) | (header.flags << 16)) |
          (static_cast<uint32_t>(header.scale) << 24);
 }
 
@@ -135,12 +154,13 @@ inline void write(const Header& header, const float* values, const int32_t* indi
 
 // Reads and checks the header of a payload of `length` words, padding included.
 // `shared_count` is the number of shared indices, or -1 where the payload must bring
-// its own. Returns nullptr, or why the payload is refused.
-inline const char* read_header(const uint32_t* words, int64_t length, int64_t size,
-                               int64_t block, int value_type, int64_t shared_count,
-                               Header* header) {
+// its own.
+inline Refusal read_header(const uint32_t* words, int64_t length, int64_t size,
+                           int64_t block, int value_type, int64_t shared_count,
+                           Header* header) {
   if (length < kHeaderWords) return kTooShort;
-  if (words[0] != kMagic) return kNotOurs;
+  if ((words[0] ^ kMagic) > 255) return kNotOurs;
+  if (words[0] != kMagic) return other_version(words[0] & 255);
   header->words = static_cast<int32_t>(words[1]);
   header->size = static_cast<int32_t>(words[2]);
   header->count = static_cast<int32_t>(words[3]);
@@ -148,12 +168,14 @@ inline const char* read_header(const uint32_t* words, int64_t length, int64_t si
   header->index_code = words[5] & 15;
   header->value_type = (words[5] >> 4) & 15;
   header->low_bits = (words[5] >> 8) & 255;
-  header->nonfinite = (words[5] >> 16) & 1;
+  header->flags = (words[5] >> 16) & 15;
+  const uint32_t kind = (words[5] >> 20) & 15;
   header->scale = static_cast<int32_t>(words[5]) >> 24;
+  if (kind != 0) return other_kind(kind);
   if (header->size != size || header->block != block) return kOtherSizes;
   if (header->value_type != value_type) return kOtherValues;
   const bool half = value_type == kFloat16;
-  if (header->index_code > kShared || ((words[5] >> 17) & 127) != 0 ||
+  if (header->index_code > kShared || header->flags > kAllFlags ||
       header->low_bits > (header->index_code == kGaps ? kMaximalLowBits : 0) ||
       header->scale < (half ? kLeastScale : 0) ||
       header->scale > (half ? kGreatestScale : 0) ||
@@ -173,32 +195,51 @@ inline const char* read_header(const uint32_t* words, int64_t length, int64_t si
                 index_words <= words_of_bits(gap_bits_at_most(count, size,
                                                               header->low_bits))
           : index_words == (header->index_code == kBitmap ? words_of_bits(size) : 0);
-  return fits ? nullptr : kBadLengths;
+  return fits ? Refusal() : kBadLengths;
 }
 
-// Reads what follows a header that `read_header` accepted: `header.values()` values, as
-// many indices unless they are shared, m floats. Returns nullptr, or why the payload is
-// refused.
-inline const char* read_body(const Header& header, const uint32_t* words, float* values,
-                             int32_t* indices, float* block) {
-  const uint32_t* tail = words + header.words - header.block;
-  const uint32_t* body = tail - value_words(header.values(), header.value_type);
-  words += kHeaderWords;
+// Where the words of a payload lie whose header `read_header` accepted.
+struct Parts {
+  Parts(const Header& header, const uint32_t* words)
+      : indices(words + kHeaderWords),
+        values(words + header.words - header.block -
+               value_words(header.values(), header.value_type)),
+        block(words + header.words - header.block) {}
+
+  const uint32_t *indices, *values, *block;
+};
+
+// Reads the indices of such a payload, `header.count` of them with kGaps and kBitmap and
+// none else, and checks what is left to be checked: values and block are then good.
+inline Refusal read_indices(const Header& header, const uint32_t* words,
+                            int32_t* indices) {
+  const Parts parts(header, words);
   bool good = true;
   if (header.index_code == kGaps) {
-    good = read_gaps(words, body - words, header.count, header.size, header.low_bits,
-                     indices);
+    good = read_gaps(parts.indices, parts.values - parts.indices, header.count,
+                     header.size, header.low_bits, indices);
   } else if (header.index_code == kBitmap) {
-    good = read_bitmap(words, header.count, header.size, indices);
-  } else if (header.index_code == kAll) {
-    for (int64_t i = 0; i < header.size; ++i) indices[i] = static_cast<int32_t>(i);
+    good = read_bitmap(parts.indices, header.count, header.size, indices);
   }
   if (!good) return kBadIndices;
   const bool odd = header.value_type != kFloat32 && header.values() % 2 != 0;
-  if (odd && (tail[-1] >> 16) != 0) return kBadValues;
-  read_values(body, header.values(), header.value_type, header.scale, values);
-  if (header.block > 0) std::memcpy(block, tail, header.block * sizeof(float));
-  return nullptr;
+  return odd && (parts.block[-1] >> 16) != 0 ? kBadValues : Refusal();
+}
+
+// Reads all that follows such a header: `header.values()` values, as many indices unless
+// they are shared, m floats.
+inline Refusal read_body(const Header& header, const uint32_t* words, float* values,
+                         int32_t* indices, float* block) {
+  Refusal why = read_indices(header, words, indices);
+  if (!why.empty()) return why;
+  if (header.index_code == kAll) {
+    for (int64_t i = 0; i < header.size; ++i) indices[i] = static_cast<int32_t>(i);
+  }
+  const Parts parts(header, words);
+  read_values(parts.values, 0, header.values(), header.value_type, header.scale,
+              values);
+  if (header.block > 0) std::memcpy(block, parts.block, header.block * sizeof(float));
+  return why;
 }
 
 }  // namespace wire

@@ -2,7 +2,7 @@
 //
 // A gap g is its l low bits, and g >> l in unary. That is never longer than Elias-Fano
 // with the same l, since whole 2^l are counted gap by gap and not in the last index.
-// tem_tf/index_codes.py is the twin.
+// tem_tf/wire/index_codes.py is the twin.
 
 #ifndef TEM_TF_NATIVE_WIRE_INDICES_H_
 #define TEM_TF_NATIVE_WIRE_INDICES_H_

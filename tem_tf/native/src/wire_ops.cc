@@ -50,10 +50,14 @@ class Encode : public OpKernel {
         context, shared_ || wire::ascending(positions, count, size_),
         InvalidArgument("tem_tf cannot write the wire: the indices of a message are "
                         "not ascending numbers within the gradient."));
+    const int flags = context->input(3).flat<int32_t>()(0);
+    OP_REQUIRES(context, (flags & ~wire::kAllFlags) == 0,
+                InvalidArgument("tem_tf cannot write the wire: a message has flags that "
+                                "do not exist."));
     const float* floats = values.flat<float>().data();
     const wire::Header header = wire::plan(
         floats, positions, shared_, count, size_,
-        block.NumElements(), value_type_, context->input(3).flat<int32_t>()(0) != 0);
+        block.NumElements(), value_type_, flags);
     OP_REQUIRES(context, header.words <= std::numeric_limits<int32_t>::max(),
                 InvalidArgument("tem_tf cannot write the wire: a message takes ",
                                 header.words, " words, and 2^31 - 1 is the most."));
@@ -94,7 +98,7 @@ class Decode : public OpKernel {
     if (!context->status().ok()) return;
     // No allocation is larger than the payload allows: its header has been checked.
     const bool shared = header.index_code == wire::kShared;
-    Tensor *values, *indices, *block, *entries, *length, *nonfinite;
+    Tensor *values, *indices, *block, *entries, *length, *flags;
     const int64_t count = header.values();
     const auto output = [context](int i, TensorShape shape, Tensor** tensor) {
       return context->allocate_output(i, shape, tensor);
@@ -104,19 +108,19 @@ class Decode : public OpKernel {
     OP_REQUIRES_OK(context, output(2, TensorShape({block_size_}), &block));
     OP_REQUIRES_OK(context, output(3, TensorShape({}), &entries));
     OP_REQUIRES_OK(context, output(4, TensorShape({}), &length));
-    OP_REQUIRES_OK(context, output(5, TensorShape({}), &nonfinite));
+    OP_REQUIRES_OK(context, output(5, TensorShape({}), &flags));
     refuse(context, wire::read_body(header, words, values->flat<float>().data(),
                                     indices->flat<int32_t>().data(),
                                     block->flat<float>().data()));
     entries->scalar<int32_t>()() = static_cast<int32_t>(header.count);
     length->scalar<int32_t>()() = static_cast<int32_t>(header.words);
-    nonfinite->scalar<int32_t>()() = header.nonfinite;
+    flags->scalar<int32_t>()() = header.flags;
   }
 
  private:
-  static void refuse(OpKernelContext* context, const char* why) {
-    if (why == nullptr) return;
-    context->CtxFailure(InvalidArgument("tem_tf cannot read the wire: ", why, "."));
+  static void refuse(OpKernelContext* context, const wire::Refusal& why) {
+    if (why.empty()) return;
+    context->CtxFailure(InvalidArgument("tem_tf cannot read the wire: ", why));
   }
 
   int64_t size_;
@@ -128,7 +132,7 @@ REGISTER_OP("TemTfEncode")
     .Input("values: float")
     .Input("indices: int32")
     .Input("block: float")
-    .Input("nonfinite: int32")
+    .Input("flags: int32")
     .Output("payload: int32")
     .Attr("size: int")
     .Attr("value_type: int")
@@ -146,7 +150,7 @@ REGISTER_OP("TemTfDecode")
     .Output("block: float")
     .Output("entries: int32")
     .Output("words: int32")
-    .Output("nonfinite: int32")
+    .Output("flags: int32")
     .Attr("size: int")
     .Attr("block_size: int")
     .Attr("value_type: int")

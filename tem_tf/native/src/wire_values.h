@@ -1,7 +1,7 @@
 // Values on the wire: float32, bfloat16, or float16 with a shared power of two.
 //
 // Integer arithmetic, so that the compiler's and the processor's ideas of rounding,
-// subnormals and NaN do not matter. tem_tf/value_types.py is the twin.
+// subnormals and NaN do not matter. tem_tf/wire/value_types.py is the twin.
 
 #ifndef TEM_TF_NATIVE_WIRE_VALUES_H_
 #define TEM_TF_NATIVE_WIRE_VALUES_H_
@@ -112,16 +112,17 @@ inline void write_values(const float* values, int64_t count, int value_type, int
   if (count % 2 != 0) words[count / 2] = code(values[count - 1]);
 }
 
-inline void read_values(const uint32_t* words, int64_t count, int value_type, int scale,
-                        float* values) {
+// Reads `count` values from the value numbered `first` on.
+inline void read_values(const uint32_t* words, int64_t first, int64_t count,
+                        int value_type, int scale, float* values) {
   if (value_type == kFloat32) {
-    if (count > 0) std::memcpy(values, words, count * sizeof(float));
+    if (count > 0) std::memcpy(values, words + first, count * sizeof(float));
     return;
   }
   const float factor = power_of_two(scale);
-  for (int64_t i = 0; i < count; ++i) {
+  for (int64_t i = first; i < first + count; ++i) {
     const uint32_t code = (words[i / 2] >> (16 * (i % 2))) & 0xffffu;
-    values[i] = value_type == kBfloat16 ? from_bfloat16(code) : from_half(code, factor);
+    *values++ = value_type == kBfloat16 ? from_bfloat16(code) : from_half(code, factor);
   }
 }
 
