@@ -36,8 +36,6 @@ COMPRESSORS: dict[str, type[Compressor]] = {
     "random_k": RandomK,
     "accordion": Accordion,
     "adaptive_threshold": AdaptiveThreshold,
-    "powersgd": PowerSGD,
-    "sign": Sign,
 }
 
 __all__ = [

@@ -85,9 +85,9 @@ class Sign(Compressor):
 
     >>> from tem_tf.layout import make_segments
     >>> segments = make_segments(["v"], [(3,)])
-    >>> asked = Sign().compress((), [tf.constant([0.5, -2.0, 1.1])], 0, segments)
+    >>> asked = Sign().compress((), [tf.constant([0.5, -2.0, 1.25])], 0, segments)
     >>> asked.message.to_dense().numpy()
-    array([ 1.2, -1.2,  1.2], dtype=float32)
+    array([ 1.25, -1.25,  1.25], dtype=float32)
 
     References:
         Karimireddy, Rebjock, Stich, Jaggi, ICML 2019, arXiv 1901.09847, algorithm 1,

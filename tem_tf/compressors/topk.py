@@ -100,6 +100,7 @@ class TopKSchedule(Sparsifier):
 
     Example:
 
+    >>> from tem_tf.layout import make_segments
     >>> replay, segments = TopKSchedule([2, 0, 1]), make_segments(["v"], [(3,)])
     >>> p = [tf.constant([0.5, -2.0, 1.0])]
     >>> messages = [replay.compress((), p, t, segments).message for t in range(5)]
