@@ -98,53 +98,41 @@ def collective_all_gather(
         launcher, or where it cannot be used: eagerly with several devices per worker,
         whose replicas run one after the other.
     """
-    launcher = _launcher(strategy)
-    if launcher is None:
-        return None
-    size, group = _part(launcher, "_group_size"), _part(launcher, "_group_key")
-    options, device = _part(launcher, "_options"), _part(launcher, "_device")
-
-    def all_gather(tensor: tf.Tensor, instance_key: int | tf.Tensor) -> tf.Tensor:
-        with tf.device(device):
-            return collective_ops.all_gather_v2(
-                tensor,
-                size,
-                group,
-                instance_key,
-                communication_hint=options.implementation.value,
-                timeout=options.timeout_seconds or 0,
-                # Puts it in one order with all other collectives of this replica.
-                ordering_token=_part(launcher, "_get_ordering_token")(),
-            )
-
-    return all_gather
+    return _bare_collective(strategy, collective_ops.all_gather_v2)
 
 
 def collective_all_reduce(
     strategy: tf.distribute.Strategy,
 ) -> Callable[[tf.Tensor, int | tf.Tensor], tf.Tensor] | None:
     """One bare all-reduce (sum); as `collective_all_gather`."""
+    all_reduce = functools.partial(
+        collective_ops.all_reduce_v2, merge_op="Add", final_op="Id"
+    )
+    return _bare_collective(strategy, all_reduce)
+
+
+def _bare_collective(strategy: tf.distribute.Strategy, operation: Callable) -> Any:
+    """A function of a tensor and an instance key; None without a launcher."""
     launcher = _launcher(strategy)
     if launcher is None:
         return None
     size, group = _part(launcher, "_group_size"), _part(launcher, "_group_key")
     options, device = _part(launcher, "_options"), _part(launcher, "_device")
 
-    def all_reduce(tensor: tf.Tensor, instance_key: int | tf.Tensor) -> tf.Tensor:
+    def collective(tensor: tf.Tensor, instance_key: int | tf.Tensor) -> tf.Tensor:
         with tf.device(device):
-            return collective_ops.all_reduce_v2(
+            return operation(
                 tensor,
-                size,
-                group,
-                instance_key,
-                merge_op="Add",
-                final_op="Id",
+                group_size=size,
+                group_key=group,
+                instance_key=instance_key,
                 communication_hint=options.implementation.value,
                 timeout=options.timeout_seconds or 0,
+                # Puts it in one order with all other collectives of this replica.
                 ordering_token=_part(launcher, "_get_ordering_token")(),
             )
 
-    return all_reduce
+    return collective
 
 
 def next_instance_key(strategy: tf.distribute.Strategy) -> int | tf.Tensor:

@@ -119,18 +119,17 @@ class FusedStep:
             )
 
         asked = ask(())
-        assert isinstance(
-            asked, Gather
-        )  # `why_not` has seen that it is a Sparsifier's.
+        # `why_not` has seen that a Sparsifier's own `compress` answers.
+        assert isinstance(asked, Gather)
         shared = self.compressor.share(kept.compressor, gradient, self.step, segments)
-        found = self._select(library, asked.message.rule, parts)
-        rule, values = asked.message.rule, found.values
+        rule, known = asked.message.rule, asked.message.known
+        found = self._select(library, rule, parts)
+        values = found.values
         if isinstance(rule, At):
             # A static length as `ComposedStep` has it: the sum's key depends on it, and
             # other workers may be without kernels.
             values = tf.ensure_shape(values, rule.positions.shape)
-        size, known = total_size(segments), isinstance(rule, At)
-        message = SparseGradient(values, found.indices, size, known)
+        message = SparseGradient(values, found.indices, total_size(segments), known)
         block = tf.ensure_shape(found.block, [total_size(self.layout.small)])
         return Local(
             gradient,
