@@ -73,7 +73,14 @@ def _group(nodeid: str) -> str:
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> None:
-    """Puts the long groups first in xdist's processes, so that they end together."""
+    """Leaves out what only `-m exhaustive` runs, and orders the rest.
+
+    The long groups come first in xdist's processes, so that they end together.
+    """
+    if "exhaustive" not in config.option.markexpr:
+        left_out = [i for i in items if i.get_closest_marker("exhaustive")]
+        items[:] = [i for i in items if not i.get_closest_marker("exhaustive")]
+        config.hook.pytest_deselected(items=left_out)
     slow = {_group(i.nodeid) for i in items if i.get_closest_marker("slow")}
     for item in items:
         marked = item.get_closest_marker("multi_worker") is not None

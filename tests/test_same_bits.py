@@ -1,6 +1,9 @@
 """Laws 8 and 9: every run has the same bits, with one and with several threads.
 
-In the graph no sum is left to chance (addn.py), and in whole trainings no bit is.
+In the graph no sum is left to chance (addn.py), and in whole trainings no bit is. All
+rows of compressors, memories and value types take half an hour:
+
+    pytest tests/test_same_bits.py -m exhaustive
 """
 
 import dataclasses
@@ -17,7 +20,7 @@ import tensorflow as tf
 import tem_tf
 from tests.addn import added_chains
 from tests.native_cases import needs_native
-from tests.same_bits import FEW, MEMORIES, ROWS, Training
+from tests.same_bits import COMPRESSORS, FEW, MEMORIES, ROWS, Training, rows_of
 from tests.training import make_strategy
 
 SMALL = ((6, 10), (20,), (7, 7), (7,))
@@ -29,7 +32,7 @@ named = pytest.mark.parametrize(
     "row",
     [
         *dict.fromkeys(FEW + BY_MEMORY),
-        *(pytest.param(row, marks=pytest.mark.slow) for row in OTHERS),
+        *(pytest.param(row, marks=pytest.mark.exhaustive) for row in OTHERS),
     ],
     ids="-".join,
 )
@@ -55,7 +58,7 @@ def test_no_sum_of_operations_is_left_to_chance(row, monkeypatch):
     [
         *SELECTED_BY_KERNELS,
         *(
-            pytest.param(row, marks=pytest.mark.slow)
+            pytest.param(row, marks=pytest.mark.exhaustive)
             for row in ROWS
             if row not in SELECTED_BY_KERNELS
         ),
@@ -157,8 +160,11 @@ def test_tied_embeddings(wrap):
     [
         ("few", "built"),
         pytest.param("few", "0", marks=pytest.mark.slow),
-        pytest.param("all", "built", marks=pytest.mark.slow),
-        pytest.param("all", "0", marks=pytest.mark.slow),
+        *(
+            pytest.param(compressor, native, marks=pytest.mark.exhaustive)
+            for compressor in COMPRESSORS
+            for native in ("built", "0")
+        ),
     ],
 )
 def test_every_run_has_the_same_bits(rows, native, tmp_path):
@@ -186,8 +192,5 @@ def test_every_run_has_the_same_bits(rows, native, tmp_path):
             process.wait()
             process.stdout.close()
     one, four = (json.loads(out.read_text()) for out in outs.values())
-    table = FEW if rows == "few" else ROWS
-    for row, runs in zip(table, np.hstack([one, four]), strict=True):
+    for row, runs in zip(rows_of(rows), np.hstack([one, four]), strict=True):
         assert len(set(runs)) == 1, row
-    # They are no digests of the same start.
-    assert len({runs[0] for runs in one}) == len(table)
