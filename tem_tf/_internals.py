@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -23,6 +23,7 @@ from tensorflow.python.ops import (
 
 SEEN = "TensorFlow 2.16 to 2.22, Keras 3.11 to 3.16"
 _ALL_REDUCE = "_all_reduce_sum_gradients"
+_CLIP = "_clip_gradients"
 
 
 def _part(owner: Any, name: str) -> Any:
@@ -47,6 +48,69 @@ def replace_all_reduce(optimizer: keras.optimizers.Optimizer, function: Any) -> 
     original = _part(optimizer, _ALL_REDUCE)
     object.__setattr__(optimizer, _ALL_REDUCE, function)
     return original
+
+
+def clip(
+    optimizer: keras.optimizers.Optimizer, gradients: Sequence[Any]
+) -> Sequence[Any]:
+    """Gradients as the optimizer's `clipnorm` and the like have them."""
+    return _part(optimizer, _CLIP)(gradients)
+
+
+@contextlib.contextmanager
+def without_clipping(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
+    """Keeps `apply` from clipping what has been clipped before."""
+    _part(optimizer, _CLIP)
+    object.__setattr__(optimizer, _CLIP, lambda gradients: gradients)
+    try:
+        yield
+    finally:
+        object.__delattr__(optimizer, _CLIP)
+
+
+def with_gradients(
+    optimizer: keras.optimizers.Optimizer,
+    gradients: Sequence[Any],
+    variables: Sequence[Any] | None,
+) -> list[tuple[Any, Any]]:
+    """Pairs of gradients and variables, less those that have none, as Keras has them.
+
+    Args:
+        optimizer: Built.
+        gradients: Tensors or None.
+        variables: Theirs. None: all that the optimizer was built for.
+
+    Raises:
+        ValueError: there is no gradient at all, or another number than of variables.
+    """
+    if variables is None:
+        variables = trained_variables(optimizer)
+    if len(gradients) != len(variables):
+        raise ValueError(
+            "`apply` needs a gradient, or None, for each variable. Received: "
+            f"{len(gradients)} gradients for {len(variables)} variables."
+        )
+    filtered = _part(optimizer, "_filter_empty_gradients")(
+        list(gradients), list(variables)
+    )
+    return list(zip(*filtered, strict=True))
+
+
+def loss_scale_optimizer_around() -> keras.optimizers.LossScaleOptimizer | None:
+    """The LossScaleOptimizer that calls, through a MultiOptimizer or not.
+
+    When it is made it sets `loss_scale_factor` of what is inside, and when it is
+    applied it applies that, unless somebody has stepped into its place.
+    """
+    frame = sys._getframe(1)
+    for _ in range(8):
+        if frame is None:
+            break
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, keras.optimizers.LossScaleOptimizer):
+            return owner
+        frame = frame.f_back
+    return None
 
 
 def has_replaced_all_reduce(optimizer: keras.optimizers.Optimizer) -> bool:

@@ -66,7 +66,9 @@ class Accounts:
         tables = metrics.add_table(self._state.read(_TABLES), table)
         self._state.assign(_TABLES, tables)
 
-    def add_dense(self, words: int, names: Sequence[str]) -> None:
+    def add_dense(
+        self, words: int, names: Sequence[str], nonfinite: tf.Tensor | int = 0
+    ) -> None:
         """Adds a step whose gradients somebody else summed, dense.
 
         For an aggregator that sees no other steps: there is nothing of a last step to
@@ -75,11 +77,18 @@ class Accounts:
         Args:
             words: 32-bit words of the gradients.
             names: Of their variables.
+            nonfinite: int32 scalar > 0 if the step is skipped, since the sum is not
+                finite.
         """
         known = zip(self._names, self._sizes, strict=True)
         sent = [size if name in set(names) else 0 for name, size in known]
         step = metrics.add_step(
-            metrics.zeros(), entries=sum(sent), payload_words=words, dense_words=words
+            metrics.zeros(),
+            entries=sum(sent),
+            payload_words=words,
+            dense_words=words,
+            nonfinite=nonfinite,
+            skipped=tf.sign(nonfinite),
         )
         self._state.add_to(_TOTALS, step)
         empty = [0.0] * (len(metrics.COLUMNS) - 1)
@@ -100,7 +109,7 @@ class Accounts:
         )
 
     def _rows(self, strategy: tf.distribute.Strategy) -> tuple[np.ndarray, np.ndarray]:
-        """All replicas' totals, (replicas, 13), and tables, (replicas, 2, rows, 6)."""
+        """All totals, (replicas, totals), and tables, (replicas, 2, rows, 6)."""
         if self._gather is None:  # Traced once.
             exchange = SparsifiedCrossDeviceOps.of(strategy)
 

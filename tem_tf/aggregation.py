@@ -7,20 +7,17 @@ thresholds and metrics are in units of a worker's own, undivided gradient.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import keras
 import tensorflow as tf
 
-from tem_tf import _internals, fused_step, metrics, native
+from tem_tf import fused_step, metrics, native
 from tem_tf.accounting import Accounts
 from tem_tf.asking_plan import asking_plan
 from tem_tf.compressors import Compressor, Everything, check_vectors
 from tem_tf.cross_device_ops import SparsifiedCrossDeviceOps
 from tem_tf.empty_batches import batch_is_empty
-from tem_tf.handshake import handshake, require_same, with_all_workers
 from tem_tf.instance_keys import Use, new_owner
 from tem_tf.kept_state import Kept, KeptState
 from tem_tf.layout import (
@@ -33,15 +30,12 @@ from tem_tf.layout import (
     unpack,
 )
 from tem_tf.local_step import ComposedStep
+from tem_tf.meeting import Meeting, facts_of
 from tem_tf.memory import Memory
 from tem_tf.nonfinite import require_finite
 from tem_tf.options import Options
 from tem_tf.replica_state import ReplicaState, unique_names
-from tem_tf.settings import text_of
 from tem_tf.transport import Beside, Exchange, Rider, sum_of_others
-from tem_tf.version import VERSION
-
-_MET = "handshake/met"
 
 
 class Outcome(NamedTuple):
@@ -54,6 +48,7 @@ class Outcome(NamedTuple):
         table: float64 (S, 6). What this replica sent and held back of each variable.
         clipped: float32 scalar. What clipping multiplied with.
         other: This replica's gradients of other dtypes, zeros if one is not finite.
+        before: The states before, of what was updated in place.
     """
 
     direction: Sequence[tf.Tensor]
@@ -62,6 +57,21 @@ class Outcome(NamedTuple):
     table: tf.Tensor
     clipped: tf.Tensor
     other: list[tf.Tensor]
+    before: dict[str, Any]
+
+
+class Summed(NamedTuple):
+    """Gradients that have been summed over replicas.
+
+    Attributes:
+        gradients: Equal on all replicas.
+        nonfinite: int32 scalar. Replicas whose gradient was not finite, equal on all.
+        empty: int32 scalar. Those of them whose batch was empty.
+    """
+
+    gradients: Sequence[Gradient]
+    nonfinite: tf.Tensor
+    empty: tf.Tensor
 
 
 class Aggregator:
@@ -98,9 +108,12 @@ class Aggregator:
         self.strategy: tf.distribute.Strategy | None = None
         self._memory = self.options.kept or Memory()
         self._use = Use(new_owner())
-        self._state = ReplicaState()
-        self._kept = KeptState(self._state, self._memory, self.options.compressor)
-        self._accounts = Accounts(self._state, self._use.of("metrics"))
+        self.state = ReplicaState()
+        self._kept = KeptState(self.state, self._memory, self.options.compressor)
+        self._accounts = Accounts(self.state, self._use.of("metrics"))
+        self._meeting = Meeting(
+            self.state, self._use.of("handshake"), self._facts, self._initial_weights
+        )
         self._variables: dict[str, tuple[tuple[int, ...], tf.DType]] = {}
         self._weights: dict[str, Any] = {}
         self.facts: dict[str, str] = {}  # What else must not differ between workers.
@@ -118,9 +131,7 @@ class Aggregator:
             for name, variable in zip(names, variables, strict=True)
         }
         self._weights |= dict(zip(names, variables, strict=True))
-        self._meet_at_once()
-        with with_all_workers():
-            self._state.add(_MET, tf.constant(False))
+        self._meeting.build()
         self.strategy = tf.distribute.get_strategy()
         layout = self._layout(list(names))
         self._kept.build(layout.segments)
@@ -144,13 +155,42 @@ class Aggregator:
         Returns:
             Dense gradients with the shapes and dtypes of `gradients`, bit-equal on all
             replicas.
+
+        Raises:
+            ValueError: `nonfinite` is "skip": see `aggregate_or_skip`.
+        """
+        if self.options.nonfinite == "skip":
+            raise ValueError(
+                '`nonfinite` must be "raise" or "zero" for `aggregate`, which cannot '
+                "say that a step is to be skipped. Received: nonfinite='skip'. Call "
+                "`aggregate_or_skip`."
+            )
+        return list(self.aggregate_or_skip(gradients, step, names).gradients)
+
+    def aggregate_or_skip(
+        self,
+        gradients: Sequence[Gradient],
+        step: tf.Tensor | int,
+        names: Sequence[str] | None = None,
+    ) -> Summed:
+        """As `aggregate`, and says whether a gradient was not finite on some replica.
+
+        With `nonfinite="skip"` nothing is kept of such a step: residuals and the
+        compressor's state are what they were before, on all replicas, and the caller is
+        to update nothing either.
+
+        Args:
+            gradients: As in `aggregate`.
+            step: As there. The next one after a skipped step has the same number, so
+                that schedules stand still and random draws are repeated.
+            names: As there.
         """
         step = tf.cast(step, tf.int64)
         layout = self._layout(list(self._variables if names is None else names))
         ops = SparsifiedCrossDeviceOps.of(tf.distribute.get_strategy())
         unit = self._unit(ops.replicas())
         segments = layout.segments
-        self._meet(ops, step)
+        self._meeting.in_step(ops, step)
         # 1 What is compressed, and what goes whole.
         parts = layout.split(gradients)
 
@@ -168,21 +208,22 @@ class Aggregator:
             total, state = received.done.total, received.done.state
             direction, memory = self._memory.apply(memory, total, step, segments)
             check_vectors(f"{type(self._memory).__name__}.apply", direction, segments)
-            new = Kept(memory, state)
-            return Outcome(
-                direction, new, received.beside, table, local.clipped, local.other
-            )
+            beside, other = received.beside, local.other
+            new, before = Kept(memory, state), {} if memory else kept.memory
+            return Outcome(direction, new, beside, table, local.clipped, other, before)
 
         outcome = self._warm_up(ops, step, path)
-        rider, traffic = outcome.beside.rider, outcome.beside.traffic
+        rider = outcome.beside.rider
         other = sum_of_others(ops, outcome.other, self._use)
         # 6 Unless a gradient was not finite.
         with tf.control_dependencies(self._checks(rider)):
-            self._kept.write(segments, outcome.kept, traffic.demand)
+            self._keep(segments, outcome)
             self._account(layout, outcome, unit)
             # 7 To the optimizer, which sums nothing itself.
             small = unpack(rider.block, layout.small)
-            return layout.join(Parts(list(outcome.direction), small, other), gradients)
+            whole = Parts(list(outcome.direction), small, other)
+            joined = layout.join(whole, gradients)
+            return Summed(joined, rider.nonfinite, rider.empty)
 
     def path_in_words(self) -> str:
         """Which local step is in use, and why, for people to read."""
@@ -197,16 +238,24 @@ class Aggregator:
             words += f"; summed whole, in dtypes of their own: {', '.join(others)}"
         return words
 
-    def add_dense_step(self, step: tf.Tensor, names: Sequence[str]) -> None:
+    def add_dense_step(
+        self,
+        step: tf.Tensor,
+        names: Sequence[str],
+        nonfinite: tf.Tensor | int = 0,
+    ) -> None:
         """Counts a step whose gradients somebody else sums, dense; replica context.
 
         Args:
             step: int64 scalar.
             names: Of their variables.
+            nonfinite: int32 scalar > 0 if the step is skipped, since the sum is not
+                finite.
         """
-        self._meet(SparsifiedCrossDeviceOps.of(tf.distribute.get_strategy()), step)
+        ops = SparsifiedCrossDeviceOps.of(tf.distribute.get_strategy())
+        self._meeting.in_step(ops, step)
         words = self._dense_words(self._layout(list(names)))
-        self._accounts.add_dense(words, names)
+        self._accounts.add_dense(words, names, nonfinite)
 
     def build_totals(self) -> None:
         """Makes what `running_totals` reads, which needs no variables."""
@@ -229,64 +278,19 @@ class Aggregator:
 
     def reset(self) -> None:
         """Forgets what replicas remember, totals included; cross-replica context."""
-        self._built_in().run(self._state.reset)
-
-    def _meet_at_once(self) -> None:
-        """Are all workers the same? Before their variables, and a clean error if not.
-
-        Where the variables are made within a step, the first exchange finds it out.
-        """
-        strategy = tf.distribute.get_strategy()
-        multi_worker = _internals.is_multi_worker(strategy)
-        if not multi_worker or not tf.distribute.in_cross_replica_context():
-            return
-        ops = SparsifiedCrossDeviceOps.of(strategy)
-        step = tf.constant(0)
-
-        @tf.function
-        def meet() -> tf.Tensor:
-            return strategy.run(lambda: self._compared(ops, step))
-
-        with with_all_workers():
-            said = meet.get_concrete_function()()
-        said = strategy.experimental_local_results(said)[0].numpy().decode()
-        if said:  # Here and not in the graph, so that workers can go on.
-            raise ValueError(said)
-
-    def _meet(self, ops: SparsifiedCrossDeviceOps, step: tf.Tensor) -> None:
-        """The same before the first exchange."""
-        if _internals.is_multi_worker(tf.distribute.get_strategy()):
-            with _internals.conditions_as_one_op():
-                met = tf.cond(
-                    self._state.read(_MET),
-                    lambda: tf.constant(True),
-                    lambda: require_same(self._compared(ops, step)),
-                )
-            self._state.assign(_MET, met)
-
-    def _compared(self, ops: SparsifiedCrossDeviceOps, step: tf.Tensor) -> tf.Tensor:
-        weights = {
-            f"{name} {list(shape)} {dtype.name}": tf.convert_to_tensor(
-                self._weights[name]
-            )
-            for name, (shape, dtype) in self._variables.items()
-        }
-        return handshake(ops, self._use.of("handshake"), self._facts(), weights, step)
+        self._built_in().run(self.state.reset)
 
     def _facts(self) -> dict[str, str]:
         """What must not differ between workers, in words."""
-        options = {
-            field.name: text_of(getattr(self.options, field.name))
-            for field in dataclasses.fields(self.options)
-        }
-        versions = {
-            "tem_tf": VERSION,
-            "tensorflow": tf.__version__,
-            "keras": keras.__version__,
-        }
         segments = self._layout(list(self._variables)).segments
         rounds = {"rounds": asking_plan(self.options.compressor, segments)}
-        return {**options, **self.facts, **rounds, **versions}
+        return facts_of(self.options) | self.facts | rounds
+
+    def _initial_weights(self) -> dict[str, Any]:
+        return {
+            f"{name} {list(shape)} {dtype.name}": self._weights[name]
+            for name, (shape, dtype) in self._variables.items()
+        }
 
     def _built_in(self) -> tf.distribute.Strategy:
         if self.strategy is None:
@@ -304,7 +308,7 @@ class Aggregator:
     def _why_composed(self, layout: Layout) -> str | None:
         """Why it is not the native step; None if it is."""
         return fused_step.why_not(self.options) or fused_step.why_not_here(
-            layout, self._state
+            layout, self.state
         )
 
     def _local_step(
@@ -312,7 +316,7 @@ class Aggregator:
     ) -> fused_step.FusedStep | ComposedStep:
         if self._why_composed(layout) is None:
             zero = self.options.nonfinite == "zero"
-            return fused_step.FusedStep(compressor, layout, step, self._state, zero)
+            return fused_step.FusedStep(compressor, layout, step, self.state, zero)
         limit = self.options.local_clipnorm
         largest_norm = None if limit is None else limit * unit
         value_dtype = self.options.value_dtype
@@ -349,17 +353,40 @@ class Aggregator:
         empty = None if batch_is_empty() is None else rider.empty
         return [require_finite(rider.nonfinite, empty)]
 
+    def _keep(self, segments: Segments, outcome: Outcome) -> None:
+        """Writes the new states; where a step is skipped those before stay."""
+        demand = outcome.beside.traffic.demand
+        if self.options.nonfinite != "skip":
+            self._kept.write(segments, outcome.kept, demand)
+            return
+
+        def keep() -> tf.Tensor:
+            self._kept.write(segments, outcome.kept, demand)
+            return tf.constant(False)
+
+        def undo() -> tf.Tensor:
+            self._kept.write_memory(segments, outcome.before)
+            return tf.constant(True)
+
+        tf.cond(outcome.beside.rider.nonfinite > 0, undo, keep)
+
     def _account(self, layout: Layout, outcome: Outcome, unit: float) -> None:
         beside, dense = outcome.beside, self._dense_words(layout)
         other_words = _words(layout.other, self._variables)
+        table = metrics.in_own_units(outcome.table, unit, outcome.clipped)
+        skipped = tf.constant(False)
+        if self.options.nonfinite == "skip":  # What was sent has not left.
+            skipped = beside.rider.nonfinite > 0
+            table = tf.where(skipped, tf.zeros_like(table), table)
         self._accounts.add(
-            metrics.in_own_units(outcome.table, unit, outcome.clipped),
+            table,
             [segment.name for segment in layout.variables],
             payload_words=beside.words + other_words,
             padded_words=beside.traffic.padding,
             overflows=beside.traffic.overflows,
             dense_words=dense,
             nonfinite=beside.rider.nonfinite,
+            skipped=tf.cast(skipped, tf.int32),
         )
 
     def _dense_words(self, layout: Layout) -> int:

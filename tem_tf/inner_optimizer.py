@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tem_tf import _internals
+from tem_tf.loss_scale import check_loss_scale
 from tem_tf.options import Options
 
 LOSS_SCALING = (
-    "SparsifiedOptimizer does not work with scaled losses: neither inside nor around "
-    "a LossScaleOptimizer, nor under the policy mixed_float16, nor inside a "
-    "MultiOptimizer, which sets the scale. Use the policy mixed_bfloat16, which needs "
-    "no scaling, and one optimizer for all variables."
+    "SparsifiedOptimizer must be directly inside the LossScaleOptimizer that Keras "
+    "puts around it under the policy mixed_float16, and scales in its place. Received: "
+    "one inside the wrapper, or a MultiOptimizer between. Pass loss_scale='dynamic' to "
+    "SparsifiedOptimizer instead, for parts of a MultiOptimizer a number that is the "
+    "same for all of them, and auto_scale_loss=False to `model.compile`."
 )
 
 
@@ -64,5 +67,43 @@ def check_accumulation(inner: keras.optimizers.Optimizer, options: Options) -> N
         raise ValueError(
             "`gradient_accumulation_steps` of the inner optimizer cannot be used "
             "under a strategy (Keras itself fails there: keras-team/keras#20582). "
-            f"Received: {inner.gradient_accumulation_steps}. Use a larger batch."
+            f"Received: {inner.gradient_accumulation_steps}. Pass `accumulate_steps` "
+            "to SparsifiedOptimizer instead."
         )
+
+
+def check_steps(
+    inner: keras.optimizers.Optimizer,
+    accumulate_steps: int,
+    loss_scale: str | float | None,
+    nonfinite: str,
+) -> None:
+    """Refuses what a step that may be skipped or held back cannot be.
+
+    Raises:
+        ValueError: an argument is out of range, or the inner optimizer does the like.
+    """
+    is_integer = isinstance(accumulate_steps, numbers.Integral)
+    if not is_integer or isinstance(accumulate_steps, bool) or accumulate_steps < 1:
+        raise ValueError(
+            "`accumulate_steps` must be an integer >= 1. "
+            f"Received: accumulate_steps={accumulate_steps!r}"
+        )
+    check_loss_scale(loss_scale)
+    if loss_scale is not None and nonfinite == "zero":
+        raise ValueError(
+            '`nonfinite` must be "raise" or "skip" with a loss scale, which skips '
+            "steps that overflow. Received: nonfinite='zero'"
+        )
+    if accumulate_steps == 1 and loss_scale is None and nonfinite != "skip":
+        return
+    for name in ("gradient_accumulation_steps", "loss_scale_factor"):
+        own = {"gradient_accumulation_steps": "accumulate_steps"}.get(
+            name, "loss_scale"
+        )
+        if getattr(inner, name):
+            raise ValueError(
+                f"`{name}` of the inner optimizer must be None where a step may be "
+                f"skipped or held back. Received: {name}={getattr(inner, name)!r}. "
+                f"Pass `{own}` to SparsifiedOptimizer instead."
+            )

@@ -79,16 +79,20 @@ class KeptState:
 
     def write(self, segments: Segments, kept: Kept, demands: tf.Tensor) -> None:
         """Sets this replica's states; replica context."""
-        for key, value in kept.memory.items():
-            if self._scalars[key]:
-                self._state.assign(f"memory/{key}", value)
-            else:
-                self._state.assign_each(f"memory/{key}", segments, value)
+        self.write_memory(segments, kept.memory)
         names, structure = self._compressor_names(segments)
         _check_same(self._compressor, structure, kept.compressor)
         for name, leaf in zip(names, tf.nest.flatten(kept.compressor), strict=True):
             self._state.assign(name, leaf)
         self._state.assign(_DEMANDS, demands)
+
+    def write_memory(self, segments: Segments, memory: dict[str, Any]) -> None:
+        """Sets the memory's alone."""
+        for key, value in memory.items():
+            if self._scalars[key]:
+                self._state.assign(f"memory/{key}", value)
+            else:
+                self._state.assign_each(f"memory/{key}", segments, value)
 
     def _compressor_names(self, segments: Segments) -> tuple[list[str], Any]:
         """Names of the leaves of the compressor's state, made on first use.

@@ -100,6 +100,18 @@ def as_dense(gradient: Gradient, shape: Sequence[int]) -> tf.Tensor:
     return tf.scatter_nd(indices, gradient.values, shape)
 
 
+def reals(tensor: tf.Tensor) -> list[tf.Tensor]:
+    """The tensor, or its real and its imaginary part."""
+    if tensor.dtype.is_complex:
+        return [tf.math.real(tensor), tf.math.imag(tensor)]
+    return [tensor]
+
+
+def values_of(gradient: Gradient) -> tf.Tensor:
+    """The entries that are there: all, or those of some rows."""
+    return gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
+
+
 def when_ready(gradients: Sequence[Any]) -> contextlib.AbstractContextManager:
     """In a graph, keeps what is made within waiting for the gradients.
 

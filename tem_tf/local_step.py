@@ -28,7 +28,7 @@ from tem_tf.compressors import (
 from tem_tf.empty_batches import batch_is_empty
 from tem_tf.fixed_sums import fixed_sum
 from tem_tf.kept_state import Kept
-from tem_tf.layout import Layout, Parts, pack, total_size, unpack
+from tem_tf.layout import Layout, Parts, pack, reals, total_size, unpack
 from tem_tf.memory import Memory
 from tem_tf.sparse_gradient import SparseGradient
 from tem_tf.transport import Received, Rider
@@ -197,7 +197,7 @@ def _zero_unless_finite(parts: Parts) -> tuple[Parts, tf.Tensor]:
     checks = [
         tf.reduce_all(tf.math.is_finite(real))
         for gradient in tf.nest.flatten(parts)
-        for real in _reals(gradient)
+        for real in reals(gradient)
         if real.dtype.is_floating
     ]
     finite = tf.reduce_all(tf.stack([True, *checks]))
@@ -212,14 +212,8 @@ def _clip(parts: Parts, limit: float | None) -> tuple[Parts, tf.Tensor]:
     squares = [
         fixed_sum(tf.square(tf.cast(tf.reshape(real, [-1]), tf.float32)))
         for gradient in tf.nest.flatten(parts)
-        for real in _reals(gradient)
+        for real in reals(gradient)
     ]
     norm = tf.sqrt(tf.reduce_sum(tf.stack(squares)))
     factor = limit / tf.maximum(norm, limit)
     return tf.nest.map_structure(lambda g: g * tf.cast(factor, g.dtype), parts), factor
-
-
-def _reals(tensor: tf.Tensor) -> list[tf.Tensor]:
-    if tensor.dtype.is_complex:
-        return [tf.math.real(tensor), tf.math.imag(tensor)]
-    return [tensor]

@@ -33,6 +33,7 @@ _TOTALS = (
     "total_error",
     "nonfinite_gradients",
     "overflow_steps",
+    "skipped_steps",
 )
 _LAST = (
     "error",
@@ -68,6 +69,7 @@ def add_step(
     padded_words: tf.Tensor | int = 0,
     nonfinite: tf.Tensor | int = 0,
     overflows: tf.Tensor | int = 0,
+    skipped: tf.Tensor | int = 0,
     table: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Returns the vector with one more step in it.
@@ -80,6 +82,7 @@ def add_step(
         padded_words: Words of padding.
         nonfinite: Number of replicas whose gradient was not finite.
         overflows: 1 if a payload did not fit into the step's collective, else 0.
+        skipped: 1 if nothing was updated, since a gradient was not finite, else 0.
         table: float64 (S, 6). The step's table; without it there is no error.
     """
     error = squared = largest = gradient = corrected = 0.0
@@ -96,6 +99,7 @@ def add_step(
         error,
         nonfinite,
         overflows,
+        skipped,
         error,
         squared,
         largest,
@@ -239,8 +243,8 @@ def summarise(rows: np.ndarray) -> dict[str, float]:
         replicas of ‖e‖²; of the last step `compression_error` (mean ‖e‖²),
         `relative_error` (mean ‖e‖² by mean ‖p‖²), `residual_norm` (root of the mean
         squared norm), `residual_max` and `gradient_norm` (root of the mean squared
-        norm); `nonfinite_gradients`; and `overflow_steps`, those that needed a second
-        collective.
+        norm); `nonfinite_gradients`; `overflow_steps`, those that needed a second
+        collective; and `skipped_steps`, which exchanged and updated nothing.
     """
     column = dict(zip(_TOTALS + _LAST, rows.T, strict=True))
     dense_bytes = column["dense_bytes"].sum()
@@ -262,6 +266,7 @@ def summarise(rows: np.ndarray) -> dict[str, float]:
         "gradient_norm": math.sqrt(column["gradient_squared"].mean()),
         "nonfinite_gradients": int(column["nonfinite_gradients"].max()),
         "overflow_steps": int(column["overflow_steps"].max()),
+        "skipped_steps": int(column["skipped_steps"].max()),
     }
 
 

@@ -22,8 +22,8 @@ EMPTY_BATCH = "The batch of a worker was empty, so that its gradient has NaN"
 
 _COUNT = "Replicas whose gradient is not finite:"
 _ADVICE = (
-    'Lower the learning rate, or pass nonfinite="zero" to SparsifiedOptimizer to count '
-    "such a gradient as zero."
+    'Lower the learning rate, or pass to SparsifiedOptimizer nonfinite="skip" to leave '
+    'such steps out, or "zero" to count such a gradient as zero.'
 )
 _EMPTY_ADVICE = (
     "Batch normalization has no mean of no rows. Give each worker rows at every step: "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -12,16 +11,23 @@ import tensorflow as tf
 from tem_tf import _internals
 from tem_tf.aggregation import Aggregator
 from tem_tf.compressors import Compressor
-from tem_tf.inner_optimizer import LOSS_SCALING, check_accumulation, check_inner
+from tem_tf.conditional_steps import ConditionalSteps
+from tem_tf.forwarding_optimizer import ForwardingOptimizer
+from tem_tf.gradient_sums import GradientSums
+from tem_tf.inner_optimizer import (
+    LOSS_SCALING,
+    check_accumulation,
+    check_inner,
+    check_steps,
+)
 from tem_tf.layout import when_ready
 from tem_tf.memory import Memory
 from tem_tf.places import check_between_steps, check_in_replica, check_made_together
-from tem_tf.replica_state import unique_names
 from tem_tf.settings import settings_of
 
 
 @keras.saving.register_keras_serializable(package="tem_tf")
-class SparsifiedOptimizer(keras.optimizers.Optimizer):
+class SparsifiedOptimizer(ForwardingOptimizer):
     """Wraps a Keras optimizer; sums gradients over workers in compressed form.
 
     Keras's own all-reduce is replaced, and nothing else: clipping comes before it, the
@@ -52,7 +58,10 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
             lost. Small variables and warm-up are float32 always.
         nonfinite: What a NaN or Inf in a worker's gradient does: "raise" (default)
             ends all workers at that step; "zero" counts that worker's gradient as
-            zero. Without compression and memory nothing is checked, as in Keras.
+            zero; "skip" leaves weights, the inner optimizer's variables, `iterations`
+            and what is held back as they are, on all workers. What the forward pass has
+            moved stays moved: moving statistics, seeds, metrics. Without compression
+            and memory nothing is checked but for "skip", as in Keras.
         local_clipnorm: Float > 0 or None (default). Bound of the global norm of a
             worker's own gradient, before compression.
         gradients_divided_by_replicas: Bool, default True. Set to False if the loss is
@@ -63,12 +72,26 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
             bit. False: the size is learnt, so that a step has one collective, and a
             second one only where a payload is longer than that. True: lengths go
             first, in a collective of their own, for the least padding.
+        accumulate_steps: Int >= 1, default 1. Of so many steps each worker adds up its
+            gradients, in float32, and every so many-th step alone exchanges their mean
+            and updates: as one batch so many times as large. `iterations` counts
+            updates.
+        loss_scale: By what losses are multiplied, and gradients divided, so that
+            gradients of float16 do not vanish: None (default), a number, or "dynamic",
+            which halves it after a step that overflows, down to 1, and doubles it after
+            2000 that do not. A step that overflows on any worker is skipped on all of
+            them, as by `nonfinite="skip"`; at a dynamic scale of 1 `nonfinite` decides.
+            Under the policy mixed_float16 Keras puts a
+            LossScaleOptimizer around every optimizer: this one takes its scaling over,
+            so that nothing need be said here. In a training loop of your own,
+            `scale_loss` multiplies.
         name: String. Default: the inner optimizer's.
 
     Raises:
         ValueError: an argument is out of range; `inner_optimizer` is in another
-            wrapper already, scales losses, or is made of several optimizers; at the
-            first step, it was made under another strategy than what it trains.
+            wrapper already, scales losses, is made of several optimizers, or
+            accumulates gradients itself under a strategy; at the first step, it was
+            made under another strategy than what it trains.
 
     Example:
 
@@ -88,6 +111,8 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
         Sahu et al., NeurIPS 2021, arXiv 2108.00951, algorithm 1.
     """
 
+    OWN = frozenset({"inner_optimizer", "_aggregator", "_steps", "_sums"})
+
     def __init__(
         self,
         inner_optimizer: keras.optimizers.Optimizer,
@@ -100,6 +125,8 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
         local_clipnorm: float | None = None,
         gradients_divided_by_replicas: bool = True,
         exact_payload: bool = False,
+        accumulate_steps: int = 1,
+        loss_scale: str | float | None = None,
         name: str | None = None,
     ):
         # The base class's __init__ is left out: it would make variables, and all of
@@ -118,13 +145,14 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
             exact_payload=exact_payload,
         )
         check_accumulation(inner_optimizer, self._aggregator.options)
-        self._paths: dict[Any, str] = {}
+        check_steps(inner_optimizer, accumulate_steps, loss_scale, nonfinite)
         self.inner_optimizer = inner_optimizer
+        self._sums = GradientSums(inner_optimizer, self._aggregator)
+        self._steps = ConditionalSteps(
+            self._sums, accumulate_steps, loss_scale, nonfinite
+        )
         if name is not None:
             inner_optimizer.name = name
-        self._inner_all_reduce = _internals.replace_all_reduce(
-            inner_optimizer, self._all_reduce
-        )
         if inner_optimizer.built:
             variables = _internals.trained_variables(inner_optimizer)
             check_made_together(inner_optimizer, variables)
@@ -143,18 +171,40 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
 
     def apply(self, grads, trainable_variables=None):
         """Updates the variables; replica context. As in Keras."""
-        if trainable_variables is not None:
-            trainable_variables = list(trainable_variables)
-            self._build_once(trainable_variables)
-        with self._step_of(grads):
-            self.inner_optimizer.apply(grads, trainable_variables)
+        if _internals.loss_scale_optimizer_around() is not None:
+            raise ValueError(LOSS_SCALING)
+        self._apply(grads, trainable_variables)
 
     def apply_gradients(self, grads_and_vars):
         """As in Keras, for custom training loops."""
-        grads_and_vars = list(grads_and_vars)
-        self._build_once([variable for _, variable in grads_and_vars])
-        with self._step_of([gradient for gradient, _ in grads_and_vars]):
-            return self.inner_optimizer.apply_gradients(grads_and_vars)
+        gradients, variables = zip(*grads_and_vars, strict=True)
+        self.apply(gradients, variables)
+        return _internals.raw_iterations(self.inner_optimizer)
+
+    def scale_loss(self, loss):
+        """Multiplies a loss by the scale; `apply` divides its gradients by it.
+
+        Keras's trainer calls it. Replica context.
+        """
+        return self._steps.scale_loss(self.inner_optimizer.scale_loss(loss))
+
+    @property
+    def loss_scale_factor(self):
+        """The inner optimizer's own, a constant."""
+        return self.inner_optimizer.loss_scale_factor
+
+    @loss_scale_factor.setter
+    def loss_scale_factor(self, value):
+        """Is set to None by what Keras puts around optimizers: see `loss_scale`."""
+        around = _internals.loss_scale_optimizer_around()
+        if around is not None:
+            self._take_over(around)
+        elif value is not None:
+            raise ValueError(
+                "`loss_scale_factor` must not be set on a SparsifiedOptimizer. "
+                f"Received: loss_scale_factor={value!r}. Pass loss_scale={value!r} to "
+                "it."
+            )
 
     def communication_summary(self) -> dict[str, float]:
         """What was sent and held back so far, summed over workers.
@@ -232,10 +282,10 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
             "dense_below": options.dense_below,
             "warmup_steps": options.warmup_steps,
             "value_dtype": options.value_dtype,
-            "nonfinite": options.nonfinite,
             "local_clipnorm": options.local_clipnorm,
             "gradients_divided_by_replicas": options.gradients_divided_by_replicas,
             "exact_payload": options.exact_payload,
+            **self._steps.get_config(),
         }
 
     @classmethod
@@ -271,9 +321,18 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
             )
         return self._aggregator.summaries()
 
-    def _step_of(self, gradients):
+    def _apply(self, grads, trainable_variables) -> None:
+        if trainable_variables is not None:
+            trainable_variables = list(trainable_variables)
+            self._build_once(trainable_variables)
+        inner = self.inner_optimizer
         alone = self._aggregator.options.leave_gradients_alone
-        return contextlib.nullcontext() if alone else when_ready(gradients)
+        with contextlib.nullcontext() if alone else when_ready(grads):
+            if self._steps.all_update or tf.distribute.in_cross_replica_context():
+                inner.apply(grads, trainable_variables)
+            else:
+                pairs = _internals.with_gradients(inner, grads, trainable_variables)
+                self._steps.apply(*map(list, zip(*pairs, strict=True)))
 
     def _build_once(self, variables) -> None:
         inner = self.inner_optimizer
@@ -282,13 +341,12 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
                 self.build(variables)
 
     def _build_memory(self, variables) -> None:
-        names = unique_names(variables)
-        for variable, name in zip(variables, names, strict=True):
-            key = _internals.variable_key(self.inner_optimizer, variable)
-            self._paths[key] = name
+        names = self._sums.name(variables)
         with tf.init_scope(), self._scope():
-            self._aggregator.facts = settings_of(self.inner_optimizer)
+            inner, steps = settings_of(self.inner_optimizer), self._steps.facts()
+            self._aggregator.facts = inner | steps
             self._aggregator.build(variables, names)
+            self._steps.build(variables, names)
 
     def _scope(self):
         """The strategy's scope, which may be left by now.
@@ -299,74 +357,22 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
             return contextlib.nullcontext()
         return _internals.strategy_of(self.inner_optimizer).scope()
 
-    def _all_reduce(self, grads_and_vars):
-        """Stands in the inner optimizer, in the place of its own all-reduce."""
-        options = self._aggregator.options
-        if tf.distribute.in_cross_replica_context():  # Keras sums nothing there.
-            return self._inner_all_reduce(grads_and_vars)
-        variables = [variable for _, variable in grads_and_vars]
-        inner = self.inner_optimizer
-        keys = [_internals.variable_key(inner, v) for v in variables]
-        if not all(key in self._paths for key in keys):
-            raise ValueError(
-                "An optimizer that is wrapped belongs to its SparsifiedOptimizer. It "
-                f"cannot be used by itself. Received: {inner.name!r} with variables "
-                "that the wrapper was not built for."
-            )
-        names = [self._paths[key] for key in keys]
-        step = tf.convert_to_tensor(_internals.raw_iterations(inner))
-        if options.leave_gradients_alone:
-            with when_ready([gradient for gradient, _ in grads_and_vars]):
-                self._aggregator.add_dense_step(step, names)
-            return self._inner_all_reduce(grads_and_vars)
-        if _internals.in_xla():
-            raise ValueError(
-                "A sparsifier cannot be compiled by XLA: the number of entries that a "
-                "worker sends changes from step to step. Pass `jit_compile=False` to "
-                "`model.compile`."
-            )
-        gradients = [gradient for gradient, _ in grads_and_vars]
-        aggregated = self._aggregator.aggregate(gradients, step, names)
-        return list(zip(aggregated, variables, strict=True))
+    def _take_over(self, outer: keras.optimizers.LossScaleOptimizer) -> None:
+        """Scales in the place of what Keras has put around this.
 
-    # What is the inner optimizer's: every other attribute, read and set. Methods and
-    # properties of the base class are replaced by forwarding properties, below.
-
-    def __getattr__(self, name):
-        if name in _OWN or name.startswith("_self_"):
-            raise AttributeError(name)
-        return getattr(self.inner_optimizer, name)
-
-    def __setattr__(self, name, value):
-        # A name of the class is one of the forwarding properties, or what checkpoints
-        # note about this very object.
-        if name in _OWN or name.startswith("_self_") or hasattr(type(self), name):
-            if name == "inner_optimizer":  # Tracked, so that checkpoints find it.
-                self._track_trackable(value, name, overwrite=True)
-            object.__setattr__(self, name, value)
-        elif name == "loss_scale_factor":
+        That one looks at a worker's own gradient, and those of others would wait for it
+        for ever.
+        """
+        if outer.inner_optimizer is not self:
             raise ValueError(LOSS_SCALING)
-        else:
-            setattr(self.inner_optimizer, name, value)
+        self._steps.scale_as(outer)
+        if self.built:
+            self._build_memory(_internals.trained_variables(self.inner_optimizer))
 
+        def apply(grads, trainable_variables=None):
+            if not outer.built and trainable_variables is not None:
+                outer.build(trainable_variables)
+            self._apply(grads, trainable_variables)
 
-_OWN = frozenset(
-    {
-        "inner_optimizer",
-        "_aggregator",
-        "_inner_all_reduce",
-        "_paths",
-    }
-)
-
-
-def _forward(name: str) -> property:
-    return property(
-        lambda self: getattr(self.inner_optimizer, name),
-        lambda self, value: setattr(self.inner_optimizer, name, value),
-    )
-
-
-for _name in _internals.optimizer_attributes() - set(vars(SparsifiedOptimizer)):
-    if _name not in ("_obj_type",):
-        setattr(SparsifiedOptimizer, _name, _forward(_name))
+        object.__setattr__(outer, "apply", apply)
+        object.__setattr__(outer, "scale_loss", self.scale_loss)

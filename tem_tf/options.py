@@ -55,9 +55,9 @@ class Options:
                 "everything: rounding would make it lossy. "
                 f"Received: value_dtype={self.value_dtype!r}"
             )
-        if self.nonfinite not in ("raise", "zero"):
+        if self.nonfinite not in ("raise", "zero", "skip"):
             raise ValueError(
-                '`nonfinite` must be "raise" or "zero". '
+                '`nonfinite` must be "raise", "zero" or "skip". '
                 f"Received: nonfinite={self.nonfinite!r}"
             )
         if self.local_clipnorm is not None and not (

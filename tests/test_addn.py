@@ -51,8 +51,9 @@ def in_a_loop(a, b, c):
 @pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
 @pytest.mark.parametrize("function", [naive, left, tape_of_three, in_a_loop])
 def test_a_chain_is_found(function, dtype):
-    (line,) = added_chains(tf.function(function), *(tf.ones([4, 5], dtype),) * 3)
-    assert line.startswith(f"3 x {dtype.name}: ")
+    found = added_chains(tf.function(function), *(tf.ones([4, 5], dtype),) * 3)
+    assert found  # More than one where a graph is optimized twice.
+    assert all(line.startswith(f"3 x {dtype.name}: ") for line in found)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,310 @@
+"""A step of training that may be held back or skipped, on all replicas alike.
+
+`accumulate_steps` holds back: gradients are added up, and every k-th step exchanges
+their mean. `nonfinite="skip"` and loss scaling skip: the exchange has told all replicas
+that a gradient was not finite, and none of them updates anything.
+
+An update cannot stand inside `tf.cond` in replica context, as it calls `merge_call`. So
+what is conditional is left to the cross-replica context: one `merge_call`, the
+condition in it, and in its branch all replicas again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tem_tf import _internals
+from tem_tf.aggregation import Summed
+from tem_tf.empty_batches import batch_is_empty
+from tem_tf.gradient_sums import GradientSums, all_finite
+from tem_tf.inner_optimizer import check_steps
+from tem_tf.layout import (
+    COMPRESSED_DTYPES,
+    Gradient,
+    Segment,
+    Segments,
+    as_dense,
+    each,
+    make_segments,
+    values_of,
+)
+from tem_tf.loss_scale import DYNAMIC, LossScale
+from tem_tf.nonfinite import require_finite
+from tem_tf.replica_state import ReplicaState
+
+_SUM, _ADDED = "accumulated", "accumulated/steps"
+
+
+class Accumulator:
+    """Adds up gradients of some steps, each replica its own, before any is exchanged.
+
+    Args:
+        steps: Int >= 2. Of how many the mean is wanted.
+        state: Where sums are kept: float32, or in dtypes that are not compressed.
+    """
+
+    def __init__(self, steps: int, state: ReplicaState):
+        self._steps, self._state = steps, state
+
+    def build(self, variables: Sequence[Any], names: Sequence[str]) -> None:
+        """Makes the sums of variables, once; in the strategy's scope."""
+        self._state.add(_ADDED, tf.constant(0))
+        for segment, variable in zip(_table(variables, names), variables, strict=True):
+            dtype = tf.as_dtype(variable.dtype)
+            dtype = tf.float32 if dtype in COMPRESSED_DTYPES else dtype
+            zeros = tf.zeros([segment.size], dtype)
+            self._state.add_each(_SUM, (segment,), [zeros])
+
+    def add(
+        self,
+        gradients: Sequence[Gradient],
+        variables: Sequence[Any],
+        names: Sequence[str],
+    ) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """Adds a step's gradients; replica context.
+
+        Returns:
+            Means over steps, of the variables' shapes, and whether they are complete.
+        """
+        table = _table(variables, names)
+        sums = each(_added, self._state.read_each(_SUM, table), gradients, table)
+        added = self._state.read(_ADDED) + 1
+        complete = added >= self._steps
+        self._state.assign(_ADDED, tf.where(complete, 0, added))
+        kept = tf.cond(complete, lambda: each(tf.zeros_like, sums), lambda: sums)
+        self._state.assign_each(_SUM, table, kept)
+        means = each(
+            lambda total, segment: tf.reshape(
+                tf.cast(total / self._steps, total.dtype), segment.shape
+            ),
+            sums,
+            table,
+        )
+        return means, complete
+
+
+class ConditionalSteps:
+    """Applies gradients by an inner optimizer where all replicas agree to.
+
+    Args:
+        sums: Sums gradients over replicas, and stands in the inner optimizer.
+        accumulate_steps: See `SparsifiedOptimizer`.
+        loss_scale: As there.
+        nonfinite: As there.
+    """
+
+    def __init__(
+        self,
+        sums: GradientSums,
+        accumulate_steps: int,
+        loss_scale: str | float | None,
+        nonfinite: str,
+    ):
+        self._inner, self._sums = sums.inner, sums
+        self._accumulate_steps, self._loss_scale = int(accumulate_steps), loss_scale
+        self._nonfinite = nonfinite
+        self._state = sums.aggregator.state
+        self._accumulator, self._scale = None, None
+        if accumulate_steps > 1:
+            self._accumulator = Accumulator(int(accumulate_steps), self._state)
+        if loss_scale is not None:
+            self._set_scale(LossScale(loss_scale, self._state))
+
+    @property
+    def all_update(self) -> bool:
+        """Whether every step updates, so that nothing is conditional."""
+        return self._accumulator is None and not self._may_skip
+
+    def scale_as(self, outer: keras.optimizers.LossScaleOptimizer) -> None:
+        """Scales as another optimizer would have, unless there is a scale already."""
+        if self._scale is None:
+            check_steps(self._inner, self._accumulate_steps, DYNAMIC, self._nonfinite)
+            initial, steps = outer.initial_scale, outer.dynamic_growth_steps
+            self._set_scale(LossScale(DYNAMIC, self._state, initial, steps))
+
+    def scale_loss(self, loss: tf.Tensor) -> tf.Tensor:
+        """By what `apply` divides its gradients; replica context."""
+        if self._scale is None:
+            return loss
+        return loss * tf.cast(self._scale.read(), loss.dtype)
+
+    def build(self, variables: Sequence[Any], names: Sequence[str]) -> None:
+        """Makes what is kept from step to step, once; in the strategy's scope.
+
+        Raises:
+            ValueError: Keras overwrites one of the variables with its gradient.
+        """
+        overwritten = [v for v in variables if _is_overwritten(v)]
+        if overwritten and not self.all_update:
+            raise ValueError(
+                "A step that may be skipped or held back cannot overwrite variables "
+                f"with gradients. Received: {overwritten[0].path!r}"
+            )
+        if self._accumulator is not None:
+            self._accumulator.build(variables, names)
+        if self._scale is not None:
+            self._scale.build()
+
+    def apply(
+        self,
+        gradients: Sequence[Gradient],
+        variables: Sequence[Any],
+    ) -> None:
+        """One step; replica context.
+
+        Args:
+            gradients: This replica's.
+            variables: Theirs.
+        """
+        # 1 The gradients of the loss itself.
+        if self._scale is not None:
+            scale = self._scale.read()
+            gradients = [_map(tf.divide, gradient, scale) for gradient in gradients]
+        if self._nonfinite == "skip":
+            gradients = _zero_if_batch_is_empty(gradients)
+        if self._accumulator is None:
+            self._step(gradients, variables)
+            return
+        # 2 Until the k-th step that is all.
+        means, complete = self._accumulator.add(
+            gradients, variables, self._sums.names(variables)
+        )
+        _where_agreed(complete, lambda *means: self._step(means, variables), means)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "nonfinite": self._nonfinite,
+            "accumulate_steps": self._accumulate_steps,
+            "loss_scale": self._loss_scale,
+        }
+
+    def facts(self) -> dict[str, str]:
+        """What must not differ between workers, in words."""
+        scale = DYNAMIC if self._scale and not self._loss_scale else self._loss_scale
+        facts = {**self.get_config(), "loss_scale": scale}
+        return {name: repr(value) for name, value in facts.items()}
+
+    def _step(self, gradients: Sequence[Gradient], variables: Sequence[Any]) -> None:
+        # 3 What Keras does before its all-reduce.
+        clipped = _clipped(self._inner, gradients)
+        # 4 The exchange, after which all replicas know what all of them had.
+        summed = self._sums.sum(clipped, variables, self._may_skip)
+        with tf.control_dependencies(self._checks(summed)):
+            # 5 The update, or nothing.
+            finite = tf.equal(summed.nonfinite, 0) if self._may_skip else None
+            _where_agreed(
+                finite,
+                lambda *sums: self._inner.apply(list(sums), variables),
+                summed.gradients,
+                self._sums.given,
+            )
+            # 6 The scale of the next step.
+            if self._scale is not None:
+                self._scale.update(tf.logical_not(finite))
+
+    def _checks(self, summed: Summed) -> list[Any]:
+        """Raises for NaN that no smaller scale would have spared."""
+        if self._scale is None or self._nonfinite == "skip":
+            return []
+        may_be_the_scale = tf.logical_and(
+            summed.nonfinite > summed.empty, self._scale.may_be_at_fault()
+        )
+        nonfinite = tf.where(may_be_the_scale, 0, summed.nonfinite)
+        known = batch_is_empty() is not None
+        return [require_finite(nonfinite, summed.empty if known else None)]
+
+    @property
+    def _may_skip(self) -> bool:
+        return self._nonfinite == "skip" or self._scale is not None
+
+    def _set_scale(self, scale: LossScale) -> None:
+        """From now on it is decided here what NaN in a gradient does."""
+        self._scale = scale
+        options = self._sums.aggregator.options
+        self._sums.aggregator.options = dataclasses.replace(options, nonfinite="skip")
+
+
+def _where_agreed(
+    predicate: tf.Tensor | None,
+    function: Callable,
+    tensors: Sequence[Gradient],
+    around: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
+) -> None:
+    """Calls a function of tensors on every replica if a predicate holds.
+
+    Args:
+        predicate: Bool scalar, equal on all replicas. None: it holds.
+        function: Runs in replica context, and may call `merge_call`.
+        tensors: Its arguments, this replica's.
+        around: Entered while the function is traced, once for all replicas.
+    """
+
+    def of_all(strategy: tf.distribute.Strategy, predicate: Any, tensors: Any) -> None:
+        def run() -> tf.Tensor:
+            with around():
+                strategy.extended.call_for_each_replica(function, args=tuple(tensors))
+            return tf.constant(True)
+
+        if predicate is None:
+            run()
+            return
+        agreed = strategy.experimental_local_results(predicate)[0]
+        tf.cond(agreed, run, lambda: tf.constant(False))
+
+    context = tf.distribute.get_replica_context()
+    context.merge_call(of_all, args=(predicate, list(tensors)))
+
+
+def _is_overwritten(variable: Any) -> bool:
+    """By its gradient, as Keras does with the scales of quantised layers."""
+    return bool(getattr(variable, "overwrite_with_gradient", False))
+
+
+def _clipped(
+    inner: keras.optimizers.Optimizer, gradients: Sequence[Gradient]
+) -> list[Gradient]:
+    """The gradients as Keras clips them, with NaN where they are not finite."""
+    clipped = list(_internals.clip(inner, gradients))
+    if inner.clipvalue is None:
+        return clipped
+    # Clipping by value makes Inf finite.
+    factor = tf.where(all_finite(gradients), 1.0, float("nan"))
+    return [_map(tf.multiply, gradient, factor) for gradient in clipped]
+
+
+def _zero_if_batch_is_empty(gradients: Sequence[Gradient]) -> list[Gradient]:
+    """Of no rows a gradient is zero; batch normalisation makes it NaN."""
+    is_empty = batch_is_empty()
+    if is_empty is None:
+        return list(gradients)
+    return [
+        _with_values(g, tf.where(is_empty, tf.zeros_like(values_of(g)), values_of(g)))
+        for g in gradients
+    ]
+
+
+def _map(function: Callable, gradient: Gradient, factor: tf.Tensor) -> Gradient:
+    values = function(values_of(gradient), tf.cast(factor, gradient.dtype))
+    return _with_values(gradient, values)
+
+
+def _with_values(gradient: Gradient, values: tf.Tensor) -> Gradient:
+    if isinstance(gradient, tf.IndexedSlices):
+        return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
+    return values
+
+
+def _added(total: tf.Tensor, gradient: Gradient, segment: Segment) -> tf.Tensor:
+    """The sum, by a subtraction: a chain of additions has no order in a graph."""
+    flat = tf.reshape(as_dense(gradient, segment.shape), [-1])
+    return total - tf.negative(tf.cast(flat, total.dtype))
+
+
+def _table(variables: Sequence[Any], names: Sequence[str]) -> Segments:
+    return make_segments(names, [variable.shape for variable in variables])
