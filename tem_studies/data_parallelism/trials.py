@@ -86,6 +86,7 @@ class Workbench:
             self._tunable.optimizer,
             splits.train,
             cell.run.batch_size,
+            jit_compile=bool(cell.run.jit_compile),
         )
         self._is_traced = False
         self.gradient = None
@@ -151,7 +152,9 @@ class Workbench:
 
     def _new_model(self, seed: int) -> Any:
         arch, data = self.cell.run.arch, self.splits.data
-        return architectures.build(arch, data.input_shape, seed, data.classes)
+        return architectures.build(
+            arch, data.input_shape, seed, data.classes, self.cell.run.dtype_policy
+        )
 
     def _prepare(self, seed: int, stopwatch: Stopwatch) -> None:
         """Puts the network to its start: weights and masks of a seed."""

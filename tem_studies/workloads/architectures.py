@@ -21,7 +21,11 @@ Shape = tuple[int, int, int]
 
 
 def build(
-    arch: str, input_shape: Shape, seed: int, classes: int = CLASSES
+    arch: str,
+    input_shape: Shape,
+    seed: int,
+    classes: int = CLASSES,
+    dtype_policy: str | None = None,
 ) -> keras.Model:
     """Builds a network.
 
@@ -30,10 +34,11 @@ def build(
         input_shape: (height, width, channels) of the images.
         seed: Integer >= 0. The same seed draws the same initial weights.
         classes: Number of classes.
+        dtype_policy: Keras's, of all layers; None: float32.
 
     Returns:
         A model from float32 (batch, height, width, channels), standardised, to logits
-        (batch, classes).
+        (batch, classes), of the policy's dtype.
 
     Raises:
         Refusal: the images are too small for the network.
@@ -49,9 +54,14 @@ def build(
             f"`arch` {arch} takes images of at least {least} x {least} pixels. "
             f"Received: images of the shape {tuple(input_shape)}."
         )
-    inputs = keras.Input(input_shape)
-    outputs = network(inputs, Weighted(seed, classes))
-    return keras.Model(inputs, outputs, name=arch.replace("-", "_"))
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(dtype_policy or "float32")
+    try:
+        inputs = keras.Input(input_shape)
+        outputs = network(inputs, Weighted(seed, classes))
+        return keras.Model(inputs, outputs, name=arch.replace("-", "_"))
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def _simple_cnn(x: keras.KerasTensor, weighted: Weighted) -> keras.KerasTensor:

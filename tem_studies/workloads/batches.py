@@ -143,7 +143,8 @@ class EpochOrder:
 
 
 def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Softmax cross-entropy of each example: float32 (batch,)."""
+    """Softmax cross-entropy of each example: float32 (batch,), of logits of any."""
+    logits = tf.cast(logits, tf.float32)
     return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
 
 

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tem_studies.refusal import refusing
+from tem_studies.refusal import Refusal, refusing
 from tem_studies.workloads import data_places, pruning
 from tem_studies.workloads.configuration import Configuration
 from tem_studies.workloads.environment import AS_USUAL, Start, check_workers
@@ -112,6 +112,11 @@ class Experiment:
             make = KINDS[configuration.kind].make
             self._task = make(configuration, data, replicas)
             steps_per_epoch = self._task.steps_per_epoch
+            if (configuration.accumulate_steps or 1) > steps_per_epoch:
+                raise Refusal(
+                    f"`accumulate_steps` must be at most the {steps_per_epoch} steps "
+                    f"of an epoch. Received: {configuration.accumulate_steps}."
+                )
             with strategy.scope():
                 self._model = self._task.new_model()
                 optimizer = make_optimizer(configuration, steps_per_epoch)
@@ -126,6 +131,7 @@ class Experiment:
                 self._task.train,
                 configuration.batch_size,
                 configuration.running_mean_epochs * steps_per_epoch,
+                bool(configuration.jit_compile),
             )
         self.directory.open()
 

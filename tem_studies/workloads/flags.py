@@ -142,6 +142,43 @@ RUN_FLAGS: dict[str, tuple[FlagRow, ...]] = {
             "evaluated beside the last weights. 0: no mean.",
         ),
         FlagRow(
+            "accumulate_steps",
+            int,
+            None,
+            "Of so many steps each worker adds up its gradients before they are "
+            "exchanged and the weights updated; at most an epoch. Not given: 1.",
+        ),
+        FlagRow(
+            "dtype_policy",
+            str,
+            None,
+            "Of images: Keras's policy, float32, mixed_bfloat16 or mixed_float16. Not "
+            "given: float32.",
+        ),
+        FlagRow(
+            "loss_scale",
+            str,
+            None,
+            "What losses are multiplied by against underflow of float16: dynamic, or a "
+            "number above 0. A step that overflows is skipped. Not given: dynamic "
+            "under mixed_float16, else none.",
+        ),
+        FlagRow(
+            "nonfinite",
+            str,
+            None,
+            "What a NaN in a worker's gradient does: raise ends the run; zero counts "
+            "that worker's gradient as zero; skip leaves the step out. Not given: "
+            "raise.",
+        ),
+        FlagRow(
+            "jit_compile",
+            bool,
+            None,
+            "Of images: whether XLA compiles the step of a single worker. Not given: "
+            "no.",
+        ),
+        FlagRow(
             "seed", int, 0, "Of initial weights and the order of examples; at least 0."
         ),
     ),

@@ -47,7 +47,11 @@ class ImageTask(Task):
     def new_model(self) -> keras.Model:
         configuration, data = self._configuration, self._data
         return architectures.build(
-            configuration.arch, data.input_shape, configuration.seed, data.classes
+            configuration.arch,
+            data.input_shape,
+            configuration.seed,
+            data.classes,
+            configuration.dtype_policy,
         )
 
     def take(self, steps: int) -> np.ndarray:

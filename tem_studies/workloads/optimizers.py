@@ -308,4 +308,7 @@ def sparsified(
             warmup_steps=configuration.warmup_steps,
             value_dtype=configuration.value_dtype,
             local_clipnorm=configuration.local_clipnorm,
+            nonfinite=configuration.nonfinite or "raise",
+            accumulate_steps=configuration.accumulate_steps or 1,
+            loss_scale=configuration.scale,
         )

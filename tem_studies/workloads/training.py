@@ -34,6 +34,7 @@ class Trainer:
         batch_size: Examples per step, over all replicas; divisible by their number.
         running_mean_period: Steps after which the running mean of the weights starts
             again; 0 keeps none.
+        jit_compile: Whether XLA compiles the step; of one replica alone.
 
     Attributes:
         steps: Number of steps taken.
@@ -48,6 +49,7 @@ class Trainer:
         train: Examples,
         batch_size: int,
         running_mean_period: int = 0,
+        jit_compile: bool = False,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -57,6 +59,9 @@ class Trainer:
         self._replicas = strategy.num_replicas_in_sync
         self._row_width = train.row_width(batch_size)
         self._slice = batch_size // self._replicas
+        self._one_step = self._step
+        if jit_compile:
+            self._one_step = tf.function(self._step, jit_compile=True)
         self._masks: list[tf.Variable] | None = None
         with strategy.scope():
             optimizer.build(model.trainable_variables)
@@ -137,7 +142,10 @@ class Trainer:
         """Traces the training step; after `prune`, before the first `run`."""
         self._steps = tf.function(
             self._single_step if self.steps_per_call == 1 else self._many_steps,
-            input_signature=[tf.TensorSpec((None, self._row_width), tf.int32)],
+            input_signature=[
+                tf.TensorSpec((None, self._row_width), tf.int32),
+                tf.TensorSpec((), tf.int64),
+            ],
         ).get_concrete_function()
 
     def run(self, rows: np.ndarray) -> None:
@@ -151,7 +159,7 @@ class Trainer:
             tf.errors.InvalidArgumentError: a gradient was not finite and the optimizer
                 looks out for that.
         """
-        self._steps(tf.constant(rows))
+        self._steps(tf.constant(rows), tf.constant(self.steps, tf.int64))
         self.steps += len(rows)
         self.records.taken(len(rows))
 
@@ -202,16 +210,21 @@ class Trainer:
         if self._replicas > 1 and _statistics(self.model):
             self._synchronised()
 
-    def _single_step(self, rows: tf.Tensor) -> None:
-        self._strategy.run(self._step, args=(rows[0],))
+    def _single_step(self, rows: tf.Tensor, first: tf.Tensor) -> None:
+        self._strategy.run(self._one_step, args=(rows[0], first))
 
-    def _many_steps(self, rows: tf.Tensor) -> None:
-        for i in tf.range(tf.shape(rows)[0]):
-            self._strategy.run(self._step, args=(rows[i],))
+    def _many_steps(self, rows: tf.Tensor, first: tf.Tensor) -> None:
+        for i in tf.range(tf.shape(rows, tf.int64)[0]):
+            self._strategy.run(self._one_step, args=(rows[i], first + i))
 
-    def _step(self, rows: tf.Tensor) -> None:
-        """One replica's part in one step. rows: int32 (batch_size,)."""
-        step = tf.convert_to_tensor(self.optimizer.iterations)
+    def _step(self, rows: tf.Tensor, step: tf.Tensor) -> None:
+        """One replica's part in one step.
+
+        Args:
+            rows: int32 (row width,).
+            step: int64 scalar, the steps taken before: not the optimizer's
+                `iterations`, which are updates.
+        """
         variables = self.model.trainable_variables
         *gradients, score = self._gradients(rows, self._share(step))
         if self._masks is not None:
@@ -230,7 +243,10 @@ class Trainer:
             with tf.GradientTape() as tape:
                 mean, sums = self._train.learn(self.model, rows, share)
                 loss = mean * weight
-            gradients = tape.gradient(loss, [variable.value for variable in variables])
+                scaled = self.optimizer.scale_loss(loss)
+            gradients = tape.gradient(
+                scaled, [variable.value for variable in variables]
+            )
             return [*gradients, tf.concat([[loss], sums], axis=0)]
 
         # Batch norm and dropout, which keep variables for themselves, need it whole.

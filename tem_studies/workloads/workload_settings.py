@@ -11,7 +11,7 @@ import math
 from typing import Any
 
 from tem_studies.refusal import Refusal
-from tem_studies.workloads.checks import Checked
+from tem_studies.workloads.step_settings import StepSettings
 
 # kind of task -> (data sources, networks)
 WORKLOADS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -34,6 +34,8 @@ _DROPOUT = {"text": 0.4, "ratings": 0.5}
 # setting -> (the kinds of task that have it, its value without effect)
 _OF_KINDS = {
     "augmentation": (("images",), "none"),
+    "dtype_policy": (("images",), None),
+    "jit_compile": (("images",), None),
     "goal_error": (("images",), None),
     "target_sparsity": (("images",), 0.0),
     "dropout": (tuple(_DROPOUT), None),
@@ -45,7 +47,7 @@ _OF_KINDS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class WorkloadSettings(Checked):
+class WorkloadSettings(StepSettings):
     """Settings that the TEM study's workloads added to those of the DPS study."""
 
     augmentation: str = "none"
