@@ -286,7 +286,9 @@ class Aggregator:
         }
         segments = self._layout(list(self._variables)).segments
         rounds = {"rounds": asking_plan(self.options.compressor, segments)}
-        return {**options, **self.facts, **rounds, **versions}
+        logs = getattr(tf.distribute.get_strategy(), "batch_logs", None)
+        strategy = {"batch_logs": text_of(logs)}
+        return {**options, **self.facts, **rounds, **strategy, **versions}
 
     def _built_in(self) -> tf.distribute.Strategy:
         if self.strategy is None:

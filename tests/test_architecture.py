@@ -30,6 +30,7 @@ LAYERS = [
     },
     {"instance_keys", "replica_state", "rendezvous", "wire"},
     {"compressors", "cross_device_ops", "memory", "places"},
+    {"batch_logs"},
     {
         "metrics",
         "options",
