@@ -50,11 +50,22 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         refuse_public: Bool, default False. Whether an address that the whole internet
             can reach is an error and not a line on stderr: TensorFlow's server asks
             nobody who they are (SECURITY.md).
+        batch_logs: "global" (default) or "local", the same on all workers: what Keras
+            logs while an epoch runs, and returns from `train_on_batch` and
+            `test_on_batch`. "global": means over all workers, all of a step's in one
+            collective. "local": this worker's own running values, without any. They
+            differ between workers, so no callback may stop training, or do what all
+            workers must do together, by a batch's logs: one worker would stop, and the
+            others wait for it. An epoch's logs, `history` and `evaluate` are the same
+            with both, over all workers: Keras takes them from the metrics. Logs that
+            are no metrics, which a `train_step` of one's own may return, are global
+            with both.
 
     Raises:
-        ValueError: TF_CONFIG is not JSON, has no workers, an address twice or jobs
-            beside "worker" and "chief", or names a task that is not in its cluster; a
-            public address is refused; workers were given different clusters.
+        ValueError: `batch_logs` is neither; TF_CONFIG is not JSON, has no workers, an
+            address twice or jobs beside "worker" and "chief", or names a task that is
+            not in its cluster; a public address is refused; workers were given
+            different clusters.
         OSError: this worker's port is in use.
         TimeoutError: a worker is missing; the error names it.
         RuntimeError: TensorFlow has failed to start in this process before.
