@@ -89,7 +89,6 @@ def _data():
 def _model(strategy, kind, execution):
     """A compiled model; `kind` is "metrics", "own" or "own named as metrics"."""
     keras.utils.set_random_seed(0)
-    keras.backend.clear_session()
     with strategy.scope():
         if kind == "metrics":
             layers = [keras.Input((6,)), keras.layers.Dense(3, "softmax")]
