@@ -271,10 +271,11 @@ def cross_device_ops(strategy: tf.distribute.Strategy) -> Any:
     return getattr(strategy.extended, "_cross_device_ops", None)
 
 
-# What Keras's trainer wants of `strategy.reduce`, by the function that calls it: the
-# same in Keras 3.11 to 3.16.
+# What Keras's trainer wants of `strategy.reduce`, by the function that calls it, and
+# which function runs a step of training or evaluation: the same in Keras 3.11 to 3.16.
 _TRAINER = "keras.src.backend.tensorflow.trainer"
 _ASKED_BY = {"_maybe_symbolic_build": "batch", "_reduce": "log"}
+_STEP = "one_step_on_data"
 
 
 def asked_by_keras() -> str | None:
@@ -286,15 +287,35 @@ def asked_by_keras() -> str | None:
     Returns:
         "batch" for the shapes of a batch, "log" for a logged value, or None.
     """
-    frame = sys._getframe(2)
+    function, _ = _caller_in_trainer()
+    return _ASKED_BY.get(function)
+
+
+def model_of_step() -> keras.Model | None:
+    """The model whose step Keras's trainer runs and will log, if it is the caller.
+
+    Call it in `strategy.run` itself. What `predict` runs is not logged.
+    """
+    function, variables = _caller_in_trainer()
+    return variables.get("self") if function == _STEP else None
+
+
+def _caller_in_trainer() -> tuple[str, dict[str, Any]]:
+    """The function of Keras's trainer that called whoever asks, and its variables.
+
+    Returns:
+        Its name and its variables, those of functions around it included; "" and none
+        if somebody else calls.
+    """
+    frame = sys._getframe(3)
     # AutoGraph puts frames of TensorFlow's between a caller and what it calls.
     while frame is not None and frame.f_globals.get("__name__", "").startswith(
         "tensorflow."
     ):
         frame = frame.f_back
     if frame is None or frame.f_globals.get("__name__") != _TRAINER:
-        return None
-    return _ASKED_BY.get(frame.f_code.co_name.removeprefix("tf__"))
+        return "", {}
+    return frame.f_code.co_name.removeprefix("tf__"), frame.f_locals
 
 
 @contextlib.contextmanager

@@ -22,12 +22,14 @@ _MET = "handshake/met"
 
 
 def facts_of(options: Options) -> dict[str, str]:
-    """Options and versions, in words."""
+    """Options, versions and how the strategy logs, in words; in its scope."""
+    logs = getattr(tf.distribute.get_strategy(), "batch_logs", None)
     return {
         **{
             field.name: text_of(getattr(options, field.name))
             for field in dataclasses.fields(options)
         },
+        "batch_logs": text_of(logs),
         "tem_tf": VERSION,
         "tensorflow": tf.__version__,
         "keras": keras.__version__,

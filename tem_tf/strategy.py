@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tem_tf import _internals, rendezvous
+from tem_tf.batch_logs import BatchLogs, ReadyLog
 from tem_tf.cluster import (
     START_SECONDS,
     check_public,
@@ -49,11 +50,22 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         refuse_public: Bool, default False. Whether an address that the whole internet
             can reach is an error and not a line on stderr: TensorFlow's server asks
             nobody who they are (SECURITY.md).
+        batch_logs: "global" (default) or "local", the same on all workers: what Keras
+            logs while an epoch runs, and returns from `train_on_batch` and
+            `test_on_batch`. "global": means over all workers, all of a step's in one
+            collective. "local": this worker's own running values, without any. They
+            differ between workers, so no callback may stop training, or do what all
+            workers must do together, by a batch's logs: one worker would stop, and the
+            others wait for it. An epoch's logs, `history` and `evaluate` are the same
+            with both, over all workers: Keras takes them from the metrics. Logs that
+            are no metrics, which a `train_step` of one's own may return, are global
+            with both.
 
     Raises:
-        ValueError: TF_CONFIG is not JSON, has no workers, an address twice or jobs
-            beside "worker" and "chief", or names a task that is not in its cluster; a
-            public address is refused; workers were given different clusters.
+        ValueError: `batch_logs` is neither; TF_CONFIG is not JSON, has no workers, an
+            address twice or jobs beside "worker" and "chief", or names a task that is
+            not in its cluster; a public address is refused; workers were given
+            different clusters.
         OSError: this worker's port is in use.
         TimeoutError: a worker is missing; the error names it.
         RuntimeError: TensorFlow has failed to start in this process before.
@@ -75,8 +87,10 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         communication_options=None,
         start_seconds: float = START_SECONDS,
         refuse_public: bool = False,
+        batch_logs: str = "global",
     ):
         check_start_seconds(start_seconds)
+        self._batch_logs = BatchLogs(batch_logs)
         if cluster_resolver is None:
             task = read_tf_config()
         else:
@@ -113,11 +127,24 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         _internals.wrap_cross_device_ops(self, SparsifiedCrossDeviceOps)
         self.empty_batches = EmptyBatches(len(self.extended.worker_devices))
 
+    @property
+    def batch_logs(self) -> str:
+        """What Keras logs while an epoch runs: "global" or "local"."""
+        return self._batch_logs.mode
+
     def run(self, fn, args=(), kwargs=None, options=None):
-        """As in the base class; also notes which replicas' batches are empty."""
+        """As in the base class; also notes which replicas' batches are empty.
+
+        What Keras's trainer will log of a step is reduced at once (`batch_logs`).
+        """
+        model = _internals.model_of_step()
         if not _internals.in_xla():  # Where the note's variable might be out of reach.
             self.empty_batches.note(self, (args, kwargs))
-        return super().run(fn, args, kwargs, options)
+        run = super().run
+        outputs = run(fn, args, kwargs, options)
+        if model is None or not _internals.is_multi_worker(self):
+            return outputs
+        return self._batch_logs.reduced(self, run, model, outputs)
 
     def reduce(self, reduce_op, value, axis=None):
         """As in the base class, of nests too, and as Keras 3 needs it.
@@ -125,11 +152,14 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         Keras's trainer asks for two things that the base class cannot give. The mean of
         a batch, of which it needs but the shapes: it gets this worker's own batch, as
         batches may differ in length and hold integers or text. The mean of a logged
-        scalar along its axis 0, which it has not: it gets the mean over replicas.
+        scalar along its axis 0, which it has not: it gets the mean over replicas, which
+        `run` has made ready where it can.
 
         Raises:
             ValueError: `value` has text, which several processes cannot add up.
         """
+        if isinstance(value, ReadyLog):
+            return value.mean
         asked = _internals.asked_by_keras()
         if asked == "batch":
             return tf.nest.map_structure(

@@ -30,6 +30,7 @@ LAYERS = [
     },
     {"forwarding_optimizer", "instance_keys", "replica_state", "rendezvous", "wire"},
     {"compressors", "cross_device_ops", "loss_scale", "memory", "places"},
+    {"batch_logs"},
     {
         "metrics",
         "options",

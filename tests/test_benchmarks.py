@@ -266,6 +266,19 @@ def test_the_short_memory_benchmark(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.multi_worker
+def test_the_short_logs_benchmark(tmp_path):
+    rows = run_short("logs.py", tmp_path / "result.json", "--json")["rows"]
+    assert [(row["kind"], row["metrics"]) for row in rows] == [
+        ("global", 0),
+        ("global", 3),
+    ]
+    for row in rows:
+        assert row["collectives"] == 2  # The gradient's and the logs'.
+        assert row["milliseconds"] > 0
+
+
+@pytest.mark.slow
 def test_the_short_tracing_benchmark(tmp_path):
     figures = run_short("tracing.py", tmp_path / "result.json", "--json")
     results, steps = figures["results"], figures["steps"]

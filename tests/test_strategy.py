@@ -84,6 +84,29 @@ def test_keras_asks_for_reductions_in_the_functions_that_we_know():
     assert inspect.getsource(trainer).count("strategy.reduce(") == 3
 
 
+def test_keras_runs_and_logs_a_step_in_the_function_that_we_know():
+    """`_internals.model_of_step` goes by its name; held under every Keras.
+
+    What it makes of the outputs goes to nobody but `reduce_per_replica`, and an epoch's
+    logs come from the metrics if names are theirs.
+    """
+    trainer = importlib.import_module("keras.src.backend.tensorflow.trainer")
+    make = inspect.getsource(trainer.TensorFlowTrainer._make_function)
+    _, step = make.split("def one_step_on_data(data):")
+    body = [line.strip() for line in step.splitlines()][2:8]
+    assert body[:3] == [
+        "outputs = self.distribute_strategy.run(step_function, args=(data,))",
+        "outputs = reduce_per_replica(",
+        "outputs,",
+    ]
+    assert step.count("distribute_strategy.run(") == 1
+    for end in (trainer.TensorFlowTrainer.fit, trainer.TensorFlowTrainer.evaluate):
+        assert "self._get_metrics_result_or_logs(logs)" in inspect.getsource(end)
+    ends = inspect.getsource(keras.Model._get_metrics_result_or_logs)
+    assert "metric_logs = self.get_metrics_result()" in ends
+    assert "set(logs.keys()) == set(" in ends
+
+
 def test_nobody_else_is_taken_for_keras():
     asked = []
 
@@ -91,16 +114,33 @@ def test_nobody_else_is_taken_for_keras():
         def reduce(self):
             asked.append(_internals.asked_by_keras())
 
+        def run(self):
+            asked.append(_internals.model_of_step())
+
     def _reduce(v):
         v.reduce()
 
     def _maybe_symbolic_build(v):
         v.reduce()
 
+    def one_step_on_data(self):
+        self.run()
+
     _reduce(Asked())
     _maybe_symbolic_build(Asked())
+    one_step_on_data(Asked())
     Asked().reduce()
-    assert asked == [None, None, None]
+    Asked().run()
+    assert asked == [None] * 5
+
+
+def test_batch_logs_of_an_unknown_kind_are_refused():
+    with pytest.raises(ValueError) as error:
+        tem_tf.MultiWorkerMirroredStrategy(batch_logs="none")
+    assert str(error.value) == (
+        '`batch_logs` must be "global" or "local". Received: batch_logs=\'none\'. '
+        'Callbacks see means over all workers with "global".'
+    )
 
 
 def test_a_process_whose_tensorflow_failed_to_join_is_told_to_start_anew(monkeypatch):
