@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 import tem_tf
-from tem_tf import aggregation
+from tem_tf import meeting
 from tests.multi_worker.laws import collectives_of
 
 
@@ -123,7 +123,7 @@ class Worker:
         """A context in which the version is this worker's."""
         if self.version is None:
             return contextlib.nullcontext()
-        return mock.patch.object(aggregation, "VERSION", self.version)
+        return mock.patch.object(meeting, "VERSION", self.version)
 
 
 def at_build(strategy, workers):

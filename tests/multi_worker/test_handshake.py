@@ -64,6 +64,8 @@ DIFFER = {
         "'bfloat16'",
     ),
     "nonfinite": (of_option(nonfinite="zero"), "`nonfinite`", "'raise'", "'zero'"),
+    "loss_scale": (of_option(loss_scale=2.0), "`loss_scale`", "None", "2.0"),
+    "accumulation": (of_option(accumulate_steps=2), "`accumulate_steps`", "1", "2"),
     "local_clipnorm": (of_option(local_clipnorm=2.0), "`local_clipnorm`", "None", "2"),
     "exact_payload": (
         of_option(exact_payload=True),
