@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from tem_tf import _internals, fused_step, metrics, native
+from tem_tf import _internals, dense_exchange, fused_step, metrics, native
 from tem_tf.accounting import Accounts
 from tem_tf.asking_plan import asking_plan
 from tem_tf.compressors import Compressor, Everything, check_vectors
 from tem_tf.cross_device_ops import SparsifiedCrossDeviceOps
+from tem_tf.dense_exchange import DenseExchange
 from tem_tf.empty_batches import batch_is_empty
 from tem_tf.handshake import handshake, require_same, with_all_workers
 from tem_tf.instance_keys import Use, new_owner
@@ -34,7 +35,7 @@ from tem_tf.layout import (
 )
 from tem_tf.local_step import ComposedStep
 from tem_tf.memory import Memory
-from tem_tf.nonfinite import require_finite
+from tem_tf.nonfinite import require_finite, require_none_counted
 from tem_tf.options import Options
 from tem_tf.replica_state import ReplicaState, unique_names
 from tem_tf.settings import text_of
@@ -103,6 +104,7 @@ class Aggregator:
         self._accounts = Accounts(self._state, self._use.of("metrics"))
         self._variables: dict[str, tuple[tuple[int, ...], tf.DType]] = {}
         self._weights: dict[str, Any] = {}
+        self._in_xla = False  # Whether XLA compiles the step that was traced last.
         self.facts: dict[str, str] = {}  # What else must not differ between workers.
 
     def build(self, variables: Sequence[Any], names: Sequence[str] | None = None):
@@ -148,6 +150,7 @@ class Aggregator:
         step = tf.cast(step, tf.int64)
         layout = self._layout(list(self._variables if names is None else names))
         ops = SparsifiedCrossDeviceOps.of(tf.distribute.get_strategy())
+        self._in_xla = dense_exchange.in_xla_and_alone(ops.replicas())
         unit = self._unit(ops.replicas())
         segments = layout.segments
         self._meet(ops, step)
@@ -224,8 +227,20 @@ class Aggregator:
         """Of the model and by variable, see `metrics.summarise`, `summarise_variables`.
 
         One collective, in cross-replica context.
+
+        Raises:
+            tf.errors.InvalidArgumentError: a gradient was not finite, which is an
+                error, and XLA could not raise it.
         """
-        return self._accounts.summaries(self._built_in())
+        summary, by_variable = self._accounts.summaries(self._built_in())
+        if self.options.nonfinite == "raise":
+            require_none_counted(summary["nonfinite_gradients"])
+        return summary, by_variable
+
+    def raise_what_xla_could_not(self) -> None:
+        """Raises as `summaries`, where XLA compiles the step; else asks nobody."""
+        if self._in_xla:
+            self.summaries()
 
     def reset(self) -> None:
         """Forgets what replicas remember, totals included; cross-replica context."""
@@ -255,7 +270,8 @@ class Aggregator:
 
     def _meet(self, ops: SparsifiedCrossDeviceOps, step: tf.Tensor) -> None:
         """The same before the first exchange."""
-        if _internals.is_multi_worker(tf.distribute.get_strategy()):
+        strategy = tf.distribute.get_strategy()
+        if _internals.is_multi_worker(strategy) and not _internals.in_xla():
             with _internals.conditions_as_one_op():
                 met = tf.cond(
                     self._state.read(_MET),
@@ -303,6 +319,8 @@ class Aggregator:
 
     def _why_composed(self, layout: Layout) -> str | None:
         """Why it is not the native step; None if it is."""
+        if self._in_xla:
+            return dense_exchange.IN_WORDS
         return fused_step.why_not(self.options) or fused_step.why_not_here(
             layout, self._state
         )
@@ -317,13 +335,21 @@ class Aggregator:
         largest_norm = None if limit is None else limit * unit
         value_dtype = self.options.value_dtype
         return ComposedStep(
-            compressor, self._memory, layout, step, value_dtype, largest_norm
+            compressor,
+            self._memory,
+            layout,
+            step,
+            value_dtype,
+            largest_norm,
+            static=self._in_xla,
         )
 
     def _exchange(
         self, ops: SparsifiedCrossDeviceOps, segments: Segments, like: list[tf.Tensor]
-    ) -> Exchange:
+    ) -> Exchange | DenseExchange:
         demands = self._kept.demands()
+        if self._in_xla:
+            return DenseExchange(segments, self.options.value_dtype, demands)
         if self.options.exact_payload:  # Lengths go first.
             demands = tf.zeros_like(demands)
         value_dtype = self.options.value_dtype
@@ -344,7 +370,7 @@ class Aggregator:
 
     def _checks(self, rider: Rider) -> list[tf.Operation]:
         """Raises on all replicas at the same step, since all see the same headers."""
-        if self.options.nonfinite != "raise":
+        if self.options.nonfinite != "raise" or self._in_xla:  # XLA has no assertions.
             return []
         empty = None if batch_is_empty() is None else rider.empty
         return [require_finite(rider.nonfinite, empty)]

@@ -52,7 +52,9 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
             lost. Small variables and warm-up are float32 always.
         nonfinite: What a NaN or Inf in a worker's gradient does: "raise" (default)
             ends all workers at that step; "zero" counts that worker's gradient as
-            zero. Without compression and memory nothing is checked, as in Keras.
+            zero. Without compression and memory nothing is checked, as in Keras. Under
+            XLA, where a step cannot raise, "raise" counts it as zero and raises at the
+            end of `fit`, or where a communication summary is asked for before.
         local_clipnorm: Float > 0 or None (default). Bound of the global norm of a
             worker's own gradient, before compression.
         gradients_divided_by_replicas: Bool, default True. Set to False if the loss is
@@ -156,6 +158,16 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
         with self._step_of([gradient for gradient, _ in grads_and_vars]):
             return self.inner_optimizer.apply_gradients(grads_and_vars)
 
+    def finalize_variable_values(self, var_list):
+        """As in Keras, which calls it at the end of `fit`.
+
+        Raises:
+            tf.errors.InvalidArgumentError: a gradient was not finite at a step that XLA
+                has compiled, where nothing can be raised.
+        """
+        self._aggregator.raise_what_xla_could_not()
+        self.inner_optimizer.finalize_variable_values(var_list)
+
     def communication_summary(self) -> dict[str, float]:
         """What was sent and held back so far, summed over workers.
 
@@ -184,8 +196,9 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
         """By what this process's gradients are compressed, and why, in words.
 
         "native kernels", or "TensorFlow's operations", which are slower and give the
-        same bits, with what has switched the kernels off; and which variables are
-        summed whole, since their dtype is none that is compressed.
+        same bits, with what has switched the kernels off, such as XLA for the step
+        that was traced last; and which variables are summed whole, since their dtype is
+        none that is compressed.
         """
         if self._aggregator.options.leave_gradients_alone:
             return "Keras's own all-reduce: nothing is compressed"
@@ -319,12 +332,6 @@ class SparsifiedOptimizer(keras.optimizers.Optimizer):
             with when_ready([gradient for gradient, _ in grads_and_vars]):
                 self._aggregator.add_dense_step(step, names)
             return self._inner_all_reduce(grads_and_vars)
-        if _internals.in_xla():
-            raise ValueError(
-                "A sparsifier cannot be compiled by XLA: the number of entries that a "
-                "worker sends changes from step to step. Pass `jit_compile=False` to "
-                "`model.compile`."
-            )
         gradients = [gradient for gradient, _ in grads_and_vars]
         aggregated = self._aggregator.aggregate(gradients, step, names)
         return list(zip(aggregated, variables, strict=True))

@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 # those of one row, as compressors, memory and wire, never import one another.
 LAYERS = [
     {
-        *("_internals", "capacity", "cluster", "empty_batches", "fixed_sums", "layout"),
+        *("_internals", "capacity", "cluster", "fixed_sums", "layout"),
         *(
             "native",
             "nonfinite",
@@ -28,7 +28,7 @@ LAYERS = [
             "version",
         ),
     },
-    {"instance_keys", "replica_state", "rendezvous", "wire"},
+    {"empty_batches", "instance_keys", "replica_state", "rendezvous", "wire"},
     {"compressors", "cross_device_ops", "memory", "places"},
     {
         "metrics",
@@ -39,7 +39,7 @@ LAYERS = [
         "handshake",
         "asking_plan",
     },
-    {"accounting", "inner_optimizer", "kept_state"},
+    {"accounting", "dense_exchange", "inner_optimizer", "kept_state"},
     {"local_step"},
     {"fused_step"},
     {"aggregation"},
