@@ -31,6 +31,7 @@ COMPRESSORS = same_bits.COMPRESSORS | {
     "topk_model_ramp": tem_tf.TopK(RAMP, scope="model"),
     "random_k_ramp": tem_tf.RandomK(RAMP, seed=2),
     "adaptive_threshold": tem_tf.AdaptiveThreshold(0.05, steps=STEPS),
+    "topk_schedule": tem_tf.TopKSchedule([20, 0, 3] * 33),
 }
 # By powers of two, so that nothing is rounded that XLA would not round.
 MEMORIES = same_bits.MEMORIES | {
@@ -194,10 +195,13 @@ def losses(row, jit_compile):
 
 
 @table(FEW_LOSSES)
-def test_losses_are_the_same_within_1e_5(row):
+def test_losses_are_the_same(row):
     found, expected = losses(row, True), losses(row, False)
     assert expected[-10:].mean() < 0.9 * expected[:10].mean()
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    # A last bit may bring a value to its other neighbour of 16 bits, which for bfloat16
+    # is 2^-8 of it away.
+    atol = 1e-5 if row[2] == "float32" else 1e-3
+    np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
 
 
 # ------------------------------------------------------------------------------- pieces
