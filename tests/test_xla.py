@@ -57,10 +57,7 @@ FEW = [
     ("powersgd", "decaying", "float32"),
     ("sign", "ef21", "float32"),
 ]
-FEW_LOSSES = [
-    ("topk_model", "error_feedback", "float32"),
-    ("adaptive_threshold", "ef21_sgdm", "float16"),
-]
+FEW_LOSSES = [("adaptive_threshold", "error_feedback", "float32")]
 
 
 def table(few):
@@ -110,7 +107,7 @@ class Applied:
         self.optimizer.build(self.variables)
         sizes = [int(np.prod(shape)) for shape in shapes]
 
-        @tf.function(jit_compile=jit_compile)
+        @tf.function(autograph=False, jit_compile=jit_compile)
         def step(index):
             parts = tf.split(tf.gather(gradients, index), sizes)
             shaped = [tf.reshape(p, s) for p, s in zip(parts, shapes, strict=True)]
@@ -248,7 +245,7 @@ def test_a_permutation_is_that_of_the_operation(size):
         ]
 
     steps = tf.constant([0, 7, 2**40 + 1], tf.int64)
-    compiled = tf.function(drawn, jit_compile=True)
+    compiled = tf.function(drawn, autograph=False, jit_compile=True)
     np.testing.assert_array_equal(compiled(steps), drawn(steps))
 
 
@@ -290,7 +287,7 @@ def test_other_dtypes_go_whole():
     variables += [tf.Variable([1.0, 2.0])]
     aggregator = tem_tf.Aggregator(tem_tf.TopK(k=1))
     aggregator.build(variables)
-    step = tf.function(aggregator.aggregate, jit_compile=True)
+    step = tf.function(aggregator.aggregate, autograph=False, jit_compile=True)
     *whole, compressed = step([tf.identity(v) for v in variables], tf.constant(0))
     for gradient, variable in zip(whole, variables[:2], strict=True):
         assert gradient.dtype == variable.dtype
