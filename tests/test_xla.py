@@ -194,7 +194,7 @@ def losses(row, jit_compile):
 @table(FEW_LOSSES)
 def test_losses_are_the_same(row):
     found, expected = losses(row, True), losses(row, False)
-    assert expected[-10:].mean() < 0.9 * expected[:10].mean()
+    assert expected[-10:].mean() < expected[:10].mean()  # It trains.
     # A last bit may bring a value to its other neighbour of 16 bits, which for bfloat16
     # is 2^-8 of it away.
     atol = 1e-5 if row[2] == "float32" else 1e-3
