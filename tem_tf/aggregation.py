@@ -8,15 +8,16 @@ thresholds and metrics are in units of a worker's own, undivided gradient.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import tensorflow as tf
 
-from tem_tf import fused_step, metrics, native
+from tem_tf import dense_exchange, fused_step, metrics, native
 from tem_tf.accounting import Accounts
 from tem_tf.asking_plan import asking_plan
 from tem_tf.compressors import Compressor, Everything, check_vectors
 from tem_tf.cross_device_ops import SparsifiedCrossDeviceOps
+from tem_tf.dense_exchange import DenseExchange
 from tem_tf.empty_batches import batch_is_empty
 from tem_tf.instance_keys import Use, new_owner
 from tem_tf.kept_state import Kept, KeptState
@@ -32,46 +33,11 @@ from tem_tf.layout import (
 from tem_tf.local_step import ComposedStep
 from tem_tf.meeting import Meeting, facts_of
 from tem_tf.memory import Memory
-from tem_tf.nonfinite import require_finite
+from tem_tf.nonfinite import require_finite, require_none_counted
 from tem_tf.options import Options
+from tem_tf.outcome import Outcome, Summed
 from tem_tf.replica_state import ReplicaState, unique_names
-from tem_tf.transport import Beside, Exchange, Rider, sum_of_others
-
-
-class Outcome(NamedTuple):
-    """What a step yields on a replica before anything is written.
-
-    Attributes:
-        direction: float32 vectors, one for each large variable.
-        kept: The new states.
-        beside: What the exchange yields beside.
-        table: float64 (S, 6). What this replica sent and held back of each variable.
-        clipped: float32 scalar. What clipping multiplied with.
-        other: This replica's gradients of other dtypes, zeros if one is not finite.
-        before: The states before, of what was updated in place.
-    """
-
-    direction: Sequence[tf.Tensor]
-    kept: Kept
-    beside: Beside
-    table: tf.Tensor
-    clipped: tf.Tensor
-    other: list[tf.Tensor]
-    before: dict[str, Any]
-
-
-class Summed(NamedTuple):
-    """Gradients that have been summed over replicas.
-
-    Attributes:
-        gradients: Equal on all replicas.
-        nonfinite: int32 scalar. Replicas whose gradient was not finite, equal on all.
-        empty: int32 scalar. Those of them whose batch was empty.
-    """
-
-    gradients: Sequence[Gradient]
-    nonfinite: tf.Tensor
-    empty: tf.Tensor
+from tem_tf.transport import Exchange, Rider, sum_of_others
 
 
 class Aggregator:
@@ -116,6 +82,7 @@ class Aggregator:
         )
         self._variables: dict[str, tuple[tuple[int, ...], tf.DType]] = {}
         self._weights: dict[str, Any] = {}
+        self._in_xla = False  # Whether XLA compiles the step that was traced last.
         self.facts: dict[str, str] = {}  # What else must not differ between workers.
 
     def build(self, variables: Sequence[Any], names: Sequence[str] | None = None):
@@ -188,6 +155,7 @@ class Aggregator:
         step = tf.cast(step, tf.int64)
         layout = self._layout(list(self._variables if names is None else names))
         ops = SparsifiedCrossDeviceOps.of(tf.distribute.get_strategy())
+        self._in_xla = dense_exchange.in_xla_and_alone(ops.replicas())
         unit = self._unit(ops.replicas())
         segments = layout.segments
         self._meeting.in_step(ops, step)
@@ -273,8 +241,20 @@ class Aggregator:
         """Of the model and by variable, see `metrics.summarise`, `summarise_variables`.
 
         One collective, in cross-replica context.
+
+        Raises:
+            tf.errors.InvalidArgumentError: a gradient was not finite, which is an
+                error, and XLA could not raise it.
         """
-        return self._accounts.summaries(self._built_in())
+        summary, by_variable = self._accounts.summaries(self._built_in())
+        if self.options.nonfinite == "raise":
+            require_none_counted(summary["nonfinite_gradients"])
+        return summary, by_variable
+
+    def raise_what_xla_could_not(self) -> None:
+        """Raises as `summaries`, where XLA compiles the step; else asks nobody."""
+        if self._in_xla:
+            self.summaries()
 
     def reset(self) -> None:
         """Forgets what replicas remember, totals included; cross-replica context."""
@@ -307,6 +287,8 @@ class Aggregator:
 
     def _why_composed(self, layout: Layout) -> str | None:
         """Why it is not the native step; None if it is."""
+        if self._in_xla:
+            return dense_exchange.IN_WORDS
         return fused_step.why_not(self.options) or fused_step.why_not_here(
             layout, self.state
         )
@@ -321,13 +303,21 @@ class Aggregator:
         largest_norm = None if limit is None else limit * unit
         value_dtype = self.options.value_dtype
         return ComposedStep(
-            compressor, self._memory, layout, step, value_dtype, largest_norm
+            compressor,
+            self._memory,
+            layout,
+            step,
+            value_dtype,
+            largest_norm,
+            static=self._in_xla,
         )
 
     def _exchange(
         self, ops: SparsifiedCrossDeviceOps, segments: Segments, like: list[tf.Tensor]
-    ) -> Exchange:
+    ) -> Exchange | DenseExchange:
         demands = self._kept.demands()
+        if self._in_xla:
+            return DenseExchange(segments, self.options.value_dtype, demands)
         if self.options.exact_payload:  # Lengths go first.
             demands = tf.zeros_like(demands)
         value_dtype = self.options.value_dtype
@@ -348,7 +338,7 @@ class Aggregator:
 
     def _checks(self, rider: Rider) -> list[tf.Operation]:
         """Raises on all replicas at the same step, since all see the same headers."""
-        if self.options.nonfinite != "raise":
+        if self.options.nonfinite != "raise" or self._in_xla:  # XLA has no assertions.
             return []
         empty = None if batch_is_empty() is None else rider.empty
         return [require_finite(rider.nonfinite, empty)]

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tem_tf import _internals
+
 
 class EmptyBatches:
     """What a strategy's `run` notes of the batches of this process's replicas.
@@ -63,9 +65,12 @@ def batch_is_empty() -> tf.Tensor | None:
 
     Returns:
         Bool scalar; False where the step has its batch from elsewhere than its
-        arguments. None where nobody notes it: outside `strategy.run`, and under other
-        strategies than `tem_tf.MultiWorkerMirroredStrategy`.
+        arguments. None where nobody notes it: outside `strategy.run`, under other
+        strategies than `tem_tf.MultiWorkerMirroredStrategy`, and where XLA compiles the
+        step, whose device may not reach the note.
     """
+    if _internals.in_xla():
+        return None
     context = tf.distribute.get_replica_context()
     noted = getattr(getattr(context, "strategy", None), "empty_batches", None)
     if noted is None:

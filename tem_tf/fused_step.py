@@ -128,7 +128,7 @@ class FusedStep:
         if isinstance(rule, At):
             # A static length as `ComposedStep` has it: the sum's key depends on it, and
             # other workers may be without kernels.
-            values = tf.ensure_shape(values, rule.positions.shape)
+            values = tf.ensure_shape(values, rule.meant().shape)
         message = SparseGradient(values, found.indices, total_size(segments), known)
         block = tf.ensure_shape(found.block, [total_size(self.layout.small)])
         return Local(
@@ -163,7 +163,7 @@ class FusedStep:
             return ops.select_threshold(threshold=threshold, **common)
         if isinstance(rule, Largest):
             return ops.select_topk(counts=rule.counts, **common)
-        return ops.select_given(given=rule.positions, **common)
+        return ops.select_given(given=rule.meant(), **common)
 
     def _gradient(self, parts: Parts) -> list[tf.Tensor]:
         """The gradients as `ComposedStep` has them: zeros if one is not finite."""

@@ -10,8 +10,9 @@ import keras
 import tensorflow as tf
 
 from tem_tf import _internals
-from tem_tf.aggregation import Aggregator, Summed
+from tem_tf.aggregation import Aggregator
 from tem_tf.layout import Gradient, reals, values_of, when_ready
+from tem_tf.outcome import Summed
 from tem_tf.replica_state import unique_names
 
 
@@ -66,7 +67,6 @@ class GradientSums:
         """
         names, step = self.names(variables), self._step()
         if not self.aggregator.options.leave_gradients_alone:
-            self._check_not_in_xla()
             return self.aggregator.aggregate_or_skip(gradients, step, names)
         pairs = self._inner_all_reduce(list(zip(gradients, variables, strict=True)))
         sums = [gradient for gradient, _ in pairs]
@@ -97,20 +97,11 @@ class GradientSums:
             with when_ready(gradients):
                 self.aggregator.add_dense_step(step, names)
             return self._inner_all_reduce(grads_and_vars)
-        self._check_not_in_xla()
         aggregated = self.aggregator.aggregate(gradients, step, names)
         return list(zip(aggregated, variables, strict=True))
 
     def _step(self) -> tf.Tensor:
         return tf.convert_to_tensor(_internals.raw_iterations(self.inner))
-
-    def _check_not_in_xla(self) -> None:
-        if _internals.in_xla():
-            raise ValueError(
-                "A sparsifier cannot be compiled by XLA: the number of entries that a "
-                "worker sends changes from step to step. Pass `jit_compile=False` to "
-                "`model.compile`."
-            )
 
 
 def all_finite(gradients: Sequence[Gradient]) -> tf.Tensor:

@@ -30,7 +30,7 @@ from tem_tf.fixed_sums import fixed_sum
 from tem_tf.kept_state import Kept
 from tem_tf.layout import Layout, Parts, pack, reals, total_size, unpack
 from tem_tf.memory import Memory
-from tem_tf.sparse_gradient import SparseGradient
+from tem_tf.sparse_gradient import Entries, SparseGradient
 from tem_tf.transport import Received, Rider
 
 
@@ -70,6 +70,7 @@ class ComposedStep:
         step: int64 scalar.
         value_dtype: How entries travel.
         largest_norm: Bound of the gradient's global norm, or None.
+        static: Whether no shape may hang on a value, as under XLA.
     """
 
     compressor: Compressor
@@ -78,6 +79,7 @@ class ComposedStep:
     step: tf.Tensor
     value_dtype: str
     largest_norm: float | None
+    static: bool = False
 
     def begin(self, parts: Parts, kept: Kept) -> Local:
         """Looks for NaN, clips, corrects, compresses and rounds."""
@@ -152,9 +154,10 @@ class ComposedStep:
         if isinstance(asked, Gather):
             message = asked.message
             if isinstance(message, Selection):
-                message = message.to_sparse()
-            if isinstance(message, SparseGradient):  # Others have codes of their own.
-                message = wire.rounded(message, self.value_dtype)
+                message = message.to_masked() if self.static else message.to_sparse()
+            elif isinstance(message, SparseGradient) and self.static:
+                message = message.to_masked()
+            message = wire.rounded(message, self.value_dtype)
             asked = asked._replace(message=message)
         return asked
 
@@ -165,7 +168,7 @@ class ComposedStep:
     def _check_value_dtype(self, said: Sequence[Asked]) -> None:
         """Refuses a dtype of entries where none travel, but for a dense warm-up."""
         entries = any(
-            isinstance(asked, Gather) and isinstance(asked.message, SparseGradient)
+            isinstance(asked, Gather) and isinstance(asked.message, Entries)
             for asked in said
         )
         if self.value_dtype != "float32" and not (entries or self.compressor.lossless):

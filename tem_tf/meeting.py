@@ -70,7 +70,8 @@ class Meeting:
 
     def in_step(self, ops: SparsifiedCrossDeviceOps, step: tf.Tensor) -> None:
         """The same before the first exchange; replica context."""
-        if _internals.is_multi_worker(tf.distribute.get_strategy()):
+        strategy = tf.distribute.get_strategy()
+        if _internals.is_multi_worker(strategy) and not _internals.in_xla():
             with _internals.conditions_as_one_op():
                 met = tf.cond(
                     self._state.read(_MET),

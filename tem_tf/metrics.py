@@ -18,8 +18,8 @@ import numpy as np
 import tensorflow as tf
 
 from tem_tf.compressors import Asked, Broadcast, Gather, Sum
-from tem_tf.layout import Segments, each
-from tem_tf.sparse_gradient import SparseGradient
+from tem_tf.layout import Segments, each, unpack
+from tem_tf.sparse_gradient import MaskedGradient, SparseGradient
 
 # Totals over the steps of a run, then values of the last step. Bytes and entries are
 # those that this replica contributed; error, residual and gradient are in units of
@@ -184,6 +184,9 @@ def entries_of(said: Sequence[Asked], segments: Segments) -> tf.Tensor:
             owner = tf.searchsorted(ends, asked.message.indices, side="right")
             found = tf.math.bincount(owner, minlength=len(sizes), maxlength=len(sizes))
             counts += tf.cast(found, tf.float64)
+        elif isinstance(asked, Gather) and isinstance(asked.message, MaskedGradient):
+            parts = unpack(tf.cast(asked.message.mask, tf.int32), segments)
+            counts += tf.cast(tf.stack([tf.reduce_sum(p) for p in parts]), tf.float64)
         elif isinstance(asked, Gather):
             total += tf.cast(asked.message.entries(), tf.float64)
         elif isinstance(asked, Sum | Broadcast):

@@ -40,6 +40,7 @@ _IN_GRAPH = re.compile(rf"\{{\{{node (?:[^\s}}]*/)?{OPERATION}(?:_\d+)?/")
 _EAGER = re.compile(
     rf"Expected '.*' to be true\. Summarized data: b'({NOT_FINITE}|{EMPTY_BATCH})\."
 )
+_COUNTED = re.compile(rf"{NOT_FINITE}\. Steps since the start or `forget`: \d")
 
 
 def require_finite(nonfinite: tf.Tensor, empty: tf.Tensor | None) -> tf.Operation:
@@ -51,6 +52,24 @@ def require_finite(nonfinite: tf.Tensor, empty: tf.Tensor | None) -> tf.Operatio
     """
     said = not_finite_error(nonfinite, empty)
     return tf.debugging.Assert(tf.equal(nonfinite, 0), said, name=OPERATION)
+
+
+def require_none_counted(steps: int) -> None:
+    """Raises, afterwards, what a step that XLA has compiled could not.
+
+    Args:
+        steps: Int. At so many a gradient was not finite, and has counted as zero.
+
+    Raises:
+        tf.errors.InvalidArgumentError: there is one.
+    """
+    if steps:
+        raise tf.errors.InvalidArgumentError(
+            None,
+            None,
+            f"{NOT_FINITE}. Steps since the start or `forget`: {steps}, in which it "
+            f"counted as zero: XLA cannot end a step. {_ADVICE}",
+        )
 
 
 def is_nonfinite_error(error: BaseException) -> bool:
@@ -65,7 +84,7 @@ def is_nonfinite_error(error: BaseException) -> bool:
     if not isinstance(error, tf.errors.InvalidArgumentError):
         return False
     words = str(error)
-    return bool(_IN_GRAPH.search(words) or _EAGER.match(words))
+    return bool(_IN_GRAPH.search(words) or _EAGER.match(words) or _COUNTED.match(words))
 
 
 def not_finite_error(nonfinite: tf.Tensor, empty: tf.Tensor | None) -> list[Any]:

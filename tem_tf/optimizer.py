@@ -61,7 +61,9 @@ class SparsifiedOptimizer(ForwardingOptimizer):
             zero; "skip" leaves weights, the inner optimizer's variables, `iterations`
             and what is held back as they are, on all workers. What the forward pass has
             moved stays moved: moving statistics, seeds, metrics. Without compression
-            and memory nothing is checked but for "skip", as in Keras.
+            and memory nothing is checked but for "skip", as in Keras. Under XLA, where
+            a step cannot raise, "raise" counts it as zero and raises at the end of
+            `fit`, or where a communication summary is asked for before.
         local_clipnorm: Float > 0 or None (default). Bound of the global norm of a
             worker's own gradient, before compression.
         gradients_divided_by_replicas: Bool, default True. Set to False if the loss is
@@ -206,6 +208,16 @@ class SparsifiedOptimizer(ForwardingOptimizer):
                 "it."
             )
 
+    def finalize_variable_values(self, var_list):
+        """As in Keras, which calls it at the end of `fit`.
+
+        Raises:
+            tf.errors.InvalidArgumentError: a gradient was not finite at a step that XLA
+                has compiled, where nothing can be raised.
+        """
+        self._aggregator.raise_what_xla_could_not()
+        self.inner_optimizer.finalize_variable_values(var_list)
+
     def communication_summary(self) -> dict[str, float]:
         """What was sent and held back so far, summed over workers.
 
@@ -234,8 +246,9 @@ class SparsifiedOptimizer(ForwardingOptimizer):
         """By what this process's gradients are compressed, and why, in words.
 
         "native kernels", or "TensorFlow's operations", which are slower and give the
-        same bits, with what has switched the kernels off; and which variables are
-        summed whole, since their dtype is none that is compressed.
+        same bits, with what has switched the kernels off, such as XLA for the step
+        that was traced last; and which variables are summed whole, since their dtype is
+        none that is compressed.
         """
         if self._aggregator.options.leave_gradients_alone:
             return "Keras's own all-reduce: nothing is compressed"

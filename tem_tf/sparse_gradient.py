@@ -1,4 +1,8 @@
-"""The message of a sparsifier: some entries of a vector, with their positions."""
+"""The message of a sparsifier: some entries of a vector, with their positions.
+
+`SparseGradient` has so many entries as are sent; `MaskedGradient` is the same in shapes
+that hang on no value, which is all that XLA compiles.
+"""
 
 from __future__ import annotations
 
@@ -49,3 +53,37 @@ class SparseGradient(NamedTuple):
         return tf.tensor_scatter_nd_add(
             vector, self.indices[:, tf.newaxis], self.values
         )
+
+    def to_masked(self) -> MaskedGradient:
+        """Returns the same in shapes that hang on no index, if k does not."""
+        at = self.indices[:, tf.newaxis]
+        mask = tf.zeros([self.size], tf.bool)
+        mask = tf.tensor_scatter_nd_update(
+            mask, at, tf.ones_like(self.indices, tf.bool)
+        )
+        return MaskedGradient(self.to_dense(), mask, self.known)
+
+
+class MaskedGradient(NamedTuple):
+    """Some entries of a vector of n; every other entry is zero.
+
+    Attributes:
+        vector: float32 (n,). The entries, at their positions, and zeros elsewhere.
+        mask: Bool (n,). Which entries these are; they may be zero.
+        known: As of `SparseGradient`.
+    """
+
+    vector: tf.Tensor
+    mask: tf.Tensor
+    known: bool = False
+
+    def entries(self) -> tf.Tensor:
+        """k: int32 scalar."""
+        return tf.reduce_sum(tf.cast(self.mask, tf.int32))
+
+    def to_dense(self) -> tf.Tensor:
+        """Returns the vector (n,) that this message stands for."""
+        return self.vector
+
+
+Entries = SparseGradient | MaskedGradient

@@ -344,14 +344,18 @@ def sum_of_others(
     totals: list[Any] = [None] * len(gradients)
     for dtype in dict.fromkeys(gradient.dtype for gradient in gradients):
         places = [i for i, g in enumerate(gradients) if g.dtype == dtype]
-        flat = pack([gradients[i] for i in places])
-        if dtype.is_complex:
-            flat = tf.reshape(tf.bitcast(flat, dtype.real_dtype), [-1])
-        if flat.dtype not in (tf.float64, tf.float32, tf.int32, tf.int64):
+        if dtype.real_dtype not in (tf.float64, tf.float32, tf.int32, tf.int64):
             raise ValueError(
                 "Gradients must be of a floating or complex dtype, int32 or int64: "
                 f"others cannot be summed over workers. Received: {dtype.name}"
             )
+        if ops.replicas() == 1:  # XLA could not take complex numbers apart.
+            for i in places:
+                totals[i] = gradients[i]
+            continue
+        flat = pack([gradients[i] for i in places])
+        if dtype.is_complex:
+            flat = tf.reshape(tf.bitcast(flat, dtype.real_dtype), [-1])
         summed = ops.reduce_values(flat, use.of("other"))
         if dtype.is_complex:
             summed = tf.bitcast(tf.reshape(summed, [-1, 2]), dtype)

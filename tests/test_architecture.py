@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 # those of one row, as compressors, memory and wire, never import one another.
 LAYERS = [
     {
-        *("_internals", "capacity", "cluster", "empty_batches", "fixed_sums", "layout"),
+        *("_internals", "capacity", "cluster", "fixed_sums", "layout"),
         *(
             "native",
             "nonfinite",
@@ -28,7 +28,10 @@ LAYERS = [
             "version",
         ),
     },
-    {"forwarding_optimizer", "instance_keys", "replica_state", "rendezvous", "wire"},
+    {
+        *("empty_batches", "forwarding_optimizer", "instance_keys", "replica_state"),
+        *("rendezvous", "wire"),
+    },
     {"compressors", "cross_device_ops", "loss_scale", "memory", "places"},
     {"batch_logs"},
     {
@@ -40,8 +43,8 @@ LAYERS = [
         "handshake",
         "asking_plan",
     },
-    {"accounting", "inner_optimizer", "kept_state", "meeting"},
-    {"local_step"},
+    {"accounting", "dense_exchange", "inner_optimizer", "kept_state", "meeting"},
+    {"local_step", "outcome"},
     {"fused_step"},
     {"aggregation"},
     {"gradient_sums", "testing"},

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 import tem_tf
-from tests.training import fit, identity, make_model, make_strategy, thresholded
+from tests.training import identity, make_strategy, thresholded
 
 ROOT = pathlib.Path(__file__).parents[1]
 SGD = keras.optimizers.SGD
@@ -127,20 +127,6 @@ def test_arguments_out_of_range(arguments, message):
 def test_a_summary_before_the_first_step():
     with pytest.raises(ValueError, match="needs an optimizer that has been built"):
         thresholded().communication_summary()
-
-
-def test_xla_with_a_sparsifier():
-    model = make_model(thresholded, jit_compile=True)
-    with pytest.raises(
-        ValueError, match="cannot be compiled by XLA.*jit_compile=False"
-    ):
-        fit(model)
-    optimizer, weights = thresholded(), keras.Variable([0.0])
-    step = tf.function(
-        lambda: optimizer.apply([tf.ones([1])], [weights]), jit_compile=True
-    )
-    with pytest.raises(ValueError, match="cannot be compiled by XLA"):
-        step()
 
 
 def test_xla_without_one_is_left_to_keras():

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 import tem_tf
 from tem_tf import native
+from tem_tf.compressors.rules import Selection
 
 SHAPES = {"a": (2, 3), "b": (4,)}
 
@@ -54,6 +55,7 @@ COUNTS = r"`counts` of tem_tf.Largest must be integers >= 0, a list of one for a
         (lambda: tem_tf.AtLeast(1), "must be one floating number"),
         (lambda: tem_tf.At(tf.constant([1], tf.int64)), "must be an int32 vector"),
         (lambda: tem_tf.At([1]), "must be an int32 vector"),
+        (lambda: tem_tf.At(tf.range(3), 0.5), "`count` of tem_tf.At must be an int"),
         (lambda: 0.5, "must return tem_tf.AtLeast, tem_tf.Largest or tem_tf.At"),
     ],
 )
@@ -67,6 +69,40 @@ def test_counts_beyond_the_sizes_are_all_there_is(counts):
     a, b = aggregate(stating(lambda: tem_tf.Largest(counts)))
     np.testing.assert_array_equal(a, tf.ones([2, 3]))
     assert tf.reduce_sum(b) == (4 if len(counts) == 1 else 1)
+
+
+@pytest.mark.parametrize("count", [0, 2, tf.constant(2), 5])
+def test_the_first_of_given_positions_are_meant(count):
+    positions = tf.constant([7, 0, 3, 9, 1])
+    a, b = aggregate(stating(lambda: tem_tf.At(positions, count)))
+    expected = np.zeros(10)
+    expected[positions[: int(count)]] = 1
+    np.testing.assert_array_equal(np.concatenate([tf.reshape(a, [-1]), b]), expected)
+
+
+RULES = [
+    tem_tf.AtLeast(tf.constant(0.5)),
+    tem_tf.Largest([3]),
+    tem_tf.Largest([tf.constant(3)]),
+    tem_tf.Largest([tf.constant(0), 2]),
+    tem_tf.Largest([tf.constant(99), tf.constant(1)], most=[99, 3]),
+    tem_tf.At(tf.constant([7, 0, 3])),
+    tem_tf.At(tf.constant([7, 0, 3]), tf.constant(2)),
+]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+def test_a_selection_is_the_same_in_static_shapes(rule):
+    corrected = [tf.constant([0, -1, 0.5, 1, 0.25, -1]), tf.constant([1.0, 0, -0.5, 2])]
+    selection = Selection(corrected, rule)
+    sparse, masked = selection.to_sparse(), selection.to_masked()
+    np.testing.assert_array_equal(np.sort(sparse.indices), np.flatnonzero(masked.mask))
+    np.testing.assert_array_equal(masked.vector, sparse.to_dense())
+    assert masked.known == sparse.known
+    assert masked.entries() == selection.entries() == sparse.entries()
+    again = sparse.to_masked()
+    for part, other in zip(again, masked, strict=True):
+        np.testing.assert_array_equal(part, other)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,9 +7,16 @@ import dataclasses
 import keras
 import tensorflow as tf
 
+from tem_tf import _internals
 from tem_tf.compressors.contract import Sparsifier
+from tem_tf.compressors.permutation import permuted
 from tem_tf.compressors.rules import At
-from tem_tf.compressors.schedules import Strength, check_density, is_integer
+from tem_tf.compressors.schedules import (
+    Schedule,
+    Strength,
+    check_density,
+    is_integer,
+)
 from tem_tf.compressors.topk import kept
 from tem_tf.layout import total_size
 
@@ -43,15 +50,20 @@ class RandomK(Sparsifier):
             )
 
     def rule(self, state, corrected, step, segments):
-        return At(self.draw(total_size(segments), step))
+        size = total_size(segments)
+        if isinstance(self.density, Schedule) and _internals.in_xla():
+            # As many as there can be at any step, of which so many are meant.
+            greatest = max(map(float, self.density.extremes()))
+            drawn = self._first(size, step, kept(greatest, size))
+            return At(drawn, tf.convert_to_tensor(kept(self.density, size, step)))
+        return At(self.draw(size, step))
 
     def draw(self, size: int, step: tf.Tensor) -> tf.Tensor:
         """Returns k distinct positions in [0, size): int32 (k,)."""
+        return self._first(size, step, kept(self.density, size, step))
+
+    def _first(self, size: int, step: tf.Tensor, count: int | tf.Tensor) -> tf.Tensor:
+        """A pseudo-random permutation of [0, size), evaluated at 0..count-1."""
         if size == 0:
             return tf.zeros([0], tf.int32)
-        # A pseudo-random permutation of [0, size), evaluated at 0..k-1.
-        return tf.random.experimental.index_shuffle(
-            tf.range(kept(self.density, size, step)),
-            seed=tf.stack([tf.constant(self.seed, tf.int64), tf.cast(step, tf.int64)]),
-            max_index=size - 1,
-        )
+        return permuted(tf.range(count), self.seed, step, size - 1)

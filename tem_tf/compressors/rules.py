@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tem_tf.layout import Segments, each, pack
-from tem_tf.sparse_gradient import SparseGradient
+from tem_tf.sparse_gradient import MaskedGradient, SparseGradient
 
 
 class AtLeast(NamedTuple):
@@ -45,9 +45,16 @@ class At(NamedTuple):
     Attributes:
         positions: int32 (k,), distinct, in the packed vector. They must follow from
             what all replicas know: values at the same place of the list are summed.
+        count: Int or int32 scalar <= k. The first so many are meant; None: all. For
+            where k must be static, as under XLA.
     """
 
     positions: tf.Tensor
+    count: int | tf.Tensor | None = None
+
+    def meant(self) -> tf.Tensor:
+        """The positions that are meant: int32 vector."""
+        return self.positions if self.count is None else self.positions[: self.count]
 
 
 Rule = AtLeast | Largest | At
@@ -73,7 +80,7 @@ class Selection(NamedTuple):
     def entries(self) -> tf.Tensor:
         """How many entries are selected: int32 scalar."""
         if isinstance(self.rule, At):
-            return tf.size(self.rule.positions)
+            return tf.size(self.rule.meant())
         return tf.reduce_sum(tf.cast(_mask(self.corrected, self.rule), tf.int32))
 
     def to_dense(self) -> tf.Tensor:
@@ -85,10 +92,27 @@ class Selection(NamedTuple):
         """Returns the selected entries."""
         vector = pack(self.corrected)
         if isinstance(self.rule, At):
-            positions = self.rule.positions
+            positions = self.rule.meant()
             values = tf.gather(vector, positions)
             return SparseGradient(values, positions, vector.shape[0], known=True)
         return SparseGradient.from_mask(vector, _mask(self.corrected, self.rule))
+
+    def to_masked(self) -> MaskedGradient:
+        """Returns the selected entries, in shapes that hang on no value.
+
+        The largest k entries, where k is a tensor, are found by the rank of all.
+        """
+        rule, vector = self.rule, pack(self.corrected)
+        if isinstance(rule, Largest) and rule.most is None:
+            parts = [vector] if len(rule.counts) == 1 else self.corrected
+            most = [
+                part.shape[0] if isinstance(count, tf.Tensor) else count
+                for part, count in zip(parts, rule.counts, strict=True)
+            ]
+            rule = rule._replace(most=most)
+        mask = _mask(self.corrected, rule)
+        kept = tf.where(mask, vector, tf.zeros_like(vector))
+        return MaskedGradient(kept, mask, self.known)
 
 
 def check_rule(rule: Any, name: str, segments: Segments) -> None:
@@ -121,6 +145,11 @@ def check_rule(rule: Any, name: str, segments: Segments) -> None:
                 "`positions` of tem_tf.At must be an int32 vector, a tensor. "
                 f"Received: positions={positions!r} of {name}"
             )
+        if rule.count is not None and not _is_count(rule.count):
+            raise ValueError(
+                "`count` of tem_tf.At must be an integer >= 0, or None. "
+                f"Received: count={rule.count!r} of {name}"
+            )
     else:
         for what, counts in (("counts", rule.counts), ("most", rule.most)):
             if counts is not None:
@@ -149,7 +178,9 @@ def _mask(corrected: Sequence[tf.Tensor], rule: Rule) -> tf.Tensor:
         vector = pack(corrected)
         return tf.abs(vector) >= tf.cast(rule.threshold, vector.dtype)
     if isinstance(rule, At):
-        return _mask_of(rule.positions, pack(corrected).shape[0])
+        count = rule.count
+        chosen = True if count is None else tf.range(tf.size(rule.positions)) < count
+        return _mask_of(rule.positions, pack(corrected).shape[0], chosen)
     # "Of all" and "of each" are one thing where there is one segment.
     parts = [pack(corrected)] if len(rule.counts) == 1 else list(corrected)
     most = rule.most or [None] * len(parts)

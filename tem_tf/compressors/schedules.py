@@ -83,7 +83,8 @@ class Piecewise(Schedule):
     def __call__(self, step):
         passed = tf.constant(self.boundaries, tf.int64, [len(self.boundaries)])
         index = tf.math.count_nonzero(tf.cast(step, tf.int64) >= passed)
-        return tf.constant(self.values, tf.float64)[index]
+        # Not a slice: for each index of one XLA would compile anew.
+        return tf.gather(tf.constant(self.values, tf.float64), index)
 
     def extremes(self):
         return self.values

@@ -132,7 +132,8 @@ class TopKSchedule(Sparsifier):
     def count(self, size: int, step: tf.Tensor) -> tf.Tensor:
         """k_t for a gradient of `size` entries."""
         position = tf.minimum(tf.cast(step, tf.int32), len(self.counts) - 1)
-        return tf.minimum(tf.constant(self.counts, tf.int32)[position], size)
+        # Not a slice: for each index of one XLA would compile anew.
+        return tf.minimum(tf.gather(tf.constant(self.counts, tf.int32), position), size)
 
 
 @keras.saving.register_keras_serializable(package="tem_tf")

@@ -5,7 +5,7 @@ for those with a body of their own (`frames`), and `sum_payloads` is for all tha
 gather brings (`sums`). docs/wire-format.md has it byte by byte.
 """
 
-from tem_tf.wire.format import Payload, decode, encode, rounded
+from tem_tf.wire.format import Payload, decode, encode, rounded, words_of
 from tem_tf.wire.frames import Frame, frame, open_frame
 from tem_tf.wire.header import (
     EMPTY,
@@ -42,4 +42,5 @@ __all__ = [
     "open_frame",
     "rounded",
     "sum_payloads",
+    "words_of",
 ]

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tem_tf.sparse_gradient import SparseGradient
+from tem_tf.sparse_gradient import MaskedGradient, SparseGradient
 from tem_tf.wire import index_codes, value_types
 from tem_tf.wire.header import (
     BAD_CODES,
@@ -72,9 +72,11 @@ def rounded(message: Any, value_dtype: str) -> Any:
     """Returns a message with the values that the others will decode.
 
     To be called before the residual is computed, so that what rounding takes away is
-    kept. Messages that are no `SparseGradient` are summed in float32 on the way, and
-    stay what they are.
+    kept. Messages that are no entries have a code of their own, and stay what they are.
     """
+    if isinstance(message, MaskedGradient):  # Zeros change neither scale nor rounding.
+        vector = value_types.round_values(message.vector, value_dtype)
+        return message._replace(vector=vector)
     if not isinstance(message, SparseGradient):
         return message
     values = value_types.round_values(message.values, value_dtype)
@@ -169,6 +171,34 @@ def encode(
         codes=codes,
         flags=flags,
     )
+
+
+def words_of(
+    message: MaskedGradient, block_size: int, value_dtype: str = "float32"
+) -> tf.Tensor:
+    """How many words `encode` would write, from a mask and without writing them.
+
+    Args:
+        message: k entries of a vector of n.
+        block_size: m.
+        value_dtype: As in `encode`.
+
+    Returns:
+        int32 scalar.
+    """
+    size, count = message.mask.shape[0], tf.cast(message.entries(), tf.int64)
+
+    def of_values(number: tf.Tensor | int) -> tf.Tensor | int:
+        return value_types.words_of_values(number, value_dtype)
+
+    words = of_values(count)
+    if not message.known:
+        code = index_codes.choose_code(message.entries(), size, of_values)
+        bitmap = tf.cast(index_codes.words_of_bits(size), tf.int64)
+        gaps = index_codes.words_of_gaps(message.mask)
+        sparse = words + tf.where(code == BITMAP, bitmap, gaps)
+        words = tf.where(code == ALL, tf.cast(of_values(size), tf.int64), sparse)
+    return HEADER_WORDS + block_size + tf.cast(words, tf.int32)
 
 
 def decode(
