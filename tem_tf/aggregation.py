@@ -297,7 +297,7 @@ class Aggregator:
         self, compressor: Compressor, layout: Layout, step: tf.Tensor, unit: float
     ) -> fused_step.FusedStep | ComposedStep:
         if self._why_composed(layout) is None:
-            zero = self.options.nonfinite == "zero"
+            zero = self.options.nonfinite != "raise"
             return fused_step.FusedStep(compressor, layout, step, self.state, zero)
         limit = self.options.local_clipnorm
         largest_norm = None if limit is None else limit * unit

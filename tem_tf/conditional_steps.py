@@ -132,6 +132,7 @@ class ConditionalSteps:
         """By what `apply` divides its gradients; replica context."""
         if self._scale is None:
             return loss
+        loss = tf.convert_to_tensor(loss)
         return loss * tf.cast(self._scale.read(), loss.dtype)
 
     def build(self, variables: Sequence[Any], names: Sequence[str]) -> None:

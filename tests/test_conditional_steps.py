@@ -74,6 +74,8 @@ def test_kernels_skip_the_same(way, monkeypatch):
     composed = train(strategy, gradients, *WAYS[way], nonfinite="skip")
     assert composed["path"] != "native kernels"
     assert_equal(native, composed)
+    for name in ("payload_bytes", "entries_sent", "skipped_steps"):
+        assert native["summary"][name] == composed["summary"][name]
 
 
 @pytest.mark.parametrize("scale", [None, 4.0, "dynamic"])

@@ -382,3 +382,49 @@ def test_a_nan_ends_fit(jit_compile):
     assert nonfinite.is_nonfinite_error(error.value)
     steps = int(model.optimizer.iterations.numpy())
     assert steps == 8 if jit_compile else steps < 8
+
+
+# ------------------------------------------------------------- steps that do not update
+
+
+def train_conditionally(jit_compile, compressor, options):
+    """Weights, updates and summary after nine steps, the fifth with NaN if it skips."""
+    optimizer = tem_tf.SparsifiedOptimizer(
+        keras.optimizers.SGD(0.5),
+        compressor,
+        gradients_divided_by_replicas=False,
+        **options,
+    )
+    weights = keras.Variable(tf.zeros([8]))
+    optimizer.build([weights])
+
+    @tf.function(jit_compile=jit_compile)
+    def step(gradient):
+        optimizer.apply([gradient * optimizer.scale_loss(1.0)], [weights])
+
+    for index, gradient in enumerate(dyadic(9, 1, size=8)[:, 0]):
+        poison = np.nan if index == 4 and "nonfinite" in options else 1.0
+        step(tf.constant(gradient * poison, tf.float32))
+    summary = optimizer.communication_summary()
+    return weights.numpy(), optimizer.iterations.numpy(), summary
+
+
+@pytest.mark.parametrize(
+    ("options", "updates"),
+    [
+        ({"accumulate_steps": 4}, 2),
+        ({"nonfinite": "skip"}, 8),
+        ({"loss_scale": "dynamic", "accumulate_steps": 2}, 4),
+    ],
+)
+@pytest.mark.parametrize("compressor", [tem_tf.TopK(0.5), tem_tf.Identity()])
+def test_a_step_may_be_skipped_or_held_back(compressor, options, updates):
+    plain, compiled = (
+        train_conditionally(jit_compile, compressor, options)
+        for jit_compile in (False, True)
+    )
+    np.testing.assert_array_equal(plain[0], compiled[0])
+    assert plain[1] == compiled[1] == updates
+    for name in ("skipped_steps", "payload_bytes", "entries_sent", "steps"):
+        assert plain[2][name] == compiled[2][name]
+    assert compiled[2]["skipped_steps"] == ("nonfinite" in options)

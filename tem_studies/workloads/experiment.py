@@ -152,12 +152,12 @@ class Experiment:
 
     def _run(self) -> dict[str, Any]:
         self._progress.say(self._description())
-        gradients = self._trainer.optimizer.path
-        self._progress.say(f"gradients: {gradients}")
         with self._stopwatch("prune"):
             masks = self._prune()
         with self._stopwatch("build"):
             self._trainer.compile()
+        gradients = self._trainer.optimizer.path
+        self._progress.say(f"gradients: {gradients}")
         status = self._train()
         test = None
         if status != "diverged":

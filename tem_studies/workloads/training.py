@@ -59,6 +59,7 @@ class Trainer:
         self._replicas = strategy.num_replicas_in_sync
         self._row_width = train.row_width(batch_size)
         self._slice = batch_size // self._replicas
+        self._is_compiled = jit_compile
         self._one_step = self._step
         if jit_compile:
             self._one_step = tf.function(self._step, jit_compile=True)
@@ -249,8 +250,10 @@ class Trainer:
             )
             return [*gradients, tf.concat([[loss], sums], axis=0)]
 
-        # Batch norm and dropout, which keep variables for themselves, need it whole.
+        # Batch norm and dropout, which keep variables for themselves, need it whole;
+        # XLA compiles no loop that runs chunks side by side.
         whole = bool(self.model.non_trainable_variables) or not self._train.is_additive
+        whole = whole or self._is_compiled
         size = self._slice if whole else chunk_size(self._slice)
         if size == self._slice or self._slice % size:
             return of(rows, share, 1 / self._replicas)
