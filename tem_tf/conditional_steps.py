@@ -108,7 +108,7 @@ class ConditionalSteps:
     ):
         self._inner, self._sums = sums.inner, sums
         self._accumulate_steps, self._loss_scale = int(accumulate_steps), loss_scale
-        self._nonfinite = nonfinite
+        self.nonfinite = nonfinite
         self._state = sums.aggregator.state
         self._accumulator, self._scale = None, None
         if accumulate_steps > 1:
@@ -124,7 +124,7 @@ class ConditionalSteps:
     def scale_as(self, outer: keras.optimizers.LossScaleOptimizer) -> None:
         """Scales as another optimizer would have, unless there is a scale already."""
         if self._scale is None:
-            check_steps(self._inner, self._accumulate_steps, DYNAMIC, self._nonfinite)
+            check_steps(self._inner, self._accumulate_steps, DYNAMIC, self.nonfinite)
             initial, steps = outer.initial_scale, outer.dynamic_growth_steps
             self._set_scale(LossScale(DYNAMIC, self._state, initial, steps))
 
@@ -167,7 +167,7 @@ class ConditionalSteps:
         if self._scale is not None:
             scale = self._scale.read()
             gradients = [_map(tf.divide, gradient, scale) for gradient in gradients]
-        if self._nonfinite == "skip":
+        if self.nonfinite == "skip":
             gradients = _zero_if_batch_is_empty(gradients)
         if self._accumulator is None:
             self._step(gradients, variables)
@@ -180,7 +180,7 @@ class ConditionalSteps:
 
     def get_config(self) -> dict[str, Any]:
         return {
-            "nonfinite": self._nonfinite,
+            "nonfinite": self.nonfinite,
             "accumulate_steps": self._accumulate_steps,
             "loss_scale": self._loss_scale,
         }
@@ -211,7 +211,7 @@ class ConditionalSteps:
 
     def _checks(self, summed: Summed) -> list[Any]:
         """Raises for NaN that no smaller scale would have spared."""
-        if self._scale is None or self._nonfinite == "skip" or _internals.in_xla():
+        if self._scale is None or self.nonfinite == "skip" or _internals.in_xla():
             return []  # XLA has no assertions.
         may_be_the_scale = tf.logical_and(
             summed.nonfinite > summed.empty, self._scale.may_be_at_fault()
@@ -222,7 +222,7 @@ class ConditionalSteps:
 
     @property
     def _may_skip(self) -> bool:
-        return self._nonfinite == "skip" or self._scale is not None
+        return self.nonfinite == "skip" or self._scale is not None
 
     def _set_scale(self, scale: LossScale) -> None:
         """From now on it is decided here what NaN in a gradient does."""

@@ -12,6 +12,7 @@ is traced once and called from many graphs.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,24 @@ class EmptyBatches:
             own = [value[index % len(value)] for value in values]
             rows = [count for count in map(_rows, own) if count is not None]
             variable.assign(tf.reduce_min(rows) == 0 if rows else False)
+
+    def sparing(self, fn: Callable, variables: Sequence[Any]) -> Callable:
+        """What a step does, less what an empty batch did to some variables.
+
+        Args:
+            fn: The step, in replica context.
+            variables: Of Keras, such as moving statistics: NaN after no rows.
+        """
+
+        def spared(*args: Any, **kwargs: Any) -> Any:
+            before = [tf.convert_to_tensor(variable) for variable in variables]
+            outputs = fn(*args, **kwargs)
+            is_empty = batch_is_empty()
+            for variable, value in zip(variables, before, strict=True):
+                variable.assign(tf.where(is_empty, value, variable))
+            return outputs
+
+        return spared
 
     def read(self, replica: int) -> tf.Tensor:
         """What was noted for a replica, by its number in the whole cluster."""

@@ -191,6 +191,11 @@ class SparsifiedOptimizer(ForwardingOptimizer):
         return self._steps.scale_loss(self.inner_optimizer.scale_loss(loss))
 
     @property
+    def nonfinite(self) -> str:
+        """What a NaN or Inf in a worker's gradient does, as given."""
+        return self._steps.nonfinite
+
+    @property
     def loss_scale_factor(self):
         """The inner optimizer's own, a constant."""
         return self.inner_optimizer.loss_scale_factor

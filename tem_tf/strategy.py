@@ -135,11 +135,18 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
     def run(self, fn, args=(), kwargs=None, options=None):
         """As in the base class; also notes which replicas' batches are empty.
 
-        What Keras's trainer will log of a step is reduced at once (`batch_logs`).
+        What Keras's trainer will log of a step is reduced at once (`batch_logs`). Where
+        its optimizer goes on after gradients that are not finite, moving statistics are
+        kept from empty batches.
         """
         model = _internals.model_of_step()
         if not _internals.in_xla():  # Where the note's variable might be out of reach.
             self.empty_batches.note(self, (args, kwargs))
+            if _goes_on(model):
+                statistics = [
+                    v for v in model.non_trainable_variables if "float" in v.dtype
+                ]
+                fn = self.empty_batches.sparing(fn, statistics)
         run = super().run
         outputs = run(fn, args, kwargs, options)
         if model is None or not _internals.is_multi_worker(self):
@@ -190,6 +197,14 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
 
     def _rank(self, value: Any) -> int | None:
         return self.experimental_local_results(value)[0].shape.rank
+
+
+def _goes_on(model: Any) -> bool:
+    """Whether training goes on where a worker's gradient was not finite."""
+    optimizer = getattr(model, "optimizer", None)
+    inner = getattr(optimizer, "inner_optimizer", None)  # Of a LossScaleOptimizer.
+    modes = {getattr(one, "nonfinite", None) for one in (optimizer, inner)}
+    return bool(modes & {"zero", "skip"})
 
 
 # What this process's TensorFlow is for life: "task", for which it has made a strategy,

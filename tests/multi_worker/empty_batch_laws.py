@@ -69,6 +69,7 @@ def _fit(
     count_known=True,
     steps_per_execution=1,
     run_eagerly=False,
+    nonfinite="raise",
 ):
     """Fits for one epoch.
 
@@ -81,9 +82,10 @@ def _fit(
         count_known: Whether Keras can know the number of batches.
         steps_per_execution: As in Keras.
         run_eagerly: As in Keras.
+        nonfinite: Of the wrapper.
 
     Returns:
-        What was noted at each step, and the paths of weights with NaN.
+        What was noted at each step, the paths of weights with NaN, and updates.
     """
     shared = isinstance(rows, int)
     own_rows = rows if shared else rows[strategy.cluster_resolver.task_id]
@@ -93,7 +95,9 @@ def _fit(
         optimizer = Noting()
         compiled = optimizer
         if compressor is not None:
-            compiled = tem_tf.SparsifiedOptimizer(optimizer, compressor)
+            compiled = tem_tf.SparsifiedOptimizer(
+                optimizer, compressor, nonfinite=nonfinite
+            )
         model.compile(
             compiled,
             "mse",
@@ -105,4 +109,5 @@ def _fit(
     return {
         "noted": list(optimizer.noted),
         "not_finite": [v.path for v in model.weights if not np.isfinite(v).all()],
+        "updates": int(optimizer.iterations.numpy()),
     }

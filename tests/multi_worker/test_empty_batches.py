@@ -32,6 +32,23 @@ def test_fit_knows_each_workers_empty_batches(two_workers, rows, options, noted)
 
 
 @pytest.mark.parametrize(
+    ("nonfinite", "compressor"),
+    [
+        ("skip", tem_tf.TopK(0.5)),
+        ("zero", tem_tf.TopK(0.5)),
+        ("skip", tem_tf.Identity()),
+    ],
+)
+def test_no_rows_count_for_nothing(two_workers, nonfinite, compressor):
+    """Neither the step nor moving statistics; worker 0's one row does count."""
+    options = {"norm": True, "compressor": compressor, "nonfinite": nonfinite}
+    results = two_workers.run(laws.fit, 33, options)
+    assert [[int(v) for v in r["noted"]] for r in results] == [[0, 0, 0], [0, 0, 1]]
+    assert [result["not_finite"] for result in results] == [[], []]
+    assert [result["updates"] for result in results] == [3, 3]
+
+
+@pytest.mark.parametrize(
     "compressor", [tem_tf.HardThreshold(1e-3), tem_tf.RandomK(0.5)], ids=repr
 )
 def test_all_workers_are_told_that_a_batch_was_empty(two_workers, compressor):
