@@ -190,6 +190,48 @@ TOPK = {"compressor": "topk", "density": 0.1}
         ),
         ({"seed": 2**31}, "`seed` must be below 2**31. Received: seed=2147483648."),
         (
+            {"dtype_policy": "float16"},
+            "`dtype_policy` must be one of float32, mixed_bfloat16, mixed_float16. "
+            "Received: dtype_policy='float16'.",
+        ),
+        (
+            {"arch": "lstm", "datasource": "tokens", "target_sparsity": 0.0}
+            | {"dtype_policy": "mixed_bfloat16"},
+            "`dtype_policy` has no effect with `arch` lstm. Received: "
+            "dtype_policy='mixed_bfloat16'. Leave --dtype_policy out, or pass None.",
+        ),
+        (
+            {"nonfinite": "ignore"},
+            "`nonfinite` must be one of raise, zero, skip. "
+            "Received: nonfinite='ignore'.",
+        ),
+        *(
+            (
+                {"accumulate_steps": steps},
+                "`accumulate_steps` must be an integer of at least 1. "
+                f"Received: accumulate_steps={steps!r}.",
+            )
+            for steps in (0, 2.5, -1)
+        ),
+        *(
+            (
+                {"loss_scale": scale},
+                "`loss_scale` must be dynamic, or a number above 0 and finite. "
+                f"Received: loss_scale={scale!r}.",
+            )
+            for scale in ("0", "-2", "inf", "nan", "big")
+        ),
+        (
+            {"dtype_policy": "mixed_float16", "nonfinite": "zero"},
+            "`nonfinite` must be raise or skip with a loss scale, which skips steps "
+            "that overflow. Received: nonfinite='zero'.",
+        ),
+        (
+            {"jit_compile": True, "workers": 2},
+            "`jit_compile` is for one worker: XLA compiles no step in which workers "
+            "exchange. Received: jit_compile=True with workers=2.",
+        ),
+        (
             {"workers": 3},
             "`batch_size` is the number of examples per step over all replicas and "
             "must be divisible by their number. Received: batch_size=100 with 3 "
