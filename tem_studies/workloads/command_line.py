@@ -96,7 +96,7 @@ def report(result: Mapping[str, Any]) -> str:
         for name, value in metrics:
             lines.append(f"{'test ' + name.replace('_', ' '):<15} {value:.4f}")
     communication = result["communication"]
-    if communication:
+    if communication and communication["dense_bytes"]:  # No step may have sent.
         sent = communication["payload_bytes"] + communication["padded_bytes"]
         dense = communication["dense_bytes"]
         lines += [

@@ -93,7 +93,7 @@ class Configuration(WorkloadSettings):
         self._check_workload()
         self._check_compression()
         self._check_process()
-        self._check_steps(self.workers)
+        self._check_steps(self.workers, self.train_iterations)
 
     def shared(self) -> dict[str, Any]:
         """The settings that must be equal on all workers of one run."""

@@ -33,7 +33,7 @@ class StepSettings(Checked):
             return DYNAMIC if self.dtype_policy == "mixed_float16" else None
         return DYNAMIC if self.loss_scale == DYNAMIC else float(self.loss_scale)
 
-    def _check_steps(self, workers: int) -> None:
+    def _check_steps(self, workers: int, steps: int) -> None:
         for name, allowed in (
             ("dtype_policy", DTYPE_POLICIES),
             ("nonfinite", NONFINITE),
@@ -46,6 +46,12 @@ class StepSettings(Checked):
                 )
         if self.accumulate_steps is not None:
             self._integer("accumulate_steps", 1)
+            if self.accumulate_steps > steps:
+                raise Refusal(
+                    "`accumulate_steps` must be at most `train_iterations`, or nothing "
+                    f"is ever updated. Received: accumulate_steps="
+                    f"{self.accumulate_steps} with train_iterations={steps}."
+                )
         if self.loss_scale is not None and not _is_scale(self.loss_scale):
             raise Refusal(
                 "`loss_scale` must be dynamic, or a number above 0 and finite. "

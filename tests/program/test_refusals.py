@@ -164,7 +164,11 @@ LATE = [
     ),
     (f"{RUN} --batch_size 1351", "`batch_size` must be at most the 1350 examples"),
     (f"{RUN} --target_sparsity 0.99999999", "must leave at least one of"),
-    (f"{RUN} --accumulate_steps 14", "`accumulate_steps` must be at most the 13 steps"),
+    (
+        f"{RUN} --batch_size 100 --train_iterations 20 --accumulate_steps 14",
+        "`accumulate_steps` must be at most the 13 steps of an epoch",
+    ),
+    (f"{RUN} --accumulate_steps 14", "`accumulate_steps` must be at most `train_iter"),
     (f"{RUN} --loss_scale big", "`loss_scale` must be dynamic, or a number above 0"),
     # The plugin's own checks of a flag.
     (f"{RUN} --compressor hard_threshold --threshold nan", "`threshold` must be "),
