@@ -303,6 +303,14 @@ def test_apply_needs_a_gradient_for_each_variable():
         optimizer.apply([tf.ones([1])])
 
 
+@pytest.mark.parametrize("options", [{}, {"accumulate_steps": 2}])
+def test_other_variables_than_it_was_built_for_are_refused_as_in_keras(options):
+    optimizer = wrapped(**options)
+    optimizer.build([keras.Variable([0.0])])
+    with pytest.raises(ValueError, match="Unknown variable"):
+        optimizer.apply([tf.ones([1])], [keras.Variable([0.0])])
+
+
 def test_aggregate_cannot_skip():
     aggregator = tem_tf.Aggregator(tem_tf.TopK(0.5), nonfinite="skip")
     aggregator.build([tf.Variable([0.0, 0.0])])
