@@ -34,11 +34,12 @@ from tem_tf.layout import (
     values_of,
 )
 from tem_tf.loss_scale import DYNAMIC, LossScale
-from tem_tf.nonfinite import require_finite
+from tem_tf.nonfinite import require_finite, require_none_counted
 from tem_tf.outcome import Summed
 from tem_tf.replica_state import ReplicaState
 
 _SUM, _ADDED = "accumulated", "accumulated/steps"
+_NOT_RAISED = "loss_scale/not_raised"  # Steps that XLA would not let raise.
 
 
 class Accumulator:
@@ -111,6 +112,7 @@ class ConditionalSteps:
         self._nonfinite = nonfinite
         self._state = sums.aggregator.state
         self._accumulator, self._scale = None, None
+        self._in_xla = False  # Whether XLA compiles the step that was traced last.
         if accumulate_steps > 1:
             self._accumulator = Accumulator(int(accumulate_steps), self._state)
         if loss_scale is not None:
@@ -151,6 +153,7 @@ class ConditionalSteps:
             self._accumulator.build(variables, names)
         if self._scale is not None:
             self._scale.build()
+            self._state.add(_NOT_RAISED, tf.constant(0))
 
     def apply(
         self,
@@ -177,6 +180,17 @@ class ConditionalSteps:
             gradients, variables, self._sums.names(variables)
         )
         _where_agreed(complete, lambda *means: self._step(means, variables), means)
+
+    def raise_what_xla_could_not(self) -> None:
+        """Raises for NaN at steps that XLA has compiled; in cross-replica context.
+
+        Raises:
+            tf.errors.InvalidArgumentError: there was one that would have been raised.
+        """
+        strategy = self._sums.aggregator.strategy
+        if self._in_xla and strategy is not None:  # Of one replica.
+            steps = strategy.run(lambda: self._state.read(_NOT_RAISED))
+            require_none_counted(int(steps.numpy()))
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -211,12 +225,16 @@ class ConditionalSteps:
 
     def _checks(self, summed: Summed) -> list[Any]:
         """Raises for NaN that no smaller scale would have spared."""
-        if self._scale is None or self._nonfinite == "skip" or _internals.in_xla():
-            return []  # XLA has no assertions.
+        if self._scale is None or self._nonfinite == "skip":
+            return []
         may_be_the_scale = tf.logical_and(
             summed.nonfinite > summed.empty, self._scale.may_be_at_fault()
         )
         nonfinite = tf.where(may_be_the_scale, 0, summed.nonfinite)
+        self._in_xla = _internals.in_xla()
+        if self._in_xla:  # It has no assertions.
+            self._state.add_to(_NOT_RAISED, tf.cast(nonfinite > 0, tf.int32))
+            return []
         known = batch_is_empty() is not None
         return [require_finite(nonfinite, summed.empty if known else None)]
 

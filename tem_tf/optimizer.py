@@ -62,8 +62,9 @@ class SparsifiedOptimizer(ForwardingOptimizer):
             and what is held back as they are, on all workers. What the forward pass has
             moved stays moved: moving statistics, seeds, metrics. Without compression
             and memory nothing is checked but for "skip", as in Keras. Under XLA, where
-            a step cannot raise, "raise" counts it as zero and raises at the end of
-            `fit`, or where a communication summary is asked for before.
+            a step cannot raise, "raise" counts it as zero (with a `loss_scale`: skips
+            the step) and raises at the end of `fit`, or where a communication summary
+            is asked for before.
         local_clipnorm: Float > 0 or None (default). Bound of the global norm of a
             worker's own gradient, before compression.
         gradients_divided_by_replicas: Bool, default True. Set to False if the loss is
@@ -215,6 +216,7 @@ class SparsifiedOptimizer(ForwardingOptimizer):
             tf.errors.InvalidArgumentError: a gradient was not finite at a step that XLA
                 has compiled, where nothing can be raised.
         """
+        self._steps.raise_what_xla_could_not()
         self._aggregator.raise_what_xla_could_not()
         self.inner_optimizer.finalize_variable_values(var_list)
 
@@ -332,6 +334,7 @@ class SparsifiedOptimizer(ForwardingOptimizer):
                 f"`{method}` needs an optimizer that has been built: call it after "
                 "the first step."
             )
+        self._steps.raise_what_xla_could_not()
         return self._aggregator.summaries()
 
     def _apply(self, grads, trainable_variables) -> None:

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import tem_tf
 from tem_tf.loss_scale import LossScale
+from tem_tf.nonfinite import is_nonfinite_error
 from tem_tf.replica_state import ReplicaState
 from tests.conditional import train
 from tests.conditional_cases import SKIPPING, WAYS, overflowing
@@ -193,6 +194,37 @@ def test_sparse_gradients_accumulate():
         )
         optimizer.apply([gradient], [table])
     np.testing.assert_array_equal(table[:, 0], [-0.5, -0.25, 0.0, -0.25])
+
+
+@pytest.mark.parametrize("compressor", [tem_tf.TopK(0.5), tem_tf.Identity()])
+def test_a_nan_that_no_scale_spares_is_raised_after_steps_of_xla(compressor):
+    """The scale falls from 2 ** 15 to 1 in 15 steps; two more are its own fault."""
+    optimizer = tem_tf.SparsifiedOptimizer(
+        keras.optimizers.SGD(0.5), compressor, loss_scale="dynamic"
+    )
+    weights = keras.Variable([1.0, 1.0])
+    optimizer.build([weights])
+
+    @tf.function(jit_compile=True)
+    def step():
+        optimizer.apply([tf.constant([np.nan, 1.0])], [weights])
+
+    for _ in range(15):
+        step()
+    optimizer.finalize_variable_values([weights])
+    assert optimizer.communication_summary()["skipped_steps"] == 15
+    step()
+    step()
+    for ask in (
+        optimizer.communication_summary,
+        lambda: optimizer.finalize_variable_values([weights]),
+    ):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="`forget`: 2") as it:
+            ask()
+        assert is_nonfinite_error(it.value)
+    np.testing.assert_array_equal(weights.numpy(), [1.0, 1.0])
+    optimizer.forget()
+    assert optimizer.communication_summary()["steps"] == 0
 
 
 # --------------------------------------------------------------------- Keras's policies
