@@ -81,7 +81,8 @@ def with_gradients(
         variables: Theirs. None: all that the optimizer was built for.
 
     Raises:
-        ValueError: there is no gradient at all, or another number than of variables.
+        ValueError: there is no gradient at all, or another number than of variables, or
+            the optimizer was not built for one of them.
     """
     if variables is None:
         variables = trained_variables(optimizer)
@@ -90,6 +91,7 @@ def with_gradients(
             "`apply` needs a gradient, or None, for each variable. Received: "
             f"{len(gradients)} gradients for {len(variables)} variables."
         )
+    _part(optimizer, "_check_variables_are_known")(variables)
     filtered = _part(optimizer, "_filter_empty_gradients")(
         list(gradients), list(variables)
     )

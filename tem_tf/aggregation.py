@@ -12,12 +12,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from tem_tf import dense_exchange, fused_step, metrics, native
+from tem_tf import fused_step, lone_exchange, metrics, native
 from tem_tf.accounting import Accounts
 from tem_tf.asking_plan import asking_plan
 from tem_tf.compressors import Compressor, Everything, check_vectors
 from tem_tf.cross_device_ops import SparsifiedCrossDeviceOps
-from tem_tf.dense_exchange import DenseExchange
 from tem_tf.empty_batches import batch_is_empty
 from tem_tf.instance_keys import Use, new_owner
 from tem_tf.kept_state import Kept, KeptState
@@ -31,6 +30,7 @@ from tem_tf.layout import (
     unpack,
 )
 from tem_tf.local_step import ComposedStep
+from tem_tf.lone_exchange import LoneExchange
 from tem_tf.meeting import Meeting, facts_of
 from tem_tf.memory import Memory
 from tem_tf.nonfinite import require_finite, require_none_counted
@@ -82,6 +82,7 @@ class Aggregator:
         )
         self._variables: dict[str, tuple[tuple[int, ...], tf.DType]] = {}
         self._weights: dict[str, Any] = {}
+        self._skips = self.options.nonfinite == "skip"
         self._in_xla = False  # Whether XLA compiles the step that was traced last.
         self.facts: dict[str, str] = {}  # What else must not differ between workers.
 
@@ -126,7 +127,7 @@ class Aggregator:
         Raises:
             ValueError: `nonfinite` is "skip": see `aggregate_or_skip`.
         """
-        if self.options.nonfinite == "skip":
+        if self._skips:
             raise ValueError(
                 '`nonfinite` must be "raise" or "zero" for `aggregate`, which cannot '
                 "say that a step is to be skipped. Received: nonfinite='skip'. Call "
@@ -155,7 +156,7 @@ class Aggregator:
         step = tf.cast(step, tf.int64)
         layout = self._layout(list(self._variables if names is None else names))
         ops = SparsifiedCrossDeviceOps.of(tf.distribute.get_strategy())
-        self._in_xla = dense_exchange.in_xla_and_alone(ops.replicas())
+        self._in_xla = lone_exchange.in_xla_and_alone(ops.replicas())
         unit = self._unit(ops.replicas())
         segments = layout.segments
         self._meeting.in_step(ops, step)
@@ -206,22 +207,29 @@ class Aggregator:
             words += f"; summed whole, in dtypes of their own: {', '.join(others)}"
         return words
 
+    def skip_nonfinite(self) -> None:
+        """From now on leaves it to the caller what a NaN does, as with "skip"."""
+        self._skips = True
+
+    def meet(self, step: tf.Tensor) -> None:
+        """Compares workers, before the first exchange, where somebody else exchanges.
+
+        Args:
+            step: int64 scalar.
+        """
+        ops = SparsifiedCrossDeviceOps.of(tf.distribute.get_strategy())
+        self._meeting.in_step(ops, step)
+
     def add_dense_step(
-        self,
-        step: tf.Tensor,
-        names: Sequence[str],
-        nonfinite: tf.Tensor | int = 0,
+        self, names: Sequence[str], nonfinite: tf.Tensor | int = 0
     ) -> None:
         """Counts a step whose gradients somebody else sums, dense; replica context.
 
         Args:
-            step: int64 scalar.
             names: Of their variables.
             nonfinite: int32 scalar > 0 if the step is skipped, since the sum is not
                 finite.
         """
-        ops = SparsifiedCrossDeviceOps.of(tf.distribute.get_strategy())
-        self._meeting.in_step(ops, step)
         words = self._dense_words(self._layout(list(names)))
         self._accounts.add_dense(words, names, nonfinite)
 
@@ -247,7 +255,7 @@ class Aggregator:
                 error, and XLA could not raise it.
         """
         summary, by_variable = self._accounts.summaries(self._built_in())
-        if self.options.nonfinite == "raise":
+        if self.options.nonfinite == "raise" and not self._skips:
             require_none_counted(summary["nonfinite_gradients"])
         return summary, by_variable
 
@@ -288,7 +296,7 @@ class Aggregator:
     def _why_composed(self, layout: Layout) -> str | None:
         """Why it is not the native step; None if it is."""
         if self._in_xla:
-            return dense_exchange.IN_WORDS
+            return lone_exchange.IN_WORDS
         return fused_step.why_not(self.options) or fused_step.why_not_here(
             layout, self.state
         )
@@ -297,7 +305,7 @@ class Aggregator:
         self, compressor: Compressor, layout: Layout, step: tf.Tensor, unit: float
     ) -> fused_step.FusedStep | ComposedStep:
         if self._why_composed(layout) is None:
-            zero = self.options.nonfinite != "raise"
+            zero = self.options.nonfinite != "raise" or self._skips
             return fused_step.FusedStep(compressor, layout, step, self.state, zero)
         limit = self.options.local_clipnorm
         largest_norm = None if limit is None else limit * unit
@@ -314,10 +322,10 @@ class Aggregator:
 
     def _exchange(
         self, ops: SparsifiedCrossDeviceOps, segments: Segments, like: list[tf.Tensor]
-    ) -> Exchange | DenseExchange:
+    ) -> Exchange | LoneExchange:
         demands = self._kept.demands()
         if self._in_xla:
-            return DenseExchange(segments, self.options.value_dtype, demands)
+            return LoneExchange(segments, self.options.value_dtype, demands)
         if self.options.exact_payload:  # Lengths go first.
             demands = tf.zeros_like(demands)
         value_dtype = self.options.value_dtype
@@ -338,7 +346,8 @@ class Aggregator:
 
     def _checks(self, rider: Rider) -> list[tf.Operation]:
         """Raises on all replicas at the same step, since all see the same headers."""
-        if self.options.nonfinite != "raise" or self._in_xla:  # XLA has no assertions.
+        raises = self.options.nonfinite == "raise" and not self._skips
+        if not raises or self._in_xla:  # XLA has no assertions.
             return []
         empty = None if batch_is_empty() is None else rider.empty
         return [require_finite(rider.nonfinite, empty)]
@@ -346,7 +355,7 @@ class Aggregator:
     def _keep(self, segments: Segments, outcome: Outcome) -> None:
         """Writes the new states; where a step is skipped those before stay."""
         demand = outcome.beside.traffic.demand
-        if self.options.nonfinite != "skip":
+        if not self._skips:
             self._kept.write(segments, outcome.kept, demand)
             return
 
@@ -365,7 +374,7 @@ class Aggregator:
         other_words = _words(layout.other, self._variables)
         table = metrics.in_own_units(outcome.table, unit, outcome.clipped)
         skipped = tf.constant(False)
-        if self.options.nonfinite == "skip":  # What was sent has not left.
+        if self._skips:  # What was sent has not left.
             skipped = beside.rider.nonfinite > 0
             table = tf.where(skipped, tf.zeros_like(table), table)
         self._accounts.add(

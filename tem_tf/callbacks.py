@@ -67,18 +67,19 @@ class TensorBoardSparsification(keras.callbacks.Callback):
         self._writer = None
 
     def on_train_begin(self, logs=None):
-        if not isinstance(self.model.optimizer, SparsifiedOptimizer):
+        optimizer = self._optimizer
+        if not isinstance(optimizer, SparsifiedOptimizer):
             raise ValueError(
                 "TensorBoardSparsification needs a model compiled with a "
                 f"SparsifiedOptimizer. Received: {self.model.optimizer}"
             )
-        trained_with = _internals.strategy_of(self.model.optimizer)
+        trained_with = _internals.strategy_of(optimizer)
         if self._writer is None and strategy.is_chief(trained_with):
             self._writer = tf.summary.create_file_writer(self.log_dir)
-        if self.model.optimizer.built:
+        if optimizer.built:
             self._last, self._last_of = self._summaries()
         self._step = self._recorded = int(self._last.get("steps", 0))
-        steps = int(_internals.raw_iterations(self.model.optimizer).numpy())
+        steps = int(_internals.raw_iterations(optimizer).numpy())
         self._offset = steps - self._step
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -103,7 +104,15 @@ class TensorBoardSparsification(keras.callbacks.Callback):
 
     def summary(self) -> dict[str, float]:
         """The metrics of the run so far; collective, on all workers."""
-        return self.model.optimizer.communication_summary()
+        return self._optimizer.communication_summary()
+
+    @property
+    def _optimizer(self) -> keras.optimizers.Optimizer:
+        """The model's, without what Keras puts around it under mixed_float16."""
+        optimizer = self.model.optimizer
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            return optimizer.inner_optimizer
+        return optimizer
 
     def _is_due(self, step: int) -> bool:
         return step // self.every > self._recorded // self.every
@@ -127,7 +136,7 @@ class TensorBoardSparsification(keras.callbacks.Callback):
         self._last, self._last_of, self._recorded = now, now_of, self._step
 
     def _summaries(self) -> tuple[dict, dict]:
-        summary, by_variable = self.model.optimizer.communication_summaries()
+        summary, by_variable = self._optimizer.communication_summaries()
         return summary, by_variable if self.per_variable else {}
 
 

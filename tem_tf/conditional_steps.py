@@ -12,7 +12,6 @@ condition in it, and in its branch all replicas again.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,77 +19,27 @@ import keras
 import tensorflow as tf
 
 from tem_tf import _internals
+from tem_tf.accumulator import Accumulator
 from tem_tf.empty_batches import batch_is_empty
 from tem_tf.gradient_sums import GradientSums, all_finite
 from tem_tf.inner_optimizer import check_steps
 from tem_tf.layout import (
     COMPRESSED_DTYPES,
     Gradient,
-    Segment,
-    Segments,
-    as_dense,
-    each,
-    make_segments,
     values_of,
 )
 from tem_tf.loss_scale import DYNAMIC, LossScale
-from tem_tf.nonfinite import require_finite
+from tem_tf.nonfinite import require_finite, require_none_counted
 from tem_tf.outcome import Summed
-from tem_tf.replica_state import ReplicaState
 
-_SUM, _ADDED = "accumulated", "accumulated/steps"
-
-
-class Accumulator:
-    """Adds up gradients of some steps, each replica its own, before any is exchanged.
-
-    Args:
-        steps: Int >= 2. Of how many the mean is wanted.
-        state: Where sums are kept: float32, or in dtypes that are not compressed.
-    """
-
-    def __init__(self, steps: int, state: ReplicaState):
-        self._steps, self._state = steps, state
-
-    def build(self, variables: Sequence[Any], names: Sequence[str]) -> None:
-        """Makes the sums of variables, once; in the strategy's scope."""
-        self._state.add(_ADDED, tf.constant(0))
-        for segment, variable in zip(_table(variables, names), variables, strict=True):
-            dtype = tf.as_dtype(variable.dtype)
-            dtype = tf.float32 if dtype in COMPRESSED_DTYPES else dtype
-            zeros = tf.zeros([segment.size], dtype)
-            self._state.add_each(_SUM, (segment,), [zeros])
-
-    def add(
-        self,
-        gradients: Sequence[Gradient],
-        variables: Sequence[Any],
-        names: Sequence[str],
-    ) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """Adds a step's gradients; replica context.
-
-        Returns:
-            Means over steps, of the variables' shapes, and whether they are complete.
-        """
-        table = _table(variables, names)
-        sums = each(_added, self._state.read_each(_SUM, table), gradients, table)
-        added = self._state.read(_ADDED) + 1
-        complete = added >= self._steps
-        self._state.assign(_ADDED, tf.where(complete, 0, added))
-        kept = tf.cond(complete, lambda: each(tf.zeros_like, sums), lambda: sums)
-        self._state.assign_each(_SUM, table, kept)
-        means = each(
-            lambda total, segment: tf.reshape(
-                tf.cast(total / self._steps, total.dtype), segment.shape
-            ),
-            sums,
-            table,
-        )
-        return means, complete
+_NOT_RAISED = "loss_scale/not_raised"  # Steps that XLA would not let raise.
 
 
 class ConditionalSteps:
     """Applies gradients by an inner optimizer where all replicas agree to.
+
+    1 divide by the loss's scale; 2 add up, until the k-th step nothing more; 3 clip;
+    4 exchange; 5 update, unless a gradient was not finite; 6 the next scale.
 
     Args:
         sums: Sums gradients over replicas, and stands in the inner optimizer.
@@ -111,6 +60,7 @@ class ConditionalSteps:
         self.nonfinite = nonfinite
         self._state = sums.aggregator.state
         self._accumulator, self._scale = None, None
+        self._in_xla = False  # Whether XLA compiles the step that was traced last.
         if accumulate_steps > 1:
             self._accumulator = Accumulator(int(accumulate_steps), self._state)
         if loss_scale is not None:
@@ -151,6 +101,7 @@ class ConditionalSteps:
             self._accumulator.build(variables, names)
         if self._scale is not None:
             self._scale.build()
+            self._state.add(_NOT_RAISED, tf.constant(0))
 
     def apply(
         self,
@@ -166,21 +117,31 @@ class ConditionalSteps:
         # 1 The gradients of the loss itself.
         if self._scale is not None:
             scale = self._scale.read()
-            gradients = [_map(tf.divide, gradient, scale) for gradient in gradients]
+            gradients = [_map(tf.divide, _wide(g), scale) for g in gradients]
         if self.nonfinite == "skip":
             gradients = _zero_if_batch_is_empty(gradients)
         if self._accumulator is None:
-            self._step(gradients, variables)
+            self._update(gradients, variables)
             return
         # 2 Until the k-th step that is all.
         means, complete = self._accumulator.add(
             gradients, variables, self._sums.names(variables)
         )
-        _where_agreed(complete, lambda *means: self._step(means, variables), means)
+        _where_agreed(complete, lambda *means: self._update(means, variables), means)
+
+    def raise_what_xla_could_not(self) -> None:
+        """Raises for NaN at steps that XLA has compiled; in cross-replica context.
+
+        Raises:
+            tf.errors.InvalidArgumentError: there was one that would have been raised.
+        """
+        strategy = self._sums.aggregator.strategy
+        if self._in_xla and strategy is not None:  # Of one replica.
+            steps = strategy.run(lambda: self._state.read(_NOT_RAISED))
+            require_none_counted(int(steps.numpy()))
 
     def get_config(self) -> dict[str, Any]:
         return {
-            "nonfinite": self.nonfinite,
             "accumulate_steps": self._accumulate_steps,
             "loss_scale": self._loss_scale,
         }
@@ -191,7 +152,7 @@ class ConditionalSteps:
         facts = {**self.get_config(), "loss_scale": scale}
         return {name: repr(value) for name, value in facts.items()}
 
-    def _step(self, gradients: Sequence[Gradient], variables: Sequence[Any]) -> None:
+    def _update(self, gradients: Sequence[Gradient], variables: Sequence[Any]) -> None:
         # 3 What Keras does before its all-reduce.
         clipped = _clipped(self._inner, gradients)
         # 4 The exchange, after which all replicas know what all of them had.
@@ -211,12 +172,16 @@ class ConditionalSteps:
 
     def _checks(self, summed: Summed) -> list[Any]:
         """Raises for NaN that no smaller scale would have spared."""
-        if self._scale is None or self.nonfinite == "skip" or _internals.in_xla():
-            return []  # XLA has no assertions.
+        if self._scale is None or self.nonfinite == "skip":
+            return []
         may_be_the_scale = tf.logical_and(
             summed.nonfinite > summed.empty, self._scale.may_be_at_fault()
         )
         nonfinite = tf.where(may_be_the_scale, 0, summed.nonfinite)
+        self._in_xla = _internals.in_xla()
+        if self._in_xla:  # It has no assertions.
+            self._state.add_to(_NOT_RAISED, tf.cast(nonfinite > 0, tf.int32))
+            return []
         known = batch_is_empty() is not None
         return [require_finite(nonfinite, summed.empty if known else None)]
 
@@ -227,8 +192,7 @@ class ConditionalSteps:
     def _set_scale(self, scale: LossScale) -> None:
         """From now on it is decided here what NaN in a gradient does."""
         self._scale = scale
-        options = self._sums.aggregator.options
-        self._sums.aggregator.options = dataclasses.replace(options, nonfinite="skip")
+        self._sums.aggregator.skip_nonfinite()
 
 
 def _where_agreed(
@@ -252,7 +216,7 @@ def _where_agreed(
                 strategy.extended.call_for_each_replica(function, args=tuple(tensors))
             return tf.constant(True)
 
-        if predicate is None:
+        if predicate is None:  # Here too: `around` is entered once for all replicas.
             run()
             return
         agreed = strategy.experimental_local_results(predicate)[0]
@@ -290,8 +254,15 @@ def _zero_if_batch_is_empty(gradients: Sequence[Gradient]) -> list[Gradient]:
     ]
 
 
-def _map(function: Callable, gradient: Gradient, factor: tf.Tensor) -> Gradient:
-    values = function(values_of(gradient), tf.cast(factor, gradient.dtype))
+def _wide(gradient: Gradient) -> Gradient:
+    """In float32 where 16 bits could not hold what the loss's scale has lifted."""
+    if gradient.dtype not in COMPRESSED_DTYPES:
+        return gradient
+    return _with_values(gradient, tf.cast(values_of(gradient), tf.float32))
+
+
+def _map(function: Callable, gradient: Gradient, scalar: tf.Tensor) -> Gradient:
+    values = function(values_of(gradient), tf.cast(scalar, gradient.dtype))
     return _with_values(gradient, values)
 
 
@@ -299,13 +270,3 @@ def _with_values(gradient: Gradient, values: tf.Tensor) -> Gradient:
     if isinstance(gradient, tf.IndexedSlices):
         return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
     return values
-
-
-def _added(total: tf.Tensor, gradient: Gradient, segment: Segment) -> tf.Tensor:
-    """The sum, by a subtraction: a chain of additions has no order in a graph."""
-    flat = tf.reshape(as_dense(gradient, segment.shape), [-1])
-    return total - tf.negative(tf.cast(flat, total.dtype))
-
-
-def _table(variables: Sequence[Any], names: Sequence[str]) -> Segments:
-    return make_segments(names, [variable.shape for variable in variables])

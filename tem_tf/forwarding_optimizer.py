@@ -18,6 +18,7 @@ class ForwardingOptimizer(keras.optimizers.Optimizer):
     """
 
     OWN = frozenset({"inner_optimizer"})
+    FIXED: frozenset[str] = frozenset()  # Arguments that cannot be set later.
 
     def __getattr__(self, name: str) -> Any:
         if name in self.OWN or name.startswith("_self_"):
@@ -25,12 +26,17 @@ class ForwardingOptimizer(keras.optimizers.Optimizer):
         return getattr(self.inner_optimizer, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # A name of the class is one of the forwarding properties, or what checkpoints
+        # A name of this class is one of the forwarding properties, or what checkpoints
         # note about this very object.
         if name in self.OWN or name.startswith("_self_") or hasattr(type(self), name):
             if name == "inner_optimizer":  # Tracked, so that checkpoints find it.
                 self._track_trackable(value, name, overwrite=True)
             object.__setattr__(self, name, value)
+        elif name in self.FIXED:
+            raise AttributeError(
+                f"`{name}` must be given when a {type(self).__name__} is made. "
+                f"Received: {name}={value!r}"
+            )
         else:
             setattr(self.inner_optimizer, name, value)
 

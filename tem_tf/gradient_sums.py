@@ -11,6 +11,9 @@ import tensorflow as tf
 
 from tem_tf import _internals
 from tem_tf.aggregation import Aggregator
+from tem_tf.cross_device_ops import SparsifiedCrossDeviceOps
+from tem_tf.empty_batches import batch_is_empty
+from tem_tf.instance_keys import Use, new_owner
 from tem_tf.layout import Gradient, reals, values_of, when_ready
 from tem_tf.outcome import Summed
 from tem_tf.replica_state import unique_names
@@ -31,6 +34,7 @@ class GradientSums:
         self.inner, self.aggregator = inner, aggregator
         self._paths: dict[Any, str] = {}
         self._are_given = False
+        self._use = Use(new_owner())
         self._inner_all_reduce = _internals.replace_all_reduce(inner, self._all_reduce)
 
     def name(self, variables: Sequence[Any]) -> list[str]:
@@ -65,16 +69,20 @@ class GradientSums:
             variables: Theirs.
             may_skip: Whether it is to be known whether they are finite.
         """
-        names, step = self.names(variables), self._step()
+        names, step = self.names(variables), self._iterations()
         if not self.aggregator.options.leave_gradients_alone:
             return self.aggregator.aggregate_or_skip(gradients, step, names)
+        with when_ready(gradients):  # Before any other collective.
+            self.aggregator.meet(step)
         pairs = self._inner_all_reduce(list(zip(gradients, variables, strict=True)))
         sums = [gradient for gradient, _ in pairs]
-        nonfinite = tf.constant(0)
+        nonfinite, empty = tf.constant(0), tf.constant(0)
         if may_skip:  # NaN and Inf stay what they are in a sum.
             nonfinite = 1 - tf.cast(all_finite(sums), tf.int32)
-        self.aggregator.add_dense_step(step, names, nonfinite)
-        return Summed(sums, nonfinite, tf.zeros_like(nonfinite))
+            empty = self._empty_batches(nonfinite)
+        with when_ready(gradients):
+            self.aggregator.add_dense_step(names, nonfinite)
+        return Summed(sums, nonfinite, empty)
 
     @contextlib.contextmanager
     def given(self) -> Iterator[None]:
@@ -90,17 +98,24 @@ class GradientSums:
         if self._are_given or tf.distribute.in_cross_replica_context():
             # Keras sums nothing in cross-replica context.
             return grads_and_vars
-        variables = [variable for _, variable in grads_and_vars]
-        gradients = [gradient for gradient, _ in grads_and_vars]
-        names, step = self.names(variables), self._step()
-        if self.aggregator.options.leave_gradients_alone:
-            with when_ready(gradients):
-                self.aggregator.add_dense_step(step, names)
-            return self._inner_all_reduce(grads_and_vars)
-        aggregated = self.aggregator.aggregate(gradients, step, names)
-        return list(zip(aggregated, variables, strict=True))
+        gradients, variables = zip(*grads_and_vars, strict=True)
+        sums = self.sum(gradients, variables, may_skip=False).gradients
+        return list(zip(sums, variables, strict=True))
 
-    def _step(self) -> tf.Tensor:
+    def _empty_batches(self, nonfinite: tf.Tensor) -> tf.Tensor:
+        """Replicas whose batch is empty: int32; 0 where that need not be known."""
+        is_empty = batch_is_empty()
+        if is_empty is None:
+            return tf.constant(0)
+        ops = SparsifiedCrossDeviceOps.of(tf.distribute.get_strategy())
+        own = tf.cast(is_empty, tf.int32)[tf.newaxis]
+        return ops.cond(
+            nonfinite > 0,
+            lambda: ops.reduce_values(own, self._use)[0],
+            lambda: tf.constant(0),
+        )
+
+    def _iterations(self) -> tf.Tensor:
         return tf.convert_to_tensor(_internals.raw_iterations(self.inner))
 
 

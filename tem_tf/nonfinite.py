@@ -58,7 +58,7 @@ def require_none_counted(steps: int) -> None:
     """Raises, afterwards, what a step that XLA has compiled could not.
 
     Args:
-        steps: Int. At so many a gradient was not finite, and has counted as zero.
+        steps: Int. At so many a gradient was not finite, and was left out.
 
     Raises:
         tf.errors.InvalidArgumentError: there is one.
@@ -68,7 +68,7 @@ def require_none_counted(steps: int) -> None:
             None,
             None,
             f"{NOT_FINITE}. Steps since the start or `forget`: {steps}, in which it "
-            f"counted as zero: XLA cannot end a step. {_ADVICE}",
+            f"was left out: XLA cannot end a step. {_ADVICE}",
         )
 
 

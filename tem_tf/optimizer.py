@@ -62,8 +62,9 @@ class SparsifiedOptimizer(ForwardingOptimizer):
             and what is held back as they are, on all workers. What the forward pass has
             moved stays moved: moving statistics, seeds, metrics. Without compression
             and memory nothing is checked but for "skip", as in Keras. Under XLA, where
-            a step cannot raise, "raise" counts it as zero and raises at the end of
-            `fit`, or where a communication summary is asked for before.
+            a step cannot raise, "raise" counts it as zero (with a `loss_scale`: skips
+            the step) and raises at the end of `fit`, or where a communication summary
+            is asked for before.
         local_clipnorm: Float > 0 or None (default). Bound of the global norm of a
             worker's own gradient, before compression.
         gradients_divided_by_replicas: Bool, default True. Set to False if the loss is
@@ -113,7 +114,8 @@ class SparsifiedOptimizer(ForwardingOptimizer):
         Sahu et al., NeurIPS 2021, arXiv 2108.00951, algorithm 1.
     """
 
-    OWN = frozenset({"inner_optimizer", "_aggregator", "_steps", "_sums"})
+    OWN = frozenset({"inner_optimizer", "_aggregator", "_conditional", "_sums"})
+    FIXED = frozenset({"compressor", "memory", "accumulate_steps", "loss_scale"})
 
     def __init__(
         self,
@@ -150,7 +152,7 @@ class SparsifiedOptimizer(ForwardingOptimizer):
         check_steps(inner_optimizer, accumulate_steps, loss_scale, nonfinite)
         self.inner_optimizer = inner_optimizer
         self._sums = GradientSums(inner_optimizer, self._aggregator)
-        self._steps = ConditionalSteps(
+        self._conditional = ConditionalSteps(
             self._sums, accumulate_steps, loss_scale, nonfinite
         )
         if name is not None:
@@ -184,16 +186,13 @@ class SparsifiedOptimizer(ForwardingOptimizer):
         return _internals.raw_iterations(self.inner_optimizer)
 
     def scale_loss(self, loss):
-        """Multiplies a loss by the scale; `apply` divides its gradients by it.
-
-        Keras's trainer calls it. Replica context.
-        """
-        return self._steps.scale_loss(self.inner_optimizer.scale_loss(loss))
+        """Multiplies a loss, as Keras's trainer asks; `apply` divides its gradients."""
+        return self._conditional.scale_loss(self.inner_optimizer.scale_loss(loss))
 
     @property
     def nonfinite(self) -> str:
         """What a NaN or Inf in a worker's gradient does, as given."""
-        return self._steps.nonfinite
+        return self._aggregator.options.nonfinite
 
     @property
     def loss_scale_factor(self):
@@ -220,6 +219,7 @@ class SparsifiedOptimizer(ForwardingOptimizer):
             tf.errors.InvalidArgumentError: a gradient was not finite at a step that XLA
                 has compiled, where nothing can be raised.
         """
+        self._conditional.raise_what_xla_could_not()
         self._aggregator.raise_what_xla_could_not()
         self.inner_optimizer.finalize_variable_values(var_list)
 
@@ -243,7 +243,7 @@ class SparsifiedOptimizer(ForwardingOptimizer):
         return self._summaries("communication_by_variable")[1]
 
     def communication_summaries(self) -> tuple[dict, dict]:
-        """Both of the above, from one collective."""
+        """Both, from one collective."""
         return self._summaries("communication_summaries")
 
     @property
@@ -282,8 +282,8 @@ class SparsifiedOptimizer(ForwardingOptimizer):
     def forget(self) -> None:
         """Empties what workers hold back, and sets the totals to zero.
 
-        For another training with the same optimizer; the inner optimizer is left as it
-        is. Outside `strategy.run`, on all workers.
+        For another training with the same optimizer, which has its first loss scale
+        again; the inner one is left as it is. Outside `strategy.run`, on all workers.
         """
         check_between_steps("forget")
         if self.built:
@@ -300,10 +300,11 @@ class SparsifiedOptimizer(ForwardingOptimizer):
             "dense_below": options.dense_below,
             "warmup_steps": options.warmup_steps,
             "value_dtype": options.value_dtype,
+            "nonfinite": options.nonfinite,
             "local_clipnorm": options.local_clipnorm,
             "gradients_divided_by_replicas": options.gradients_divided_by_replicas,
             "exact_payload": options.exact_payload,
-            **self._steps.get_config(),
+            **self._conditional.get_config(),
         }
 
     @classmethod
@@ -323,10 +324,11 @@ class SparsifiedOptimizer(ForwardingOptimizer):
     def load_own_variables(self, store):
         """Loads nothing, and says so if something was kept between steps."""
         trained = "steps" in store and int(store["steps"][()]) > 0
-        if trained and self._aggregator.options.kept is not None:
+        keeps = self._aggregator.options.kept is not None
+        if trained and (keeps or not self._conditional.all_update):
             warnings.warn(
-                "A saved model holds no residuals: what workers had not sent yet when "
-                "it was saved is lost, and error feedback starts from zero.",
+                "A saved model holds no residuals, accumulated gradients or loss "
+                "scale: what had not been sent is lost, and all start anew.",
                 stacklevel=2,
             )
 
@@ -337,6 +339,7 @@ class SparsifiedOptimizer(ForwardingOptimizer):
                 f"`{method}` needs an optimizer that has been built: call it after "
                 "the first step."
             )
+        self._conditional.raise_what_xla_could_not()
         return self._aggregator.summaries()
 
     def _apply(self, grads, trainable_variables) -> None:
@@ -346,11 +349,11 @@ class SparsifiedOptimizer(ForwardingOptimizer):
         inner = self.inner_optimizer
         alone = self._aggregator.options.leave_gradients_alone
         with contextlib.nullcontext() if alone else when_ready(grads):
-            if self._steps.all_update or tf.distribute.in_cross_replica_context():
+            if self._conditional.all_update or tf.distribute.in_cross_replica_context():
                 inner.apply(grads, trainable_variables)
             else:
                 pairs = _internals.with_gradients(inner, grads, trainable_variables)
-                self._steps.apply(*map(list, zip(*pairs, strict=True)))
+                self._conditional.apply(*map(list, zip(*pairs, strict=True)))
 
     def _build_once(self, variables) -> None:
         inner = self.inner_optimizer
@@ -361,10 +364,10 @@ class SparsifiedOptimizer(ForwardingOptimizer):
     def _build_memory(self, variables) -> None:
         names = self._sums.name(variables)
         with tf.init_scope(), self._scope():
-            inner, steps = settings_of(self.inner_optimizer), self._steps.facts()
+            inner, steps = settings_of(self.inner_optimizer), self._conditional.facts()
             self._aggregator.facts = inner | steps
             self._aggregator.build(variables, names)
-            self._steps.build(variables, names)
+            self._conditional.build(variables, names)
 
     def _scope(self):
         """The strategy's scope, which may be left by now.
@@ -383,7 +386,7 @@ class SparsifiedOptimizer(ForwardingOptimizer):
         """
         if outer.inner_optimizer is not self:
             raise ValueError(LOSS_SCALING)
-        self._steps.scale_as(outer)
+        self._conditional.scale_as(outer)
         if self.built:
             self._build_memory(_internals.trained_variables(self.inner_optimizer))
 
@@ -393,4 +396,5 @@ class SparsifiedOptimizer(ForwardingOptimizer):
             self._apply(grads, trainable_variables)
 
         object.__setattr__(outer, "apply", apply)
-        object.__setattr__(outer, "scale_loss", self.scale_loss)
+        for name in ("scale_loss", "communication_summary", "communication_summaries"):
+            object.__setattr__(outer, name, getattr(self, name))

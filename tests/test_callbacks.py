@@ -265,6 +265,18 @@ def test_a_model_without_the_optimizer(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_keras_puts_around_the_optimizer_is_seen_through(tmp_path):
+    """As under the policy mixed_float16."""
+
+    def scaled():
+        return keras.optimizers.LossScaleOptimizer(thresholded(), initial_scale=1.0)
+
+    callback = tem_tf.TensorBoardSparsification(tmp_path, every=1)
+    fit(compiled(scaled), 2, callback)
+    assert steps_of(tmp_path) == [1, 2]
+    assert callback.summary()["entries_sent"] == 3
+
+
 def test_a_missing_tensorboard_is_told_before_training(monkeypatch, tmp_path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ImportError, match="needs the package tensorboard"):

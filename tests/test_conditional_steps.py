@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import tem_tf
 from tem_tf.loss_scale import LossScale
+from tem_tf.nonfinite import is_nonfinite_error
 from tem_tf.replica_state import ReplicaState
 from tests.conditional import train
 from tests.conditional_cases import SKIPPING, WAYS, overflowing
@@ -195,6 +196,37 @@ def test_sparse_gradients_accumulate():
     np.testing.assert_array_equal(table[:, 0], [-0.5, -0.25, 0.0, -0.25])
 
 
+@pytest.mark.parametrize("compressor", [tem_tf.TopK(0.5), tem_tf.Identity()])
+def test_a_nan_that_no_scale_spares_is_raised_after_steps_of_xla(compressor):
+    """The scale falls from 2 ** 15 to 1 in 15 steps; two more are its own fault."""
+    optimizer = tem_tf.SparsifiedOptimizer(
+        keras.optimizers.SGD(0.5), compressor, loss_scale="dynamic"
+    )
+    weights = keras.Variable([1.0, 1.0])
+    optimizer.build([weights])
+
+    @tf.function(jit_compile=True)
+    def step():
+        optimizer.apply([tf.constant([np.nan, 1.0])], [weights])
+
+    for _ in range(15):
+        step()
+    optimizer.finalize_variable_values([weights])
+    assert optimizer.communication_summary()["skipped_steps"] == 15
+    step()
+    step()
+    for ask in (
+        optimizer.communication_summary,
+        lambda: optimizer.finalize_variable_values([weights]),
+    ):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="`forget`: 2") as it:
+            ask()
+        assert is_nonfinite_error(it.value)
+    np.testing.assert_array_equal(weights.numpy(), [1.0, 1.0])
+    optimizer.forget()
+    assert optimizer.communication_summary()["steps"] == 0
+
+
 # --------------------------------------------------------------------- Keras's policies
 
 
@@ -225,7 +257,7 @@ def test_the_scale_that_keras_puts_around_is_taken_over(policy, way, replicas):
     assert summary["skipped_steps"] > 0
     assert summary["steps"] == STEPS
     assert ours.iterations.numpy() == STEPS - summary["skipped_steps"]
-    read = make_strategy(replicas).run(ours._steps._scale.read)
+    read = make_strategy(replicas).run(ours._conditional._scale.read)
     scale = make_strategy(replicas).experimental_local_results(read)[0]
     assert scale == 2.0 ** (15 - summary["skipped_steps"])
 
@@ -296,11 +328,26 @@ def test_a_wrapper_takes_no_scale_from_others():
         wrapped(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1)))
 
 
+def test_what_is_fixed_is_not_set_on_the_inner_optimizer():
+    with pytest.raises(AttributeError, match="`loss_scale` must be given when a Spars"):
+        wrapped().loss_scale = 2.0
+    with pytest.raises(AttributeError):
+        wrapped().nonfinite = "skip"
+
+
 def test_apply_needs_a_gradient_for_each_variable():
     optimizer = wrapped(accumulate_steps=2)
     optimizer.build([keras.Variable([0.0]), keras.Variable([0.0])])
     with pytest.raises(ValueError, match="Received: 1 gradients for 2 variables"):
         optimizer.apply([tf.ones([1])])
+
+
+@pytest.mark.parametrize("options", [{}, {"accumulate_steps": 2}])
+def test_other_variables_than_it_was_built_for_are_refused_as_in_keras(options):
+    optimizer = wrapped(**options)
+    optimizer.build([keras.Variable([0.0])])
+    with pytest.raises(ValueError, match="Unknown variable"):
+        optimizer.apply([tf.ones([1])], [keras.Variable([0.0])])
 
 
 def test_aggregate_cannot_skip():

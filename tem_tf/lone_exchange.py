@@ -24,7 +24,7 @@ from tem_tf.transport import Beside, Received, Rider
 IN_WORDS = "XLA compiles the step, and with one replica nothing travels"
 
 
-class DenseExchange(NamedTuple):
+class LoneExchange(NamedTuple):
     """As `Exchange`, of one replica.
 
     Attributes:
