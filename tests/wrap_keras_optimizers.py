@@ -13,9 +13,10 @@ import keras
 import pytest
 
 import tem_tf
+from tem_tf.gradient_sums import GradientSums
 
 _counts: collections.Counter = collections.Counter()
-_all_reduce = tem_tf.SparsifiedOptimizer._all_reduce
+_all_reduce = GradientSums._all_reduce
 
 
 def _counting_all_reduce(self, grads_and_vars):
@@ -52,7 +53,7 @@ class _Optimizers:
 
 
 def pytest_collection_modifyitems(items):
-    tem_tf.SparsifiedOptimizer._all_reduce = _counting_all_reduce
+    GradientSums._all_reduce = _counting_all_reduce
     for module in {item.module for item in items}:
         for name in ("SGD", "Adam"):
             if hasattr(module, name):

