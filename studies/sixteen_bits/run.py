@@ -1,7 +1,7 @@
 r"""Sixteen-bit training under compression: accuracy beside float32's.
 
     python studies/sixteen_bits/run.py PATH_DATA    # 36 runs; may be stopped
-    python studies/sixteen_bits/run.py --report     # results.md from results.csv
+    python studies/sixteen_bits/run.py --report     # the table again
 
 PATH_DATA holds Fashion-MNIST/. Keras's `fit` on two virtual workers, the user's three
 lines: a policy, `SparsifiedOptimizer`, `compile`. Under mixed_float16 Keras puts its
@@ -200,7 +200,7 @@ def report() -> str:
 
 
 def main() -> None:
-    """Runs what is missing, then writes the table."""
+    """Runs what is missing, then prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("path_data", type=pathlib.Path, nargs="?")
     parser.add_argument("--report", action="store_true", help="the table alone")
@@ -213,7 +213,6 @@ def main() -> None:
         return
     if not arguments.report:
         run_all(arguments.path_data)
-    (HERE / "results.md").write_text(report())
     print(report())
 
 
