@@ -23,11 +23,7 @@ from tem_tf.accumulator import Accumulator
 from tem_tf.empty_batches import batch_is_empty
 from tem_tf.gradient_sums import GradientSums, all_finite
 from tem_tf.inner_optimizer import check_steps
-from tem_tf.layout import (
-    COMPRESSED_DTYPES,
-    Gradient,
-    values_of,
-)
+from tem_tf.layout import COMPRESSED_DTYPES, Gradient, values_of
 from tem_tf.loss_scale import DYNAMIC, LossScale
 from tem_tf.nonfinite import require_finite, require_none_counted
 from tem_tf.outcome import Summed
@@ -79,7 +75,7 @@ class ConditionalSteps:
             self._set_scale(LossScale(DYNAMIC, self._state, initial, steps))
 
     def scale_loss(self, loss: tf.Tensor) -> tf.Tensor:
-        """By what `apply` divides its gradients; replica context."""
+        """The loss times that by which `apply` divides; replica context."""
         if self._scale is None:
             return loss
         loss = tf.convert_to_tensor(loss)
@@ -103,11 +99,7 @@ class ConditionalSteps:
             self._scale.build()
             self._state.add(_NOT_RAISED, tf.constant(0))
 
-    def apply(
-        self,
-        gradients: Sequence[Gradient],
-        variables: Sequence[Any],
-    ) -> None:
+    def apply(self, gradients: Sequence[Gradient], variables: Sequence[Any]) -> None:
         """One step; replica context.
 
         Args:

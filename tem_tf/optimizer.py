@@ -84,10 +84,9 @@ class SparsifiedOptimizer(ForwardingOptimizer):
             which halves it after a step that overflows, down to 1, and doubles it after
             2000 that do not. A step that overflows on any worker is skipped on all of
             them, as by `nonfinite="skip"`; at a dynamic scale of 1 `nonfinite` decides.
-            Under the policy mixed_float16 Keras puts a
-            LossScaleOptimizer around every optimizer: this one takes its scaling over,
-            so that nothing need be said here. In a training loop of your own,
-            `scale_loss` multiplies.
+            Under the policy mixed_float16 Keras puts a LossScaleOptimizer around every
+            optimizer: this one takes its scaling over, so that nothing need be said
+            here. In a training loop of your own, `scale_loss` multiplies.
         name: String. Default: the inner optimizer's.
 
     Raises:
