@@ -32,6 +32,7 @@ if _keras.backend.backend() != "tensorflow":
 from tem_tf import testing
 from tem_tf.aggregation import Aggregator
 from tem_tf.callbacks import TensorBoardSparsification
+from tem_tf.checkpoint import Checkpoint, Stopped
 from tem_tf.compressors import (
     Accordion,
     AdaptiveThreshold,
@@ -71,9 +72,9 @@ from tem_tf.sparse_gradient import SparseGradient
 from tem_tf.strategy import (
     MultiWorkerMirroredStrategy,
     is_chief,
-    require_same_on_all_workers,
 )
 from tem_tf.version import VERSION as __version__
+from tem_tf.worker_texts import require_same_on_all_workers
 
 __all__ = [
     "Accordion",
@@ -82,6 +83,7 @@ __all__ = [
     "At",
     "AtLeast",
     "Broadcast",
+    "Checkpoint",
     "Compressor",
     "DecayingErrorFeedback",
     "Done",
@@ -107,6 +109,7 @@ __all__ = [
     "SparsifiedCrossDeviceOps",
     "SparsifiedOptimizer",
     "Sparsifier",
+    "Stopped",
     "Sum",
     "TensorBoardSparsification",
     "TopK",

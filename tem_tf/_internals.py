@@ -1,4 +1,4 @@
-"""The only file that names private parts of TensorFlow and Keras.
+"""The files that name private parts of TensorFlow and Keras: this, _fit_internals.py.
 
 Each function checks that the part is there and says which version it was seen in.
 """
@@ -26,7 +26,12 @@ _ALL_REDUCE = "_all_reduce_sum_gradients"
 _CLIP = "_clip_gradients"
 
 
-def _part(owner: Any, name: str) -> Any:
+def part(owner: Any, name: str) -> Any:
+    """An attribute of TensorFlow's or Keras's that another version may not have.
+
+    Raises:
+        RuntimeError: it is not there.
+    """
     if not hasattr(owner, name):
         raise RuntimeError(
             f"{type(owner).__name__} has no `{name}` in TensorFlow {tf.__version__}, "
@@ -45,7 +50,7 @@ def replace_all_reduce(optimizer: keras.optimizers.Optimizer, function: Any) -> 
     Returns:
         The optimizer's own.
     """
-    original = _part(optimizer, _ALL_REDUCE)
+    original = part(optimizer, _ALL_REDUCE)
     object.__setattr__(optimizer, _ALL_REDUCE, function)
     return original
 
@@ -54,13 +59,13 @@ def clip(
     optimizer: keras.optimizers.Optimizer, gradients: Sequence[Any]
 ) -> Sequence[Any]:
     """Gradients as the optimizer's `clipnorm` and the like have them."""
-    return _part(optimizer, _CLIP)(gradients)
+    return part(optimizer, _CLIP)(gradients)
 
 
 @contextlib.contextmanager
 def without_clipping(optimizer: keras.optimizers.Optimizer) -> Iterator[None]:
     """Keeps `apply` from clipping what has been clipped before."""
-    _part(optimizer, _CLIP)
+    part(optimizer, _CLIP)
     object.__setattr__(optimizer, _CLIP, lambda gradients: gradients)
     try:
         yield
@@ -91,8 +96,8 @@ def with_gradients(
             "`apply` needs a gradient, or None, for each variable. Received: "
             f"{len(gradients)} gradients for {len(variables)} variables."
         )
-    _part(optimizer, "_check_variables_are_known")(variables)
-    filtered = _part(optimizer, "_filter_empty_gradients")(
+    part(optimizer, "_check_variables_are_known")(variables)
+    filtered = part(optimizer, "_filter_empty_gradients")(
         list(gradients), list(variables)
     )
     return list(zip(*filtered, strict=True))
@@ -121,22 +126,22 @@ def has_replaced_all_reduce(optimizer: keras.optimizers.Optimizer) -> bool:
 
 def variable_key(optimizer: keras.optimizers.Optimizer, variable: Any) -> Any:
     """A key that is equal for a Keras variable, its tf.Variable and its replicas."""
-    return _part(optimizer, "_var_key")(variable)
+    return part(optimizer, "_var_key")(variable)
 
 
 def raw_iterations(optimizer: keras.optimizers.Optimizer) -> keras.Variable:
     """The number of calls of `apply` so far, gradient accumulation or not."""
-    return _part(optimizer, "_iterations")
+    return part(optimizer, "_iterations")
 
 
 def trained_variables(optimizer: keras.optimizers.Optimizer) -> list[Any]:
     """The variables that the optimizer was built for."""
-    return _part(optimizer, "_trainable_variables")
+    return part(optimizer, "_trainable_variables")
 
 
 def strategy_of(optimizer: keras.optimizers.Optimizer) -> tf.distribute.Strategy:
     """The strategy in whose scope the optimizer was made."""
-    return _part(optimizer, "_distribution_strategy")
+    return part(optimizer, "_distribution_strategy")
 
 
 def optimizer_attributes() -> set[str]:
@@ -182,8 +187,8 @@ def _bare_collective(strategy: tf.distribute.Strategy, operation: Callable) -> A
     launcher = _launcher(strategy)
     if launcher is None:
         return None
-    size, group = _part(launcher, "_group_size"), _part(launcher, "_group_key")
-    options, device = _part(launcher, "_options"), _part(launcher, "_device")
+    size, group = part(launcher, "_group_size"), part(launcher, "_group_key")
+    options, device = part(launcher, "_options"), part(launcher, "_device")
 
     def collective(tensor: tf.Tensor, instance_key: int | tf.Tensor) -> tf.Tensor:
         with tf.device(device):
@@ -195,7 +200,7 @@ def _bare_collective(strategy: tf.distribute.Strategy, operation: Callable) -> A
                 communication_hint=options.implementation.value,
                 timeout=options.timeout_seconds or 0,
                 # Puts it in one order with all other collectives of this replica.
-                ordering_token=_part(launcher, "_get_ordering_token")(),
+                ordering_token=part(launcher, "_get_ordering_token")(),
             )
 
     return collective
@@ -203,18 +208,18 @@ def _bare_collective(strategy: tf.distribute.Strategy, operation: Callable) -> A
 
 def next_instance_key(strategy: tf.distribute.Strategy) -> int | tf.Tensor:
     """The key that TensorFlow's own next collective of this replica would take."""
-    return _part(_launcher(strategy), "_next_instance_key")()
+    return part(_launcher(strategy), "_next_instance_key")()
 
 
 def _launcher(strategy: tf.distribute.Strategy) -> Any:
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return None
-    if not _part(strategy.extended, "_in_multi_worker_mode")():
+    if not part(strategy.extended, "_in_multi_worker_mode")():
         return None
-    launchers = _part(_part(strategy.extended, "_cross_device_ops"), "_launchers")
+    launchers = part(part(strategy.extended, "_cross_device_ops"), "_launchers")
     if tf.executing_eagerly() and len(launchers) > 1:
         return None
-    replica = _part(tf.distribute.get_replica_context(), "_replica_id")
+    replica = part(tf.distribute.get_replica_context(), "_replica_id")
     return launchers[replica if isinstance(replica, int) else 0]
 
 
@@ -231,11 +236,11 @@ def take_instance_keys_at_the_call(strategy: tf.distribute.Strategy) -> None:
     loops.
     """
     extended = strategy.extended
-    if not _part(extended, "_in_multi_worker_mode")():
+    if not part(extended, "_in_multi_worker_mode")():
         return
     for name in ("_cross_device_ops", "_host_cross_device_ops"):
-        for launcher in _part(_part(extended, name), "_launchers"):
-            original = _part(launcher, "_next_instance_key")
+        for launcher in part(part(extended, name), "_launchers"):
+            original = part(launcher, "_next_instance_key")
             launcher._next_instance_key = functools.partial(
                 _next_instance_key, original
             )
@@ -259,14 +264,14 @@ def is_multi_worker(strategy: tf.distribute.Strategy) -> bool:
     """Whether the strategy spans several processes."""
     return (
         isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
-        and _part(strategy.extended, "_in_multi_worker_mode")()
+        and part(strategy.extended, "_in_multi_worker_mode")()
     )
 
 
 def wrap_cross_device_ops(strategy: tf.distribute.Strategy, wrap: Callable) -> None:
     """Replaces the strategy's cross-device ops by `wrap(them)`."""
     extended = strategy.extended
-    extended._cross_device_ops = wrap(_part(extended, "_cross_device_ops"))
+    extended._cross_device_ops = wrap(part(extended, "_cross_device_ops"))
 
 
 def cross_device_ops(strategy: tf.distribute.Strategy) -> Any:
@@ -328,7 +333,7 @@ def conditions_as_one_op() -> Iterator[None]:
     see, which run at every step. As one op, a branch that is not taken costs nothing.
     """
     name = "_DISABLE_LOWER_USING_SWITCH_MERGE"
-    before = _part(control_flow_util_v2, name)
+    before = part(control_flow_util_v2, name)
     setattr(control_flow_util_v2, name, True)
     try:
         yield
@@ -346,7 +351,7 @@ def in_xla() -> bool:
 
 def server_runs() -> bool:
     """Whether this process's TensorFlow has its server for a cluster, for life."""
-    return _part(context.context(), "_collective_ops_server_def") is not None
+    return part(context.context(), "_collective_ops_server_def") is not None
 
 
 class DelegatingCrossDeviceOps(tf.distribute.CrossDeviceOps):

@@ -78,7 +78,7 @@ class Aggregator:
         self._kept = KeptState(self.state, self._memory, self.options.compressor)
         self._accounts = Accounts(self.state, self._use.of("metrics"))
         self._meeting = Meeting(
-            self.state, self._use.of("handshake"), self._facts, self._initial_weights
+            self.state, self._use.of("handshake"), self.all_facts, self._initial_weights
         )
         self._variables: dict[str, tuple[tuple[int, ...], tf.DType]] = {}
         self._weights: dict[str, Any] = {}
@@ -268,7 +268,7 @@ class Aggregator:
         """Forgets what replicas remember, totals included; cross-replica context."""
         self._built_in().run(self.state.reset)
 
-    def _facts(self) -> dict[str, str]:
+    def all_facts(self) -> dict[str, str]:
         """What must not differ between workers, in words."""
         segments = self._layout(list(self._variables)).segments
         rounds = {"rounds": asking_plan(self.options.compressor, segments)}

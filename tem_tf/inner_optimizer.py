@@ -12,6 +12,10 @@ from tem_tf import _internals
 from tem_tf.loss_scale import check_loss_scale
 from tem_tf.options import Options
 
+LOST_BY_SAVING = (
+    "A saved model holds no residuals, accumulated gradients or loss scale, which "
+    "start anew. A `tem_tf.Checkpoint` holds them."
+)
 LOSS_SCALING = (
     "SparsifiedOptimizer must be directly inside the LossScaleOptimizer that Keras "
     "puts around it under the policy mixed_float16, and scales in its place. Received: "

@@ -66,7 +66,8 @@ class Meeting:
         """
         self._at_once()
         with with_all_workers():
-            self._state.add(_MET, tf.constant(False))
+            # A new process may meet other workers.
+            self._state.add(_MET, tf.constant(False), saved=False)
 
     def in_step(self, ops: SparsifiedCrossDeviceOps, step: tf.Tensor) -> None:
         """The same before the first exchange; replica context."""

@@ -16,6 +16,7 @@ from tem_tf.forwarding_optimizer import ForwardingOptimizer
 from tem_tf.gradient_sums import GradientSums
 from tem_tf.inner_optimizer import (
     LOSS_SCALING,
+    LOST_BY_SAVING,
     check_accumulation,
     check_inner,
     check_steps,
@@ -59,12 +60,11 @@ class SparsifiedOptimizer(ForwardingOptimizer):
         nonfinite: What a NaN or Inf in a worker's gradient does: "raise" (default)
             ends all workers at that step; "zero" counts that worker's gradient as
             zero; "skip" leaves weights, the inner optimizer's variables, `iterations`
-            and what is held back as they are, on all workers. What the forward pass has
-            moved stays moved: moving statistics, seeds, metrics. Without compression
-            and memory nothing is checked but for "skip", as in Keras. Under XLA, where
-            a step cannot raise, "raise" counts it as zero (with a `loss_scale`: skips
-            the step) and raises at the end of `fit`, or where a communication summary
-            is asked for before.
+            and what is held back as they are, on all workers; moving statistics, seeds
+            and metrics have moved. Without compression and memory nothing is checked
+            but for "skip", as in Keras. Under XLA, where a step cannot raise, "raise"
+            counts it as zero (with a `loss_scale`: skips the step) and raises at the
+            end of `fit`, or where a communication summary is asked for before.
         local_clipnorm: Float > 0 or None (default). Bound of the global norm of a
             worker's own gradient, before compression.
         gradients_divided_by_replicas: Bool, default True. Set to False if the loss is
@@ -88,6 +88,9 @@ class SparsifiedOptimizer(ForwardingOptimizer):
             optimizer: this one takes its scaling over, so that nothing need be said
             here. In a training loop of your own, `scale_loss` multiplies.
         name: String. Default: the inner optimizer's.
+
+    Attributes:
+        aggregator: `tem_tf.Aggregator`. Sums gradients, keeps what is held back.
 
     Raises:
         ValueError: an argument is out of range; `inner_optimizer` is in another
@@ -113,7 +116,7 @@ class SparsifiedOptimizer(ForwardingOptimizer):
         Sahu et al., NeurIPS 2021, arXiv 2108.00951, algorithm 1.
     """
 
-    OWN = frozenset({"inner_optimizer", "_aggregator", "_conditional", "_sums"})
+    OWN = frozenset({"inner_optimizer", "aggregator", "_conditional", "_sums"})
     FIXED = frozenset({"compressor", "memory", "accumulate_steps", "loss_scale"})
 
     def __init__(
@@ -136,7 +139,7 @@ class SparsifiedOptimizer(ForwardingOptimizer):
         # this object's are the inner's.
         inner_optimizer = keras.optimizers.get(inner_optimizer)
         check_inner(inner_optimizer, SparsifiedOptimizer)
-        self._aggregator = Aggregator(
+        self.aggregator = Aggregator(
             compressor,
             memory,
             dense_below=dense_below,
@@ -147,10 +150,10 @@ class SparsifiedOptimizer(ForwardingOptimizer):
             gradients_divided_by_replicas=gradients_divided_by_replicas,
             exact_payload=exact_payload,
         )
-        check_accumulation(inner_optimizer, self._aggregator.options)
+        check_accumulation(inner_optimizer, self.aggregator.options)
         check_steps(inner_optimizer, accumulate_steps, loss_scale, nonfinite)
         self.inner_optimizer = inner_optimizer
-        self._sums = GradientSums(inner_optimizer, self._aggregator)
+        self._sums = GradientSums(inner_optimizer, self.aggregator)
         self._conditional = ConditionalSteps(
             self._sums, accumulate_steps, loss_scale, nonfinite
         )
@@ -191,7 +194,7 @@ class SparsifiedOptimizer(ForwardingOptimizer):
     @property
     def nonfinite(self) -> str:
         """What a NaN or Inf in a worker's gradient does, as given."""
-        return self._aggregator.options.nonfinite
+        return self.aggregator.options.nonfinite
 
     @property
     def loss_scale_factor(self):
@@ -219,7 +222,7 @@ class SparsifiedOptimizer(ForwardingOptimizer):
                 has compiled, where nothing can be raised.
         """
         self._conditional.raise_what_xla_could_not()
-        self._aggregator.raise_what_xla_could_not()
+        self.aggregator.raise_what_xla_could_not()
         self.inner_optimizer.finalize_variable_values(var_list)
 
     def communication_summary(self) -> dict[str, float]:
@@ -254,11 +257,11 @@ class SparsifiedOptimizer(ForwardingOptimizer):
         that was traced last; and which variables are summed whole, since their dtype is
         none that is compressed.
         """
-        if self._aggregator.options.leave_gradients_alone:
+        if self.aggregator.options.leave_gradients_alone:
             return "Keras's own all-reduce: nothing is compressed"
         if not self.built:
             raise ValueError("`path` needs an optimizer that has been built.")
-        return self._aggregator.path_in_words()
+        return self.aggregator.path_in_words()
 
     def running_totals(self) -> tf.Tensor:
         """What this replica sent and held back so far; replica context.
@@ -275,8 +278,8 @@ class SparsifiedOptimizer(ForwardingOptimizer):
         check_in_replica("running_totals")
         # A graph that is traced before `build` shall read what later steps count.
         with tf.init_scope(), self._scope():
-            self._aggregator.build_totals()
-        return self._aggregator.running_totals()
+            self.aggregator.build_totals()
+        return self.aggregator.running_totals()
 
     def forget(self) -> None:
         """Empties what workers hold back, and sets the totals to zero.
@@ -286,10 +289,10 @@ class SparsifiedOptimizer(ForwardingOptimizer):
         """
         check_between_steps("forget")
         if self.built:
-            self._aggregator.reset()
+            self.aggregator.reset()
 
     def get_config(self):
-        options = self._aggregator.options
+        options = self.aggregator.options
         serialize = keras.saving.serialize_keras_object
         return {
             "name": self.name,
@@ -323,13 +326,9 @@ class SparsifiedOptimizer(ForwardingOptimizer):
     def load_own_variables(self, store):
         """Loads nothing, and says so if something was kept between steps."""
         trained = "steps" in store and int(store["steps"][()]) > 0
-        keeps = self._aggregator.options.kept is not None
+        keeps = self.aggregator.options.kept is not None
         if trained and (keeps or not self._conditional.all_update):
-            warnings.warn(
-                "A saved model holds no residuals, accumulated gradients or loss "
-                "scale: what had not been sent is lost, and all start anew.",
-                stacklevel=2,
-            )
+            warnings.warn(LOST_BY_SAVING, stacklevel=2)
 
     def _summaries(self, method: str) -> tuple[dict, dict]:
         check_between_steps(method)
@@ -339,14 +338,14 @@ class SparsifiedOptimizer(ForwardingOptimizer):
                 "the first step."
             )
         self._conditional.raise_what_xla_could_not()
-        return self._aggregator.summaries()
+        return self.aggregator.summaries()
 
     def _apply(self, grads, trainable_variables) -> None:
         if trainable_variables is not None:
             trainable_variables = list(trainable_variables)
             self._build_once(trainable_variables)
         inner = self.inner_optimizer
-        alone = self._aggregator.options.leave_gradients_alone
+        alone = self.aggregator.options.leave_gradients_alone
         with contextlib.nullcontext() if alone else when_ready(grads):
             if self._conditional.all_update or tf.distribute.in_cross_replica_context():
                 inner.apply(grads, trainable_variables)
@@ -364,8 +363,8 @@ class SparsifiedOptimizer(ForwardingOptimizer):
         names = self._sums.name(variables)
         with tf.init_scope(), self._scope():
             inner, steps = settings_of(self.inner_optimizer), self._conditional.facts()
-            self._aggregator.facts = inner | steps
-            self._aggregator.build(variables, names)
+            self.aggregator.facts = inner | steps
+            self.aggregator.build(variables, names)
             self._conditional.build(variables, names)
 
     def _scope(self):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tem_tf.layout import Segments, each
@@ -14,8 +15,8 @@ class ReplicaState:
     """Named variables that differ between replicas and that nobody else tracks.
 
     Under a strategy each is one variable per replica, never synchronised, to be read
-    and assigned in replica context alone. They are not part of a model's checkpoint:
-    TensorFlow would sum them or refuse (it cannot save a per-replica value).
+    and assigned in replica context alone. TensorFlow's checkpoints would sum them or
+    refuse, so each worker saves its own (`values`, `restore`).
 
     What belongs to a variable of the model is reached by its segment and named by its
     path, so that it survives a change of the set of trained variables. How that is
@@ -25,12 +26,21 @@ class ReplicaState:
     def __init__(self):
         self._variables: dict[str, tf.Variable] = {}
         self._starts: dict[str, tf.Tensor | None] = {}  # None: all zeros.
+        self._unsaved: set[str] = set()
+        # Restored values of variables that are not made yet, of each replica here.
+        self._waiting: list[dict[str, np.ndarray]] = []
 
     def __contains__(self, name: str) -> bool:
         return name in self._variables
 
-    def add(self, name: str, initial_value: tf.Tensor) -> None:
-        """Makes a variable, if there is none of that name yet."""
+    def add(self, name: str, initial_value: tf.Tensor, saved: bool = True) -> None:
+        """Makes a variable, if there is none of that name yet.
+
+        Args:
+            name: By which it is reached.
+            initial_value: Of what `restore` has not set.
+            saved: Whether it outlives this process (`values`).
+        """
         if name in self._variables:
             return
         # No wider than a byte each: a count would take eight.
@@ -43,6 +53,11 @@ class ReplicaState:
             synchronization=tf.VariableSynchronization.ON_READ,
             aggregation=tf.VariableAggregation.NONE,
         )
+        if not saved:
+            self._unsaved.add(name)
+        for replica, values in enumerate(self._waiting):
+            if name in values:
+                self._set(name, replica, values.pop(name))
 
     def read(self, name: str) -> tf.Tensor:
         """This replica's value."""
@@ -82,8 +97,48 @@ class ReplicaState:
         types = {tf.DeviceSpec.from_string(device).device_type for device in devices}
         return types <= {None, "CPU"}
 
+    def values(self) -> list[dict[str, np.ndarray]]:
+        """Copies of all values by name, for each replica of this process.
+
+        Outside `strategy.run`.
+        """
+        names = [name for name in self._variables if name not in self._unsaved]
+        each_replica = [values_here(self._variables[name]) for name in names]
+        found = [
+            {
+                name: np.array(value.numpy())
+                for name, value in zip(names, values, strict=True)
+            }
+            for values in zip(*each_replica, strict=True)
+        ]
+        # Of variables that this process has not come to yet.
+        for here, waiting in zip(found, self._waiting, strict=False):
+            here.update(waiting)
+        return found
+
+    def restore(self, values: Sequence[dict[str, np.ndarray]]) -> None:
+        """Sets what `values` returned, now or where the variable is made.
+
+        Raises:
+            ValueError: a variable has another shape.
+        """
+        self._waiting = [dict(each_replica) for each_replica in values]
+        for replica, waiting in enumerate(self._waiting):
+            for name in [name for name in waiting if name in self._variables]:
+                self._set(name, replica, waiting.pop(name))
+
+    def _set(self, name: str, replica: int, value: np.ndarray) -> None:
+        variable = values_here(self._variables[name])[replica]
+        if tuple(variable.shape) != value.shape:
+            raise ValueError(
+                f"What was saved as {name!r} must have the shape "
+                f"{tuple(variable.shape)}. Received: {value.shape}"
+            )
+        variable.assign(value)
+
     def reset(self) -> None:
         """Gives every variable its initial value; replica context."""
+        self._waiting = []
         for name, variable in self._variables.items():
             start = self._starts[name]
             value = variable.read_value()
@@ -92,6 +147,15 @@ class ReplicaState:
 
 def _names(key: str, segments: Segments) -> list[str]:
     return [f"{key}/{segment.name}" for segment in segments]
+
+
+def values_here(variable: Any) -> tuple[Any, ...]:
+    """The variables of this process's replicas that one of a strategy stands for."""
+    raw = getattr(variable, "value", variable)  # A Keras variable's own.
+    raw = variable if callable(raw) else raw
+    if isinstance(raw, tf.distribute.DistributedValues):
+        return raw.values
+    return (raw,)
 
 
 def unique_names(variables: Sequence[Any]) -> list[str]:

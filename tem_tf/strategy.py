@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
-from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from tem_tf import _internals, rendezvous
@@ -22,7 +19,6 @@ from tem_tf.cluster import (
 )
 from tem_tf.cross_device_ops import SparsifiedCrossDeviceOps
 from tem_tf.empty_batches import EmptyBatches
-from tem_tf.instance_keys import Use, new_owner
 from tem_tf.start_limit import limited, termination_kept
 
 # How long TensorFlow's own start may take once all are there: it takes one or two, more
@@ -234,50 +230,3 @@ def is_chief(strategy: tf.distribute.Strategy | None = None) -> bool:
     else:
         task = _START.get("task") or read_tf_config()
     return task is None or task.is_chief
-
-
-def require_same_on_all_workers(
-    strategy: tf.distribute.Strategy, values: Mapping[str, Any]
-) -> None:
-    """Raises on all workers if `values` are not equal on all of them.
-
-    Collective: call it on every worker, right after the strategy is made, with what
-    must not differ (the model's size, the compressor, the seed). Workers that differ
-    would otherwise wait for one another for ever.
-
-    Args:
-        strategy: A strategy; one that lives in one process passes at once.
-        values: JSON-serialisable values by name.
-
-    Raises:
-        ValueError: naming each difference and the workers.
-    """
-    if not _internals.is_multi_worker(strategy):
-        return
-    text = json.dumps(dict(values), sort_keys=True, default=str).encode()
-    mine = tf.constant(np.frombuffer(text, np.uint8).astype(np.int32))
-    exchange = SparsifiedCrossDeviceOps.of(strategy)
-    use = Use(new_owner())
-
-    @tf.function
-    def gather():
-        return strategy.run(lambda: exchange.gather_payloads(mine, use).rows)
-
-    rows = strategy.experimental_local_results(gather())[0].numpy()
-    rows = rows[:: rows.shape[0] // _number_of_workers(strategy)]
-    workers = [json.loads(bytes(row[row > 0].astype(np.uint8))) for row in rows]
-    differences = []
-    for name in sorted(set().union(*workers)):
-        seen = [json.dumps(worker.get(name, "absent")) for worker in workers]
-        if len(set(seen)) > 1:
-            each = ", ".join(f"worker {i}: {v}" for i, v in enumerate(seen))
-            differences.append(f"`{name}` ({each})")
-    if differences:
-        raise ValueError(
-            "All workers must be started with the same settings. They differ in "
-            + "; ".join(differences)
-        )
-
-
-def _number_of_workers(strategy: tf.distribute.Strategy) -> int:
-    return strategy.num_replicas_in_sync // len(strategy.extended.worker_devices)

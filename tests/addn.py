@@ -6,6 +6,7 @@ which order AddN adds depends on which buffer is free at that moment, so that wi
 several threads the same seed does not give the same bits. Two terms have one sum.
 """
 
+import gc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,6 +29,7 @@ def added_chains(function: Callable[..., Any], *args: Any) -> list[str]:
     Raises:
         AssertionError: no graph has run, so nothing was seen.
     """
+    gc.collect()  # What earlier tests left running is none of this function's.
     context.context().enable_run_metadata()
     try:
         function(*args)

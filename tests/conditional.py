@@ -55,7 +55,7 @@ def train(strategy, gradients, compressor, memory="auto", inner=None, **options)
         step(tf.constant(index))
 
     def read():
-        state = optimizer._aggregator.state
+        state = optimizer.aggregator.state
         names = [n for n in sorted(state._variables) if not n.startswith(_OF_THE_WAY)]
         tensors = [
             *(tf.convert_to_tensor(v) for v in [*weights, *optimizer.variables]),

@@ -128,7 +128,7 @@ class Training:
         self.optimizer.apply(gradients, self._variables)
 
     def _read(self):
-        state = self.optimizer._aggregator.state
+        state = self.optimizer.aggregator.state
         weights = [tf.convert_to_tensor(v) for v in self._variables]
         # Not what is only shown: metrics' last digit hangs on the number of threads.
         names = [n for n in sorted(state._variables) if not n.startswith("metrics/")]

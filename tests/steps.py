@@ -42,7 +42,7 @@ def apply_gradients(strategy, gradients, compressor, graph=True, **options):
 
 def residuals(strategy, optimizer):
     """(local replicas, n): what each replica of this process holds back."""
-    state = optimizer._aggregator.state
+    state = optimizer.aggregator.state
 
     def read_one(variable):
         name = f"memory/residual/{variable.path}"

@@ -108,7 +108,7 @@ def test_all_replicas_hold_the_same_threshold(replicas):
     compressor = tem_tf.AdaptiveThreshold(0.3, steps=6)
     strategy = make_strategy(replicas)
     weights, optimizer = apply_gradients(strategy, rows / replicas, compressor)
-    state = optimizer._aggregator.state
+    state = optimizer.aggregator.state
     names = [name for name in state._variables if name.startswith("compressor/")]
     assert len(names) == 6
 

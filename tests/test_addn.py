@@ -53,7 +53,7 @@ def in_a_loop(a, b, c):
 def test_a_chain_is_found(function, dtype):
     found = added_chains(tf.function(function), *(tf.ones([4, 5], dtype),) * 3)
     assert found  # More than one where a graph is optimized twice.
-    assert all(line.startswith(f"3 x {dtype.name}: ") for line in found)
+    assert all(line.startswith(f"3 x {dtype.name}: ") for line in found), found
 
 
 @pytest.mark.parametrize(

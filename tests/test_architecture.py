@@ -19,6 +19,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 LAYERS = [
     {
         *("_internals", "capacity", "cluster", "fixed_sums", "layout"),
+        *("durable_files", "heartbeat"),
         *(
             "native",
             "nonfinite",
@@ -30,7 +31,7 @@ LAYERS = [
     },
     {
         *("empty_batches", "forwarding_optimizer", "instance_keys", "replica_state"),
-        *("rendezvous", "wire"),
+        *("_fit_internals", "rendezvous", "wire"),
     },
     {"compressors", "cross_device_ops", "loss_scale", "memory", "places"},
     {"batch_logs"},
@@ -41,6 +42,7 @@ LAYERS = [
         "transport",
         "simulation",
         "handshake",
+        "worker_texts",
         "asking_plan",
     },
     {"accounting", "lone_exchange", "inner_optimizer", "kept_state", "meeting"},
@@ -50,10 +52,11 @@ LAYERS = [
     {"gradient_sums", "testing"},
     {"conditional_steps"},
     {"optimizer"},
-    {"callbacks"},
+    {"callbacks", "checkpoint"},
     {"__init__"},
 ]
 PLUGIN_NEEDS = {"keras", "numpy", "tensorflow"}  # The install_requires of setup.cfg.
+INTERNALS = {"_internals.py", "_fit_internals.py"}  # name private parts of others.
 PRIVATE_MODULES = re.compile(r"\b(tensorflow\.python|keras\.src)\b")
 MAXIMAL_LINES = 400
 # What checks a command line, before anything is imported that takes seconds.
@@ -70,7 +73,7 @@ CHECKING = sorted(
 
 # Folders of the plugin, each with the place of one module. The launcher, in `launch`,
 # stands for itself.
-FOLDERS = ("compressors", "native", "testing", "wire")
+FOLDERS = ("checkpoint", "compressors", "native", "testing", "wire")
 LAUNCHER = sorted([*(ROOT / "tem_tf" / "launch").glob("*.py"), ROOT / "tem_tf_run.py"])
 
 PLUGIN = sorted(
@@ -303,7 +306,7 @@ def test_what_is_loaded_without_tensorflow_needs_none(path):
 # ------------------------------------------------------------- private parts of others
 
 
-@each([path for path in PROGRAMS if path.name != "_internals.py"])
+@each([path for path in PROGRAMS if path.name not in INTERNALS])
 def test_only_internals_names_private_modules(path):
     # Comments are no part of the tree, and a docstring may say where a fact is from.
     tree = parse(path)
@@ -322,7 +325,7 @@ def test_only_internals_names_private_modules(path):
     assert [t for t in [*imports(path), *texts] if PRIVATE_MODULES.search(t)] == []
 
 
-@each([path for path in PROGRAMS if path.name != "_internals.py"])
+@each([path for path in PROGRAMS if path.name not in INTERNALS])
 def test_only_internals_names_private_members(path):
     # ruff's SLF001 sees the attributes; this sees what is reached by a string.
     named = [

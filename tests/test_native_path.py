@@ -114,7 +114,7 @@ def test_weights_residuals_and_counts(monkeypatch, name, options, replicas, grap
 
 def compressor_states(strategy, optimizer):
     """The leaves of the compressor's state, of all replicas of this process."""
-    state = optimizer._aggregator.state
+    state = optimizer.aggregator.state
     names = [name for name in state._variables if name.startswith("compressor/")]
     found = strategy.run(lambda: [state.read(name) for name in names])
     return [

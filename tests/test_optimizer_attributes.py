@@ -228,7 +228,7 @@ def test_configuration_makes_an_equal_optimizer(optimizer):
     # Keras's `from_config` changes what it is given.
     again = tem_tf.SparsifiedOptimizer.from_config(copy.deepcopy(config))
     assert again.get_config() == config
-    assert again._aggregator.options == optimizer._aggregator.options
+    assert again.aggregator.options == optimizer.aggregator.options
     serialized = keras.optimizers.serialize(optimizer)
     again = keras.optimizers.deserialize(copy.deepcopy(serialized))
     assert keras.optimizers.serialize(again) == serialized

@@ -30,7 +30,7 @@ def test_a_port_in_use_is_refused(monkeypatch):
 
 
 def test_one_process_agrees_with_itself():
-    strategy.require_same_on_all_workers(tf.distribute.get_strategy(), {"seed": 1})
+    tem_tf.require_same_on_all_workers(tf.distribute.get_strategy(), {"seed": 1})
 
 
 def test_dense_reductions_and_gathers_are_left_to_the_dense_ops():

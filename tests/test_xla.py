@@ -128,7 +128,7 @@ class Applied:
         return np.concatenate([v.numpy().ravel() for v in self.variables])
 
     def sent(self):
-        state = self.optimizer._aggregator.state._variables
+        state = self.optimizer.aggregator.state._variables
         names = [n for n in state if n.startswith("memory/sent/")]
         return np.concatenate([state[name].numpy() for name in names])
 

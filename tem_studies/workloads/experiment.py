@@ -28,8 +28,8 @@ from tem_studies.workloads.results import (
 from tem_studies.workloads.tasks import KINDS
 from tem_studies.workloads.training import Trainer
 from tem_studies.workloads.versions import versions
+from tem_tf import is_chief, require_same_on_all_workers
 from tem_tf.nonfinite import is_nonfinite_error
-from tem_tf.strategy import is_chief, require_same_on_all_workers
 
 # Steps of the first call, before the speed is known. Our choice.
 _FIRST_STEPS = 5

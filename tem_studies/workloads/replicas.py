@@ -15,8 +15,8 @@ from tem_studies.refusal import Refusal, refusing
 from tem_studies.workloads.chunks import use_one_thread_per_operation
 from tem_studies.workloads.configuration import Configuration, check_divisible
 from tem_studies.workloads.environment import AS_USUAL, Start, check_workers
+from tem_tf import is_chief, require_same_on_all_workers
 from tem_tf.cluster import read_tf_config
-from tem_tf.strategy import is_chief, require_same_on_all_workers
 
 _LONGEST_REFUSAL = 1000  # Bytes that travel; refusals are a sentence or two.
 

@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 import tem_tf
+from tem_tf import require_same_on_all_workers
 from tem_tf.instance_keys import Use, new_owner
-from tem_tf.strategy import require_same_on_all_workers
 from tests.same_bits import digests
 from tests.steps import apply_gradients, residuals
 

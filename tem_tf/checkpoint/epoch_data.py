@@ -1,0 +1,60 @@
+"""Batches that are a function of the epoch and the step, so that any step can follow.
+
+An iterator of TensorFlow cannot be saved under a strategy. What can be is the order of
+data: `make_dataset(epoch)` gives each epoch's batches, always the same, and a resumed
+epoch leaves out those that were taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+UNKNOWN = (tf.data.UNKNOWN_CARDINALITY, tf.data.INFINITE_CARDINALITY)
+
+
+class EpochData:
+    """A dataset whose next iterator gives the epoch that was set last.
+
+    Args:
+        make_dataset: Takes an epoch, int64 scalar, 0 at first, and returns its batches.
+        steps: Batches of an epoch; None: as many as the dataset of epoch 0 says.
+
+    Raises:
+        ValueError: the number of batches is not known.
+    """
+
+    def __init__(
+        self, make_dataset: Callable[[tf.Tensor], tf.data.Dataset], steps: int | None
+    ):
+        if steps is None:
+            steps = int(make_dataset(tf.constant(0, tf.int64)).cardinality())
+            if steps in UNKNOWN:
+                raise ValueError(
+                    "`steps` must be the number of batches of an epoch where the "
+                    "dataset of `make_dataset` does not know it. Received: steps=None"
+                )
+        self.steps = steps
+        self._epoch, self._taken = (
+            tf.Variable(0, trainable=False, dtype=tf.int64, name=name)
+            for name in ("epoch", "batches_taken")
+        )
+
+        def batches(_: tf.Tensor) -> tf.data.Dataset:
+            rest = make_dataset(self._epoch.read_value())
+            return rest.skip(self._taken.read_value()).take(steps)
+
+        self.dataset = tf.data.Dataset.range(1).flat_map(batches)
+        # Keras asks before the first epoch how many steps all epochs have.
+        self.dataset.cardinality = lambda: tf.constant(steps, tf.int64)
+
+    def set(self, epoch: int, taken: int = 0) -> None:
+        """Says of what the next iterator is.
+
+        Args:
+            epoch: Its number.
+            taken: Batches that are left out.
+        """
+        self._epoch.assign(epoch)
+        self._taken.assign(taken)

@@ -1,0 +1,253 @@
+"""A loop of training that is saved as a whole and goes on from there.
+
+1. begin: all workers restore the newest checkpoint that is whole on all of them
+2. after every step: was a worker asked to stop? is it time to save?
+3. end: the last step is saved
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+import keras
+import tensorflow as tf
+
+from tem_tf import _internals, heartbeat
+from tem_tf.checkpoint.array_files import Arrays
+from tem_tf.checkpoint.parts import Part, Randoms, Words, parts_of
+from tem_tf.checkpoint.saver import Saver
+from tem_tf.checkpoint.stop_wish import SIGNALS, Stopped, StopWish
+from tem_tf.cluster import task_of_resolver
+from tem_tf.optimizer import SparsifiedOptimizer
+from tem_tf.settings import settings_of
+from tem_tf.worker_texts import WorkerTexts
+
+_ASK_EVERY = 10  # Steps between two questions whether a worker was asked to stop.
+# For how long the chief waits for the others' files, and the others for its commit.
+COMMIT_SECONDS = 60.0
+
+
+class SavedLoop:
+    """What `Checkpoint` does in a loop of one's own; its arguments.
+
+    Args:
+        directory: See `Checkpoint`.
+        every: As there.
+        keep: As there.
+        stop_signals: As there.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        every: int = 100,
+        keep: int = 2,
+        stop_signals: Sequence[str] = SIGNALS,
+    ):
+        for name, value in (("every", every), ("keep", keep)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(
+                    f"`{name}` must be an integer >= 1. Received: {name}={value!r}"
+                )
+        self.directory = os.fspath(directory)
+        self.every, self.keep = every, keep
+        self.step = 0  # Steps that were taken, those before the last start included.
+        self._wish = StopWish(stop_signals)
+        self._saver: Saver | None = None
+        self._texts: WorkerTexts | None = None
+        self._saved = self._asked = (
+            0  # Steps of the last checkpoint, the last question.
+        )
+        self._metrics: Later | None = None
+
+    def begin(
+        self,
+        model: keras.Model | None,
+        optimizer: keras.optimizers.Optimizer,
+        parts: Mapping[str, Part] | None = None,
+    ) -> int:
+        """Goes on from the newest checkpoint, if there is one.
+
+        On all workers, outside `strategy.run`, when model and optimizer are built.
+
+        Args:
+            model: Whose variables are saved.
+            optimizer: As passed to `compile`.
+            parts: What else is saved, by name (`tem_tf.checkpoint.parts`).
+
+        Returns:
+            Steps that were taken: 0 without a checkpoint.
+
+        Raises:
+            ValueError: see `Checkpoint`; the optimizer is not built.
+        """
+        if not optimizer.built:
+            raise ValueError(
+                "`optimizer` must be built before a checkpoint begins: call "
+                "`optimizer.build(model.trainable_variables)`."
+            )
+        ours = _without_loss_scale(optimizer)
+        strategy = _internals.strategy_of(ours)
+        self._texts = WorkerTexts(strategy)
+        replicas = strategy.num_replicas_in_sync // self._texts.workers
+        aggregator, facts = None, settings_of(ours)
+        if isinstance(ours, SparsifiedOptimizer):
+            aggregator = ours.aggregator
+            facts = aggregator.all_facts()
+        every_part = {
+            **parts_of(model, optimizer, aggregator),
+            "random": Randoms(replicas),
+            "position": Words(self._position, self._go_on_from),
+            **(parts or {}),
+        }
+        if model is not None:
+            self._metrics = every_part["metrics"] = Later(every_part["metrics"])
+        self._saver = Saver(
+            self.directory,
+            self.keep,
+            self._texts,
+            _number_of_worker(strategy),
+            every_part,
+            facts,
+            COMMIT_SECONDS,
+        )
+        self._saver.restore(replicas)
+        self._saved = self._asked = self.step
+        self._wish.listen()
+        return self.step
+
+    def after(self, step: int) -> None:
+        """Saves if it is time to; on all workers, between two steps.
+
+        Args:
+            step: Steps that were taken, equal on all workers.
+
+        Raises:
+            Stopped: a worker was asked to stop, and all have saved this step.
+        """
+        self._took(step)
+        if self._agreed_to_stop():
+            self._save_and_stop()
+        if self._is_due():
+            self._save()
+
+    def end(self, step: int) -> None:
+        """Saves the last step, and waits until that is written.
+
+        Args:
+            step: Steps that were taken.
+        """
+        self._took(step)
+        self._finish()
+
+    def wait(self) -> None:
+        """Waits until what was to be written is."""
+        if self._saver is not None:
+            self._saver.wait()
+
+    def _took(self, step: int) -> None:
+        if self._saver is None:
+            raise ValueError("A checkpoint must begin first. Call `begin`.")
+        self.step = step
+        heartbeat.beat()
+
+    def _is_due(self) -> bool:
+        return self.step // self.every > self._saved // self.every
+
+    def _save(self) -> None:
+        assert self._saver is not None
+        self._saver.save(self.step)
+        self._saved = self.step
+
+    def _finish(self) -> None:
+        assert self._saver is not None
+        if self.step > self._saved:
+            self._save()
+        self._saver.wait()
+        self._wish.ignore()
+
+    def _agreed_to_stop(self) -> bool:
+        """Whether a worker was asked to: all give the same answer at the same step."""
+        assert self._texts is not None
+        if self._texts.workers == 1:
+            return self._wish.given
+        if self.step // _ASK_EVERY == self._asked // _ASK_EVERY:
+            return False
+        self._asked = self.step
+        return "stop" in self._texts.gather("stop" if self._wish.given else "")
+
+    def _save_and_stop(self) -> NoReturn:
+        assert self._saver is not None
+        if self.step > self._saved:
+            self._save()
+        if not self._saver.is_committed(self.step):
+            raise RuntimeError(
+                f"Training was asked to stop, but step {self.step} could not be saved."
+            )
+        self._stop()
+
+    def _stop(self) -> NoReturn:
+        assert self._saver is not None
+        self._saver.wait()
+        self._wish.ignore()
+        self._say(f"stops as asked after step {self.step}, saved at step {self._saved}")
+        raise Stopped(self._saved)
+
+    def _say(self, text: str) -> None:
+        assert self._saver is not None
+        if self._saver.is_chief:
+            where = f"{self.directory}, step {self.step}"
+            print(f"tem_tf: {where}: {text}", file=sys.stderr, flush=True)
+
+    def _position(self) -> dict[str, Any]:
+        """What is saved of where training is; JSON."""
+        return {"step": self.step}
+
+    def _go_on_from(self, position: dict[str, Any]) -> None:
+        """Takes it back."""
+        self.step = position["step"]
+
+
+class Later(Part):
+    """A part that is set when it is told to, and not where the others are.
+
+    Args:
+        part: The part.
+    """
+
+    def __init__(self, part: Part):
+        self.is_shared = part.is_shared
+        self._part = part
+        self._states: Sequence[Arrays] | None = None
+
+    def read(self):
+        return self._part.read()
+
+    def write(self, states):
+        self._states = states
+
+    def redistribute(self, states, replicas):
+        return self._part.redistribute(states, replicas)
+
+    def apply(self) -> None:
+        """Sets them, once."""
+        if self._states is not None:
+            self._part.write(self._states)
+        self._states = None
+
+
+def _without_loss_scale(optimizer: Any) -> Any:
+    """The optimizer that mixed_float16 has put another around."""
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return optimizer.inner_optimizer
+    return optimizer
+
+
+def _number_of_worker(strategy: tf.distribute.Strategy) -> int:
+    if not _internals.is_multi_worker(strategy):
+        return 0
+    task = task_of_resolver(strategy.cluster_resolver)
+    return list(task.addresses).index(task.name)
