@@ -11,7 +11,6 @@ run.json is written last: a run that has it was finished.
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,10 +19,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tem_studies import written_files
 from tem_studies.convex.figures import Curve
 from tem_studies.convex.trace import Trace
 from tem_studies.refusal import Refusal, writing
 from tem_studies.workloads import study_files
+from tem_studies.workloads.event_files import EVENTS, events
 
 
 def is_finished(directory: Path) -> bool:
@@ -42,8 +43,7 @@ def write(
         row: Its line of summary.csv.
         trace: What it did.
     """
-    with writing(directory):
-        directory.mkdir(parents=True, exist_ok=True)
+    written_files.make_directory(directory)
     columns = trace.columns()
     write_table(
         directory / "curves.csv",
@@ -52,8 +52,8 @@ def write(
             for line in zip(*columns.values(), strict=True)
         ],
     )
-    with writing(directory / "entries.npy"):
-        np.save(directory / "entries.npy", trace.schedule)
+    with written_files.opened(directory / "entries.npy", "wb") as file:
+        np.save(file, trace.schedule)
     _write_events(directory, trace)
     content = {"settings": settings, "result": row}
     study_files.write_json(directory / "run.json", content)
@@ -125,7 +125,6 @@ def summary(trace: Trace) -> dict[str, Any]:
 
 def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
     """Writes a CSV file, whole or not at all; numbers have eight digits."""
-    partial = path.with_name(f".partial-{path.name}")
     shown = [
         {
             name: f"{value:.8g}" if isinstance(value, float) else value
@@ -133,21 +132,16 @@ def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
         }
         for row in rows
     ]
-    with writing(path):
-        with partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(shown)
-        os.replace(partial, path)
+    written_files.write_table(path, shown)
 
 
 def _write_events(directory: Path, trace: Trace) -> None:
-    for file in directory.glob("events.out.tfevents.*"):
+    for file in directory.glob(EVENTS):
         with writing(file):
             file.unlink()  # of a run that was interrupted
     columns = trace.columns()
     steps = columns.pop("step")
-    with tf.summary.create_file_writer(str(directory)).as_default():
+    with events(directory):
         for name, values in columns.items():
             for step, value in zip(steps, values, strict=True):
                 if np.isfinite(value):

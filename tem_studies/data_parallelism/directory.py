@@ -20,9 +20,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tem_studies import written_files
 from tem_studies.data_parallelism.configuration import Cell, Study
 from tem_studies.data_parallelism.metaparameters import Point, metaparameters
-from tem_studies.refusal import Refusal, writing
+from tem_studies.refusal import Refusal
 from tem_studies.workloads.logdir import RESULT_NAME
 from tem_studies.workloads.study_files import (
     alone_in,
@@ -188,8 +189,7 @@ class StudyDirectory:
     def save(self, name: str, result: Mapping[str, Any]) -> None:
         """Writes a finished trial; its claim must be held."""
         folder = self.path / name
-        with writing(folder):
-            (folder / METADATA_NAME).parent.mkdir(exist_ok=True)
+        written_files.make_directory((folder / METADATA_NAME).parent)
         status = result["status"]
         metadata = {
             "status": status,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TextIO
 
 from tem_studies.refusal import Refusal, writing
+from tem_studies.written_files import durable_files
 
 RESULT_NAME, STEPS_NAME = "result.json", "steps.npz"
 LOCK_NAME = ".run"
@@ -25,10 +26,10 @@ WRITERS = ("train", "validation", "communication")  # folders of TensorBoard's e
 _FILES = (
     RESULT_NAME,
     STEPS_NAME,
-    f".partial-{RESULT_NAME}",
-    f".partial-{STEPS_NAME}",
+    f".partial-*{RESULT_NAME}",
+    f".partial-*{STEPS_NAME}",
     "checkpoints/step-*.weights.h5",
-    "checkpoints/.partial-step-*.weights.h5",
+    "checkpoints/.partial-*step-*.weights.h5",
     *(f"{name}/events.out.tfevents.*" for name in WRITERS),
 )
 
@@ -115,7 +116,7 @@ def claim_default() -> str:
     for number in itertools.count(1):
         place = stem if number == 1 else stem.with_name(f"{stem.name}-{number}")
         try:
-            place.mkdir(parents=True)
+            durable_files.make_directory(place, exist_ok=False)
             return str(place)
         except FileExistsError:
             continue

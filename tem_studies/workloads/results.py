@@ -1,13 +1,13 @@
 """What a run leaves behind: LOGDIR/result.json, checkpoints and TensorBoard events.
 
-Only the chief writes. Files appear whole or not at all: they are written under another
-name and then renamed.
+Only the chief writes. Files appear whole or not at all, and outlive a power cut: see
+`tem_tf.durable_files`. TensorBoard's events are appended: see `event_files`.
 """
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import time
 import zipfile
 import zlib
@@ -21,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from tem_studies.refusal import Refusal, writing
+from tem_studies.workloads.event_files import sync_events, writing_events
 from tem_studies.workloads.logdir import (
     RESULT_NAME,
     STEPS_NAME,
@@ -30,6 +31,7 @@ from tem_studies.workloads.logdir import (
     not_writable,
 )
 from tem_studies.workloads.study_files import finite_or_null
+from tem_studies.written_files import durable_files, opened, write_bytes, write_text
 
 STEPS = ("entries", "payload_bytes", "error")  # what steps.npz has of each step
 SCHEMA_PATH = Path(__file__).with_name("result.schema.json")
@@ -66,7 +68,7 @@ class RunDirectory:
             return
         checkpoints = self.path / "checkpoints"
         try:
-            checkpoints.mkdir(parents=True, exist_ok=True)
+            durable_files.make_directory(checkpoints)
         except OSError as error:
             raise not_writable(self.path, "logdir", error.strerror) from error
         self._held = hold(self.path)  # Before anything is removed.
@@ -74,7 +76,8 @@ class RunDirectory:
             for file in left_by_a_run(self.path):
                 file.unlink(missing_ok=True)
         for name in WRITERS:
-            writer = tf.summary.create_file_writer(str(self.path / name))
+            with writing_events(self.path / name):
+                writer = tf.summary.create_file_writer(str(self.path / name))
             self._writers[name] = writer
 
     def log_check(
@@ -94,10 +97,9 @@ class RunDirectory:
         if not self.writes:
             return
         final = self.path / "checkpoints" / f"step-{step:06d}.weights.h5"
-        partial = final.with_name(f".partial-{final.name}")
-        with writing(final):
-            model.save_weights(partial, overwrite=True)
-            os.replace(partial, final)
+        memory = _MemoryFile(final.name)
+        model.save_weights(memory)
+        write_bytes(final, memory.getbuffer())
 
     def save_steps(self, records: np.ndarray) -> None:
         """Writes steps.npz: what every single step sent and held back.
@@ -107,36 +109,51 @@ class RunDirectory:
         """
         if not self.writes:
             return
-        partial = self.path / f".partial-{STEPS_NAME}"
         columns = dict(zip(STEPS, records.T, strict=True))
-        with writing(self.path / STEPS_NAME):
-            with partial.open("wb") as file:
-                np.savez_compressed(file, **columns)
-            os.replace(partial, self.path / STEPS_NAME)
+        with opened(self.path / STEPS_NAME, "wb") as file:
+            np.savez_compressed(file, **columns)
 
     def save_result(self, result: Mapping[str, Any]) -> None:
         """Writes result.json; numbers that are not finite become null."""
         if not self.writes:
             return
         text = json.dumps(finite_or_null(result), indent=2, allow_nan=False)
-        partial = self.path / f".partial-{RESULT_NAME}"
-        with writing(self.path / RESULT_NAME):
-            partial.write_text(text + "\n")
-            os.replace(partial, self.path / RESULT_NAME)
+        write_text(self.path / RESULT_NAME, text + "\n")
 
     def close(self) -> None:
         """Closes the TensorBoard files; another run may write there."""
-        for writer in self._writers.values():
-            writer.close()
+        for name, writer in self._writers.items():
+            with writing_events(self.path / name):
+                writer.close()
+            sync_events(self.path / name)
         if self._held is not None:
             self._held.close()
 
     def _scalars(self, writer: str, step: int, scalars: Mapping[str, float]) -> None:
         if writer in self._writers:
-            with self._writers[writer].as_default():
-                for name, value in scalars.items():
-                    tf.summary.scalar(name, value, step=step)
-            self._writers[writer].flush()
+            with writing_events(self.path / writer):
+                with self._writers[writer].as_default():
+                    for name, value in scalars.items():
+                        tf.summary.scalar(name, value, step=step)
+                self._writers[writer].flush()
+
+
+class _MemoryFile(io.BytesIO):
+    """A file in memory, for libraries that ask a file for its name's ending.
+
+    HDF5 ends the process with a segmentation fault when the disk is full, so it never
+    writes to one.
+
+    Args:
+        name: As which it shows itself.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._name = name
+
+    def __str__(self) -> str:
+        return self._name
 
 
 def read_steps(folder: Path) -> dict[str, np.ndarray]:

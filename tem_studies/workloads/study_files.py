@@ -14,7 +14,6 @@ from __future__ import annotations
 import fcntl
 import json
 import math
-import os
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from typing import Any
 
 from tem_studies.refusal import Refusal, writing
 from tem_studies.workloads.logdir import RESULT_NAME, not_writable
+from tem_studies.written_files import durable_files, remove_partials, write_text
 
 _MARK, _DATA_NAME = ".tem_tf-report", "data.json"
 
@@ -31,7 +31,7 @@ _MARK, _DATA_NAME = ".tem_tf-report", "data.json"
 def claim(folder: Path) -> Iterator[bool]:
     """Claims a folder for a `with` block; False if it is finished or another's."""
     with writing(folder):
-        folder.mkdir(exist_ok=True)
+        durable_files.make_directory(folder, parents=False)
         file = (folder / ".claim").open("w")
     with file:
         try:
@@ -43,8 +43,8 @@ def claim(folder: Path) -> Iterator[bool]:
         if (folder / RESULT_NAME).exists():
             yield False
             return
-        for left in folder.rglob(".partial-*"):  # of a process that was killed
-            left.unlink()
+        for left in (folder, *(p for p in folder.rglob("*") if p.is_dir())):
+            remove_partials(left)  # of a process that was killed
         yield True
 
 
@@ -55,7 +55,7 @@ def make_directory(path: Path, name: str = "study_dir") -> None:
         Refusal: it cannot be made or written to.
     """
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        durable_files.make_directory(path)
     except OSError as error:
         raise not_writable(path, name, error.strerror) from error
 
@@ -70,10 +70,11 @@ def alone_in(place: Path) -> Iterator[None]:
         Refusal: it cannot be made or written to.
     """
     with writing(place):
-        place.mkdir(parents=True, exist_ok=True)
+        durable_files.make_directory(place)
         file = (place / ".claim").open("w")
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        remove_partials(place)  # of a process that was killed
         yield
 
 
@@ -91,7 +92,7 @@ def empty_report(place: Path) -> None:
             "another `logdir`."
         )
     with writing(place):
-        place.mkdir(parents=True, exist_ok=True)
+        durable_files.make_directory(place)
         mark.touch()  # It stays: a process killed here leaves what the next may remove.
         for entry in earlier:
             if entry.is_dir():
@@ -199,13 +200,7 @@ def write_json(path: Path, content: Any) -> None:
         Refusal: it cannot be written.
     """
     text = json.dumps(finite_or_null(content), indent=1, allow_nan=False)
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    with writing(path):
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())  # before its name: a machine may fail, too
-        os.replace(partial, path)
+    write_text(path, text + "\n")
 
 
 def finite_or_null(value: Any) -> Any:
