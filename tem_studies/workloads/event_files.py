@@ -8,7 +8,7 @@ is closed it is synced as every other file is.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import tensorflow as tf
@@ -68,3 +68,32 @@ def sync_events(folder: Path) -> None:
     """
     with writing(folder):
         durable_files.sync_files(folder, EVENTS)
+
+
+def keep_until(folder: Path, step: int) -> None:
+    """Removes events of later steps, which a run that goes on will write again.
+
+    Args:
+        folder: Of event files that nobody writes; it may be missing.
+        step: The last whose events stay.
+
+    Raises:
+        Refusal: the operating system does not let us.
+    """
+    for path in folder.glob(EVENTS):
+        with (
+            writing(path),
+            writing_events(path),
+            durable_files.replacing(path) as partial,
+            tf.io.TFRecordWriter(str(partial)) as writer,
+        ):
+            for record in _records(path):
+                if tf.compat.v1.Event.FromString(record).step <= step:
+                    writer.write(record)
+
+
+def _records(path: Path) -> Iterator[bytes]:
+    """Records of a file, whose last one a kill may have cut."""
+    with suppress(tf.errors.DataLossError):
+        for record in tf.data.TFRecordDataset(str(path)):
+            yield record.numpy()

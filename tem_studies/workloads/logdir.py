@@ -20,6 +20,7 @@ from tem_studies.written_files import durable_files
 
 RESULT_NAME, STEPS_NAME = "result.json", "steps.npz"
 LOCK_NAME = ".run"
+RESUME_NAME = "resume"  # folder of what a run that was killed goes on from
 WRITERS = ("train", "validation", "communication")  # folders of TensorBoard's events
 
 # All that a run writes, finished or killed.
@@ -29,6 +30,7 @@ _FILES = (
     f".partial-*{RESULT_NAME}",
     f".partial-*{STEPS_NAME}",
     "checkpoints/step-*.weights.h5",
+    f"{RESUME_NAME}/step-*/*",
     "checkpoints/.partial-*step-*.weights.h5",
     *(f"{name}/events.out.tfevents.*" for name in WRITERS),
 )
@@ -37,6 +39,11 @@ _FILES = (
 def left_by_a_run(path: Path) -> list[Path]:
     """The files in a directory that a run wrote; other files there are not named."""
     return [file for pattern in _FILES for file in path.glob(pattern)]
+
+
+def may_go_on(path: str) -> bool:
+    """Whether a directory is that of a run that was to go on after a kill."""
+    return os.path.isdir(os.path.join(path, RESUME_NAME))
 
 
 def require_unused(path: str) -> None:

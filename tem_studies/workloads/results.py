@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import time
 import zipfile
 import zlib
@@ -21,9 +22,10 @@ import numpy as np
 import tensorflow as tf
 
 from tem_studies.refusal import Refusal, writing
-from tem_studies.workloads.event_files import sync_events, writing_events
+from tem_studies.workloads.event_files import keep_until, sync_events, writing_events
 from tem_studies.workloads.logdir import (
     RESULT_NAME,
+    RESUME_NAME,
     STEPS_NAME,
     WRITERS,
     hold,
@@ -58,8 +60,16 @@ class RunDirectory:
         self._writers: dict[str, tf.summary.SummaryWriter] = {}
         self._held: TextIO | None = None
 
-    def open(self) -> None:
+    @property
+    def resume_path(self) -> str:
+        """Of what a run that was killed goes on from; all workers write there."""
+        return str(self.path / RESUME_NAME)
+
+    def open(self, keeps: bool = False) -> None:
         """Makes the directory and removes what an earlier run left in it.
+
+        Args:
+            keeps: Whether a killed run may go on: `go_on_from` says it.
 
         Raises:
             Refusal: it cannot be written to; another run writes to it now.
@@ -72,13 +82,37 @@ class RunDirectory:
         except OSError as error:
             raise not_writable(self.path, "logdir", error.strerror) from error
         self._held = hold(self.path)  # Before anything is removed.
-        with writing(self.path):
-            for file in left_by_a_run(self.path):
-                file.unlink(missing_ok=True)
+        if keeps:
+            with writing(self.path):
+                durable_files.make_directory(self.resume_path)
+        else:
+            self.go_on_from(0)
+
+    def go_on_from(self, step: int) -> None:
+        """Removes what was written of later steps, and begins to write.
+
+        Args:
+            step: 0: a new run.
+
+        Raises:
+            Refusal: it cannot be written to.
+        """
+        if not self.writes:
+            return
+        if not step:
+            with writing(self.path):
+                for file in left_by_a_run(self.path):
+                    file.unlink(missing_ok=True)
         for name in WRITERS:
+            keep_until(self.path / name, step)
             with writing_events(self.path / name):
                 writer = tf.summary.create_file_writer(str(self.path / name))
             self._writers[name] = writer
+
+    def forget_resume(self) -> None:
+        """Removes what a finished run need not go on from."""
+        if self.writes:
+            shutil.rmtree(self.resume_path, ignore_errors=True)
 
     def log_check(
         self, step: int, train: Any, validation: Any, extra: Mapping[str, float]

@@ -119,24 +119,30 @@ def require_data(place: Path, checksum: int) -> None:
 
 
 def require_same(
-    path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]
+    path: Path,
+    theirs: Mapping[str, Any],
+    ours: Mapping[str, Any],
+    name: str = "study_dir",
+    kind: str = "study",
 ) -> None:
-    """Raises if a study directory was made with other settings, naming them.
+    """Raises if a directory was made with other settings, naming them.
 
     Args:
         path: The directory.
         theirs: What it holds.
         ours: What the command asks for.
+        name: Of the setting that chose the directory.
+        kind: What it is a directory of.
     """
     ours = json.loads(json.dumps(ours))  # As JSON has it: tuples are lists there.
     differences = [
-        f"`{name}` ({theirs.get(name)!r} there, {ours.get(name)!r} here)"
-        for name in sorted(theirs.keys() | ours.keys())
-        if theirs.get(name) != ours.get(name)
+        f"`{key}` ({theirs.get(key)!r} there, {ours.get(key)!r} here)"
+        for key in sorted(theirs.keys() | ours.keys())
+        if theirs.get(key) != ours.get(key)
     ]
     if differences:
         raise Refusal(
-            f"`study_dir` {path} is the study of another configuration: "
+            f"`{name}` {path} is the {kind} of another configuration: "
             f"{', '.join(differences)}. Pass another directory."
         )
 
