@@ -11,7 +11,7 @@ import time
 import pytest
 
 from tests.launch.launcher import LAUNCHER, ROOT, changed, launch, running
-from tests.processes import still_running
+from tests.processes import gone, still_running
 
 WITHOUT_GUARD = """
 class KilledGuard(local.Guard):
@@ -72,7 +72,8 @@ def test_a_killed_guard_leaves_a_run_as_it_is(tmp_path):
     assert launcher.returncode == 0
 
 
-def test_another_guard_takes_a_killed_ones_place():
+def test_another_guard_takes_a_killed_ones_place(monkeypatch, tmp_path):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     with running("--", *IN_A_SHELL) as (launcher, pids):
         # The launcher's children are the shells here; the guard alone is Python.
         (guard,) = guards_of(launcher)
@@ -80,12 +81,19 @@ def test_another_guard_takes_a_killed_ones_place():
         deadline = time.monotonic() + 10
         while guards_of(launcher) in ([], [guard]) and time.monotonic() < deadline:
             time.sleep(0.02)
+        (folder,) = tmp_path.iterdir()
         launcher.kill()
         launcher.wait(timeout=10)
         assert still_running(pids, seconds=5) == []
+        assert gone(folder)
 
 
-def test_workers_die_with_a_launcher_that_is_killed_right_after_its_guard():
+def test_workers_die_with_a_launcher_that_is_killed_right_after_its_guard(
+    monkeypatch, tmp_path
+):
+    monkeypatch.setenv(
+        "TMPDIR", str(tmp_path)
+    )  # Nobody removes the heartbeats' folder.
     with running("--", "python", "-c", SLEEP) as (launcher, pids):
         launcher.send_signal(signal.SIGSTOP)  # So that it makes no other guard.
         os.kill(guard_of(launcher, pids), signal.SIGKILL)

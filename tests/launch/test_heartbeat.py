@@ -4,13 +4,13 @@ import os
 import pathlib
 import signal
 import stat
-import time
 import types
 
 import pytest
 
 from tem_tf import heartbeat
 from tests.launch.launcher import HEARTBEAT, changed, launch, running, said
+from tests.processes import gone
 
 
 @pytest.fixture
@@ -163,14 +163,6 @@ def test_the_folder_is_removed_whatever_ends_the_launcher(tmp_path, number):
         # The guard of one that was killed takes a moment.
         launcher.communicate()
         assert gone(folder)
-
-
-def gone(folder, seconds=10.0):
-    """Whether a folder is gone after so many seconds; earlier if it is."""
-    deadline = time.monotonic() + seconds
-    while folder.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return not folder.exists()
 
 
 NO_FOLDER = """

@@ -35,8 +35,15 @@ SAVES = (
 )
 BOTH = [int(signal.SIGTERM), int(signal.SIGUSR1)]
 PLAIN = ["python", "-c", SAVES.format(numbers=BOTH, seconds=0.2)]
-SHELL_LINE = f"{shlex.quote(sys.executable)} -c {shlex.quote(PLAIN[2])}"
 GRACE = "--grace_seconds=30"
+
+
+def in_a_shell(program, python=sys.executable):
+    """A shell's line that runs a program of Python's and hands its exit code on."""
+    return f"{shlex.quote(str(python))} -c {shlex.quote(program)}; exit $?"
+
+
+SHELL_LINE = in_a_shell(PLAIN[2]).removesuffix("; exit $?")
 
 
 def stop(launcher, *numbers):
@@ -82,8 +89,9 @@ def test_what_a_worker_has_started_lives_until_it_has_saved():
 
 
 def test_sigterm_comes_where_the_signal_is_not_known():
+    # To the same process alone: the shell, which would die of it, hands its code on.
     program = SAVES.format(numbers=BOTH[:1], seconds=0)
-    with running(GRACE, "--", "python", "-c", program) as (launcher, _):
+    with running(GRACE, "--", "bash", "-c", in_a_shell(program)) as (launcher, _):
         errors = stop(launcher, signal.SIGUSR1)
     assert launcher.returncode == 75
     assert errors.count(f"saving [{int(signal.SIGTERM)}]\n") == 2
@@ -91,7 +99,6 @@ def test_sigterm_comes_where_the_signal_is_not_known():
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_workers_without_a_handler_end_at_once_by_sigterm(number):
-    # The shell says what has ended the program.
     sleep = "import os, time; print(os.getpid(), flush=True); time.sleep(1000)"
     with running("--grace_seconds=600", "--", "python", "-c", sleep) as (
         launcher,
@@ -212,7 +219,7 @@ def test_a_worker_with_a_blank_and_parentheses_in_its_name_is_found(tmp_path):
     odd = tmp_path / "a) R (b"
     odd.symlink_to(sys.executable)
     environment = {"PYTHONHOME": sys.base_prefix}
-    command = f"{shlex.quote(str(odd))} -c {shlex.quote(PLAIN[2])}; exit $?"
+    command = in_a_shell(PLAIN[2], odd)
     with running(
         GRACE,
         "--",
