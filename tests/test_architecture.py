@@ -32,7 +32,7 @@ LAYERS = [
         *("empty_batches", "forwarding_optimizer", "instance_keys", "replica_state"),
         *("rendezvous", "wire"),
     },
-    {"compressors", "cross_device_ops", "loss_scale", "memory", "places"},
+    {"compressors", "cross_device_ops", "loss_scale", "memory", "places", "roll_call"},
     {"batch_logs"},
     {
         "metrics",
@@ -70,7 +70,7 @@ CHECKING = sorted(
 
 # Folders of the plugin, each with the place of one module. The launcher, in `launch`,
 # stands for itself.
-FOLDERS = ("compressors", "native", "testing", "wire")
+FOLDERS = ("cluster", "compressors", "native", "testing", "wire")
 LAUNCHER = sorted([*(ROOT / "tem_tf" / "launch").glob("*.py"), ROOT / "tem_tf_run.py"])
 
 PLUGIN = sorted(
@@ -290,14 +290,15 @@ def test_what_runs_imports_tensorflow_at_once():
     assert {"tensorflow", "numpy", "keras"} <= imported_at_once(path, set())
 
 
-@each([*LAUNCHER, ROOT / "tem_tf" / "cluster.py"])
+@each([*LAUNCHER, *sorted((ROOT / "tem_tf" / "cluster").glob("*.py"))])
 def test_what_is_loaded_without_tensorflow_needs_none(path):
     others = {
         name
         for name in imports(path)
         if name.split(".")[0] not in {*sys.stdlib_module_names, "__future__"}
     }
-    assert all(name.startswith("tem_tf.launch.") for name in others)
+    own = ("tem_tf.launch.", "tem_tf.cluster.")
+    assert all(name.startswith(own) for name in others)
 
 
 # ------------------------------------------------------------- private parts of others
