@@ -96,39 +96,35 @@ def _call_roll(rank: Rank, wait: _Wait) -> list[str]:
     present: dict[int, tuple[socket.socket, str]] = {}
     with contextlib.ExitStack() as open_sockets:
         listener = open_sockets.enter_context(listen(rank.first, rank.source))
-        listener.setblocking(False)
         selector = open_sockets.enter_context(selectors.DefaultSelector())
         selector.register(listener, selectors.EVENT_READ)
-        while len(present) < rank.size - 1:
-            missing = [i for i in range(1, rank.size) if i not in present]
+        listener.setblocking(False)
+        while missing := [i for i in range(1, rank.size) if i not in present]:
             for key, _ in selector.select(wait.step(_names(missing))):
-                if key.fileobj is listener:
+                caller = key.fileobj
+                assert isinstance(caller, socket.socket)  # For the type checker.
+                if caller is listener:
                     with contextlib.suppress(OSError):  # It has hung up already.
-                        caller, _ = listener.accept()
-                        open_sockets.enter_context(caller)
+                        caller = open_sockets.enter_context(listener.accept()[0])
                         caller.setblocking(False)
                         selector.register(caller, selectors.EVENT_READ, bytearray())
                     continue
-                caller = key.fileobj
-                assert isinstance(caller, socket.socket)  # For the type checker.
                 call = _read(caller, key.data)
                 if call is None:  # Not the whole line yet.
                     continue
-                for index in [i for i, (one, _) in present.items() if one is caller]:
-                    del present[index]  # It has hung up, or says too much.
+                # Whoever has called and says more has hung up, or is none of ours.
+                present = {i: it for i, it in present.items() if it[0] is not caller}
                 if not _is_call(call):
                     selector.unregister(caller)
                     caller.close()
                     continue
                 refusal = _refusal(rank, call, present)
                 if refusal:
-                    for one in [caller, *(one for one, _ in present.values())]:
-                        _send(one, {"error": refusal})
+                    _tell([caller, *(it[0] for it in present.values())], error=refusal)
                     raise ValueError(refusal)
                 present[call["index"]] = caller, _address(caller, call["port"], host)
         addresses = [rank.first, *(present[i][1] for i in range(1, rank.size))]
-        for caller, _ in present.values():
-            _send(caller, {"addresses": addresses})
+        _tell([it[0] for it in present.values()], addresses=addresses)
     return addresses
 
 
@@ -193,7 +189,7 @@ def _call_first(rank: Rank, wait: _Wait) -> list[str]:
             with socket.create_connection(
                 (host, port), _SECONDS_TO_CONNECT
             ) as to_first:
-                _send(to_first, call)
+                _tell([to_first], **call)
                 told = _hear(to_first, wait)
         except OSError as error:
             told, reason = {}, error.strerror or str(error)
@@ -216,10 +212,11 @@ def _hear(to_first: socket.socket, wait: _Wait) -> dict:
             return line
 
 
-def _send(to: socket.socket, line: dict[str, Any]) -> None:
-    with contextlib.suppress(OSError):  # It has gone; the rendezvous will miss it.
-        to.settimeout(_SECONDS_TO_CONNECT)
-        to.sendall(json.dumps(line).encode() + b"\n")
+def _tell(others: list[socket.socket], **line: Any) -> None:
+    for one in others:
+        with contextlib.suppress(OSError):  # It has gone; the rendezvous will miss it.
+            one.settimeout(_SECONDS_TO_CONNECT)
+            one.sendall(json.dumps(line).encode() + b"\n")
 
 
 def _read(caller: socket.socket, read: bytearray) -> dict | None:

@@ -93,7 +93,10 @@ PROGRAMS = sorted(
 # What a reader of the repository reads.
 TEXTS = sorted(
     path
-    for pattern in ("*.md", "*.toml", "*.cfg", ".ci/*", ".*.yaml", "launch/*.s*")
+    for pattern in (
+        *("*.md", "*.toml", "*.cfg", ".ci/*", ".*.yaml"),
+        *("launch/*.s*", "launch/*.yaml", "launch/Dockerfile", "docs/*.md"),
+    )
     for path in ROOT.glob(pattern)
 ) + sorted([*PROGRAMS, *(ROOT / "tests").rglob("*.py")])
 
