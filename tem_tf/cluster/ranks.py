@@ -80,7 +80,8 @@ def _task(
         return Task({"worker": workers}, "worker", index, source)
     advice = (
         "The processes are on several nodes, and only the host of rank 0 can tell "
-        "each where the others are. Pass its name to all: `mpirun -x MASTER_ADDR=HOST`."
+        "each where the others are. Give its name to all, as by `mpirun -x "
+        "MASTER_ADDR=HOST`."
     )
     host = text(environ, "MASTER_ADDR", source, advice)
     host = f"[{host}]" if ":" in host else host

@@ -170,8 +170,8 @@ WORKER = """
 import tensorflow as tf, tem_tf
 from tem_studies.workloads.environment import AS_USUAL, role
 before = role(AS_USUAL)
-strategy = tem_tf.MultiWorkerMirroredStrategy(start_seconds=60)
-again = tem_tf.MultiWorkerMirroredStrategy(start_seconds=60)
+strategy = tem_tf.MultiWorkerMirroredStrategy(start_seconds=120)
+again = tem_tf.MultiWorkerMirroredStrategy(start_seconds=120)
 assert again.num_replicas_in_sync == strategy.num_replicas_in_sync == 2
 assert before.is_chief == tem_tf.is_chief() == tem_tf.is_chief(strategy)
 assert not before.is_alone
@@ -198,7 +198,7 @@ def test_two_processes_with_ranks_alone_train_as_one_cluster():
         for index in (0, 1)
     ]
     try:
-        outputs = [worker.communicate(timeout=120) for worker in workers]
+        outputs = [worker.communicate(timeout=240) for worker in workers]
     finally:
         for worker in workers:
             worker.kill()

@@ -132,6 +132,12 @@ def test_the_batch_script_ends_as_its_workers_do(slurm, tmp_path):
     assert "restart 0, has ended with exit code 1" in (tmp_path / "log").read_text()
 
 
+def test_the_batch_script_without_a_command_says_how_it_is_called(slurm, tmp_path):
+    job = slurm.submit(f"--output={tmp_path}/log", SCRIPT)
+    assert slurm.wait(job, 60) == "FAILED"
+    assert "usage: sbatch [OPTION...]" in (tmp_path / "log").read_text()
+
+
 @pytest.mark.multi_worker
 def test_three_workers_train(slurm, tmp_path):
     job = slurm.submit(
