@@ -33,7 +33,7 @@ LAYERS = [
         *("empty_batches", "forwarding_optimizer", "instance_keys", "replica_state"),
         *("_fit_internals", "rendezvous", "wire"),
     },
-    {"compressors", "cross_device_ops", "loss_scale", "memory", "places"},
+    {"compressors", "cross_device_ops", "loss_scale", "memory", "places", "roll_call"},
     {"batch_logs"},
     {
         "metrics",
@@ -72,11 +72,11 @@ CHECKING = sorted(
 )
 
 # Parts of the plugin that are loaded without it.
-ALONE = ("cluster", "durable_files", "heartbeat")
+ALONE = ("durable_files", "heartbeat")
 
 # Folders of the plugin, each with the place of one module. The launcher, in `launch`,
 # stands for itself.
-FOLDERS = ("checkpoint", "compressors", "native", "testing", "wire")
+FOLDERS = ("checkpoint", "cluster", "compressors", "native", "testing", "wire")
 LAUNCHER = sorted([*(ROOT / "tem_tf" / "launch").glob("*.py"), ROOT / "tem_tf_run.py"])
 
 PLUGIN = sorted(
@@ -99,7 +99,10 @@ PROGRAMS = sorted(
 # What a reader of the repository reads.
 TEXTS = sorted(
     path
-    for pattern in ("*.md", "*.toml", "*.cfg", ".ci/*", ".*.yaml", "launch/*.s*")
+    for pattern in (
+        *("*.md", "*.toml", "*.cfg", ".ci/*", ".*.yaml"),
+        *("launch/*.s*", "launch/*.yaml", "launch/Dockerfile", "docs/*.md"),
+    )
     for path in ROOT.glob(pattern)
 ) + sorted([*PROGRAMS, *(ROOT / "tests").rglob("*.py")])
 
@@ -296,7 +299,13 @@ def test_what_runs_imports_tensorflow_at_once():
     assert {"tensorflow", "numpy", "keras"} <= imported_at_once(path, set())
 
 
-@each([*LAUNCHER, *(ROOT / "tem_tf" / f"{name}.py" for name in ALONE)])
+@each(
+    [
+        *LAUNCHER,
+        *sorted((ROOT / "tem_tf" / "cluster").glob("*.py")),
+        *(ROOT / "tem_tf" / f"{name}.py" for name in ALONE),
+    ]
+)
 def test_what_is_loaded_without_tensorflow_needs_none(path):
     others = {
         name
@@ -305,7 +314,8 @@ def test_what_is_loaded_without_tensorflow_needs_none(path):
     }
     # By which the launcher loads what it shares with the plugin.
     others -= {"tem_tf_run.load_part"}
-    assert all(name.startswith("tem_tf.launch.") for name in others)
+    own = ("tem_tf.launch.", "tem_tf.cluster.")
+    assert all(name.startswith(own) for name in others)
 
 
 # ------------------------------------------------------------- private parts of others
