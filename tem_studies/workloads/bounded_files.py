@@ -90,7 +90,11 @@ def read_npz(path: Path, maximal_bytes: int = MAXIMAL_BYTES) -> dict[str, np.nda
     """
     arrays = {}
     try:
-        with reading(path), path.open("rb") as opened, zipfile.ZipFile(opened) as file:
+        with reading(path), path.open("rb") as opened:
+            # zipfile would look for an archive behind whatever the file begins with.
+            if opened.read(2) != b"PK":
+                raise ValueError("it is no npz file")
+            file = zipfile.ZipFile(opened)
             for member in file.infolist():
                 # One byte more than announced shows that the announcement is wrong.
                 if member.file_size > maximal_bytes:
