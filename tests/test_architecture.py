@@ -462,6 +462,26 @@ def test_who_may_write_does(name):
     assert list(writes(parse(ROOT / name)))
 
 
+# ------------------------------------------------------------------------ who runs what
+
+# What runs a text or a file. A study's processes are given their work by their parent.
+RUNNING = {
+    *("eval", "exec", "pickle.load", "pickle.loads", "pickle.Unpickler", "np.load"),
+    *("numpy.load", "yaml.load", "marshal.loads", "shelve.open", "joblib.load"),
+}
+RUNNERS = {"tem_studies/workloads/processes.py": {"pickle.loads"}}
+
+
+@each(PROGRAMS)
+def test_nothing_that_is_read_is_run(path):
+    calls = {
+        ast.unparse(node.func)
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.Call)
+    }
+    assert calls & RUNNING == RUNNERS.get(name_of(path), set())
+
+
 # ---------------------------------------------------------------------- what a file is
 
 

@@ -20,11 +20,39 @@ import numpy as np
 import tensorflow as tf
 
 from tem_studies import written_files
-from tem_studies.convex.figures import Curve
+from tem_studies.convex.figures import PANELS, Curve
 from tem_studies.convex.trace import Trace
 from tem_studies.refusal import Refusal, writing
 from tem_studies.workloads import study_files
+from tem_studies.workloads.bounded_files import read_npy
 from tem_studies.workloads.event_files import EVENTS, events
+
+# What is read of run.json and of curves.csv.
+_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "settings": {"type": "object"},
+        "result": {
+            "type": "object",
+            "properties": {
+                "status": {"enum": ["finished", "diverged"]},
+                "iterations": {"type": "integer", "minimum": 0},
+                "seed": {"type": "integer", "minimum": 0},
+                "density": {"type": ["number", "null"], "minimum": 0},
+                "method": {"type": "string"},
+                "compressor": {"type": "string"},
+                "setting": {"type": "string"},
+            },
+            "additionalProperties": {"type": ["number", "string", "null"]},
+            "required": [
+                *("status", "iterations", "seed", "density"),
+                *("method", "compressor", "setting"),
+            ],
+        },
+    },
+    "required": ["settings", "result"],
+}
+_READ = {"step", "bits", "encoded_bits", *(x for panel in PANELS for x in panel[:2])}
 
 
 def is_finished(directory: Path) -> bool:
@@ -65,7 +93,7 @@ def read(directory: Path) -> tuple[dict[str, Any], Curve]:
     Raises:
         Refusal: a file is damaged.
     """
-    content = study_files.read_json(directory / "run.json", dict)
+    content = study_files.read_result(directory / "run.json", _SCHEMA)
     with _intact(directory):
         row = content["result"]
         text = (directory / "curves.csv").read_text()
@@ -73,6 +101,8 @@ def read(directory: Path) -> tuple[dict[str, Any], Curve]:
         curve = {
             name: np.array([float(line[name]) for line in lines]) for name in lines[0]
         }
+        if missing := _READ - curve.keys():
+            raise ValueError(f"curves.csv lacks {missing}")
         if not text.endswith("\n") or curve["step"][-1] != row["iterations"]:
             raise ValueError("curves.csv is cut off")
         return row, curve
@@ -85,7 +115,10 @@ def read_entries(directory: Path) -> np.ndarray:
         Refusal: the file is damaged.
     """
     with _intact(directory):
-        return np.load(directory / "entries.npy")
+        entries = read_npy(directory / "entries.npy")
+        if entries.ndim != 2 or entries.dtype.kind not in "iu":
+            raise ValueError("entries.npy holds no table of integers")
+        return entries
 
 
 @contextmanager
@@ -93,7 +126,7 @@ def _intact(directory: Path) -> Iterator[None]:
     """Says what to do about files that cannot be read."""
     try:
         yield
-    except (OSError, EOFError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, csv.Error) as error:
         raise Refusal(
             f"The files of the run in {directory} are damaged ({error!r}). Remove it "
             "to have it run again."

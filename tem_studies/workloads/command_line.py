@@ -22,13 +22,14 @@ from tem_studies.workloads.environment import (
 )
 from tem_studies.workloads.logdir import (
     RESULT_NAME,
+    SCHEMA_PATH,
     claim_default,
     give_back,
     may_go_on,
     require_unused,
     require_writable,
 )
-from tem_studies.workloads.study_files import read_result, require_same
+from tem_studies.workloads.study_files import read_result, read_schema, require_same
 
 if TYPE_CHECKING:
     from tem_studies.workloads.experiment import Experiment
@@ -90,7 +91,7 @@ def finished(configuration: Configuration) -> dict[str, Any] | None:
     path = Path(configuration.logdir, RESULT_NAME)
     if not path.exists():
         return None
-    result = read_result(path, ("configuration", "status", "steps", "test"))
+    result = read_result(path, read_schema(SCHEMA_PATH))
     theirs = {k: v for k, v in result["configuration"].items() if k in _compared()}
     ours = {k: v for k, v in configuration.as_dict().items() if k in _compared()}
     require_same(path.parent, theirs, ours, "logdir", "run")

@@ -21,6 +21,7 @@ from tem_studies.written_files import durable_files
 RESULT_NAME, STEPS_NAME = "result.json", "steps.npz"
 LOCK_NAME = ".run"
 RESUME_NAME = "resume"  # folder of what a run that was killed goes on from
+SCHEMA_PATH = Path(__file__).with_name("result.schema.json")  # of result.json
 WRITERS = ("train", "validation", "communication")  # folders of TensorBoard's events
 
 # All that a run writes, finished or killed.

@@ -10,8 +10,6 @@ import io
 import json
 import shutil
 import time
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from tem_studies.refusal import Refusal, writing
+from tem_studies.workloads.bounded_files import read_npz
 from tem_studies.workloads.event_files import keep_until, sync_events, writing_events
 from tem_studies.workloads.logdir import (
     RESULT_NAME,
@@ -36,10 +35,7 @@ from tem_studies.workloads.study_files import finite_or_null
 from tem_studies.written_files import durable_files, opened, write_bytes, write_text
 
 STEPS = ("entries", "payload_bytes", "error")  # what steps.npz has of each step
-SCHEMA_PATH = Path(__file__).with_name("result.schema.json")
 PHASES = ("load", "build", "prune", "train", "validate", "test")
-# What numpy raises for damaged archives.
-_UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
 
 
 class RunDirectory:
@@ -198,10 +194,12 @@ def read_steps(folder: Path) -> dict[str, np.ndarray]:
     """
     path = folder / STEPS_NAME
     try:
-        # Opened here, since numpy leaves what it cannot read open.
-        with path.open("rb") as stream, np.load(stream) as file:
-            return {name: file[name] for name in STEPS}
-    except _UNREADABLE as error:
+        found = read_npz(path)
+        steps = {name: found[name] for name in STEPS}
+        if len({(len(x), x.ndim, x.dtype.kind) for x in steps.values()}) != 1:
+            raise ValueError("its columns differ in length or type")
+        return steps
+    except (ValueError, LookupError, TypeError) as error:
         raise Refusal(
             f"{path} cannot be read ({error}): it is damaged or missing. Remove "
             f"{folder} to have the run made again; nothing was changed."

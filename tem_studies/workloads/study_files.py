@@ -15,15 +15,18 @@ import fcntl
 import json
 import math
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tem_studies.missing_packages import importing
 from tem_studies.refusal import Refusal, writing
 from tem_studies.workloads.logdir import RESULT_NAME, not_writable
 from tem_studies.written_files import durable_files, remove_partials, write_text
 
+_DIGITS = 18  # of an integer: within 64 bits
+_LONGEST = 200  # characters of what is wrong in a file
 _MARK, _DATA_NAME = ".tem_tf-report", "data.json"
 
 
@@ -172,8 +175,13 @@ def read_json(path: Path, kind: type) -> Any:
         Refusal: it is damaged, or holds something else than a `kind`.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+        content = json.loads(
+            path.read_text(encoding="utf-8"),
+            parse_constant=_number,
+            parse_float=_number,
+            parse_int=_integer,
+        )
+    except (ValueError, OSError, RecursionError) as error:
         raise Refusal(
             f"{path} cannot be read as JSON ({error}): it is half-written or damaged. "
             "Restore it, or remove it to have it made again; nothing was changed."
@@ -183,20 +191,43 @@ def read_json(path: Path, kind: type) -> Any:
     return content
 
 
-def read_result(path: Path, names: Collection[str]) -> dict[str, Any]:
-    """Reads a result file that must have some names at least.
+def read_result(path: Path, schema: Mapping[str, Any]) -> Any:
+    """Reads a file of a study, which must be as a JSON Schema says.
 
     Raises:
-        Refusal: it is damaged, or lacks one of them.
+        Refusal: it is damaged, altered, or another kind of file.
     """
-    content = read_json(path, dict)
-    if missing := sorted(set(names) - content.keys()):
+    with importing():
+        import jsonschema
+
+    content = read_json(path, object)
+    faults = jsonschema.Draft202012Validator(schema).iter_errors(content)
+    if (fault := jsonschema.exceptions.best_match(faults)) is not None:
+        said = fault.message[:_LONGEST]
         raise Refusal(
-            f"{path} lacks {', '.join(f'`{name}`' for name in missing)}: it is damaged "
-            "or not a result of this study. Restore it, or remove it to have it made "
-            "again; nothing was changed."
+            f"{path} is damaged, or not of this study: {said} ({fault.json_path}). "
+            "Restore it, or remove it to have it made again; nothing was changed."
         )
     return content
+
+
+def read_schema(path: Path) -> dict[str, Any]:
+    """Reads a schema that comes with the program."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _number(word: str) -> float:
+    """A number; what is not finite is no JSON, and would be computed with."""
+    value = float(word)
+    if not math.isfinite(value):
+        raise ValueError(f"{word} is not finite")
+    return value
+
+
+def _integer(word: str) -> int:
+    if len(word) > _DIGITS:
+        raise ValueError(f"an integer has {len(word)} digits")
+    return int(word)
 
 
 def write_json(path: Path, content: Any) -> None:

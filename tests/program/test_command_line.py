@@ -149,7 +149,7 @@ WRONG = [
     (STUDY, WORKER, "A study runs each trial in one process and cannot be one of"),
     (STUDY, STEP, "as SLURM's environment says. Once only, set TF_CONFIG={}; for mo"),
     ("--report NOWHERE", {}, "There is no study in"),
-    ("--report DAMAGED", {}, "must hold a study's whole `configuration`."),
+    ("--report DAMAGED", {}, "is damaged, or not of this study: 'configuration' is"),
     ("--report STUDIES --nruns 3", {}, "`nruns` has no effect with `report`"),
     ("--report STUDIES --logdir FILE", {}, "`logdir` must be a directory that can be"),
     # A comparison.
