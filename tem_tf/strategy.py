@@ -21,6 +21,7 @@ from tem_tf.cluster import (
 )
 from tem_tf.cross_device_ops import SparsifiedCrossDeviceOps
 from tem_tf.empty_batches import EmptyBatches
+from tem_tf.fit_start import FitStart
 from tem_tf.start_limit import limited, termination_kept
 
 # How long TensorFlow's own start may take once all are there: it takes one or two, more
@@ -35,7 +36,9 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
     (keras-team/keras#20585): Keras calls `reduce` in two ways that it does not accept.
     This one accepts them; nothing in Keras is patched. `steps_per_execution` > 1, which
     fails there too, works. It also carries `SparsifiedCrossDeviceOps`, and checks the
-    cluster's description before it waits for anybody.
+    cluster's description before it waits for anybody. Of Keras's `ModelCheckpoint`,
+    `CSVLogger`, `TensorBoard` and `BackupAndRestore` the chief's alone write where they
+    are told to.
 
     Args:
         cluster_resolver: `tf.distribute.cluster_resolver.ClusterResolver`. Default:
@@ -126,6 +129,7 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         _internals.take_instance_keys_at_the_call(self)
         _internals.wrap_cross_device_ops(self, SparsifiedCrossDeviceOps)
         self.empty_batches = EmptyBatches(len(self.extended.worker_devices))
+        self._fit_start = FitStart(self, functools.partial(is_chief, self))
 
     @property
     def batch_logs(self) -> str:
@@ -153,6 +157,15 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
             return outputs
         return self._batch_logs.reduced(self, run, model, outputs)
 
+    def experimental_distribute_dataset(self, dataset, options=None):
+        """As in the base class; also where Keras's `fit` and `evaluate` begin.
+
+        Raises:
+            ValueError: workers have unequal numbers of batches.
+        """
+        self._fit_start.note(dataset)
+        return super().experimental_distribute_dataset(dataset, options)
+
     def reduce(self, reduce_op, value, axis=None):
         """As in the base class, of nests too, and as Keras 3 needs it.
 
@@ -169,6 +182,7 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
             return value.mean
         asked = _internals.asked_by_keras()
         if asked == "batch":
+            self._fit_start.note()  # Of data that the user has distributed.
             return tf.nest.map_structure(
                 lambda v: self.experimental_local_results(v)[0], value
             )

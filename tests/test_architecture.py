@@ -34,7 +34,8 @@ LAYERS = [
         *("_fit_internals", "rendezvous", "wire"),
     },
     {"compressors", "cross_device_ops", "loss_scale", "memory", "places", "roll_call"},
-    {"batch_logs"},
+    {"batch_logs", "chief_writing", "worker_texts"},
+    {"fit_start"},
     {
         "metrics",
         "options",
@@ -42,7 +43,6 @@ LAYERS = [
         "transport",
         "simulation",
         "handshake",
-        "worker_texts",
         "asking_plan",
     },
     {"accounting", "lone_exchange", "inner_optimizer", "kept_state", "meeting"},
