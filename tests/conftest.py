@@ -51,6 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 # Files with tests that start workers, or that hold processes to seconds.
 WITH_PROCESSES = (
+    "tests/faults/",
     "tests/launch/",
     "tests/multi_worker/",
     "tests/test_benchmarks.py",
