@@ -1,4 +1,4 @@
-"""Whether a process still runs: what tests ask that must leave none behind."""
+"""What still runs or is still there: what tests ask that must leave nothing behind."""
 
 import pathlib
 import time
@@ -21,3 +21,11 @@ def still_running(pids: Iterable[int], seconds: float = 0.0) -> list[int]:
     while (left := list(filter(is_running, pids))) and time.monotonic() < deadline:
         time.sleep(0.02)
     return left
+
+
+def gone(folder: pathlib.Path, seconds: float = 10.0) -> bool:
+    """Whether a folder is gone after so many seconds; earlier if it is."""
+    deadline = time.monotonic() + seconds
+    while folder.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not folder.exists()

@@ -10,6 +10,10 @@ import dataclasses
 import re
 import signal
 
+from tem_tf_run import load_part
+
+heartbeat = load_part("heartbeat")
+REQUEUE_CODE: int = heartbeat.REQUEUE_CODE
 # What TensorFlow raises where a collective or a call of another worker fails.
 ERRORS_OF_CALLS = {
     *("AbortedError", "CancelledError", "DeadlineExceededError"),
@@ -93,7 +97,12 @@ class End:
     @property
     def failed(self) -> bool:
         """Whether it failed by itself."""
-        return self.code != 0 and not self.asked
+        return self.code not in (0, REQUEUE_CODE) and not self.asked
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it stopped on wish and says that its state is saved."""
+        return self.code == REQUEUE_CODE
 
 
 def causes(ends: list[End]) -> list[End]:

@@ -1,77 +1,128 @@
-"""From the start of the workers to the end of all: who is asked to end, when, and why.
+"""From a start of the workers to the end of all: who is asked to end, when, and why.
 
 The first worker that fails ends the others. Where its stderr tells that it failed for
 the loss of another worker, that one has a moment to end first, so that it can be named.
+A stall ends all. After a wish to stop they have the time to save their state.
 """
 
-import queue
+import argparse
+import dataclasses
 import signal
 import time
 
-from .first_failure import End, awaited, causes
-from .worker_processes import Event, Worker, describe, say
+from .events import Event, Events
+from .first_failure import REQUEUE_CODE, End, awaited, causes
+from .guard import Guard
+from .stall import StallWatch
+from .stop_wish import wish_to_stop
+from .worker_processes import Worker, describe, say
 
 # How long a worker that others have lost may take to end by itself. TensorFlow's take
 # 1-5 s from an exception to their end, and others lose them at the end of that.
 CAUSE_SECONDS = 3.0
+STALL_CODE = 124  # As timeout(1) ends with.
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How one start of the workers has ended.
+
+    Attributes:
+        code: What the launcher's exit code is if this was the last start.
+        lines: What is to be said then.
+        failure: What happened, if it is worth another start; else None.
+    """
+
+    code: int
+    lines: list[str]
+    failure: str | None = None
 
 
 class Supervision:
-    """One run of the workers, from their start to the launcher's exit code.
+    """One run of the workers, from their start to the end of all.
 
     Args:
         workers: All of them, started and watched.
         events: What happens to them and to the launcher.
-        grace_seconds: From asking workers to end to killing them. The wait for a lost
-            worker's end is no longer than this either.
+        guard: Looked after meanwhile.
+        options: Of the launcher. `grace_seconds` is the time from asking workers to end
+            to killing them, and that for the others after one has stopped on wish; the
+            wait for a lost worker's end is no longer either. `stop_signals` are wishes.
+        stall_watch: Asked whether the job stands still, or None.
     """
 
     def __init__(
-        self, workers: list[Worker], events: queue.SimpleQueue, grace_seconds: float
+        self,
+        workers: list[Worker],
+        events: Events,
+        guard: Guard,
+        options: argparse.Namespace,
+        stall_watch: StallWatch | None,
     ):
         self._workers = workers
         self._events = events
-        self._grace_seconds = grace_seconds
-        self._started = time.monotonic()
+        self._guard = guard
+        self._grace_seconds: float = options.grace_seconds
+        self._stop_signals: set[int] = options.stop_signals
+        self._stall_watch = stall_watch
+        self._started = min(worker.started for worker in workers)
         self._running = {worker.index: worker for worker in workers}
         self._ends: list[End] = []
         self._asked_at: float | None = None  # When the workers were asked to end.
         self._deadline: float | None = (
             None  # When what we wait for is waited for no more.
         )
-        self._code = 0
+        self._stall: str | None = None
+        # The signal that has ended the workers, and whether it was a wish to stop.
+        self._ended_by: int | None = None
+        self._wished = False
+        self._restartable = True
         # Those that had raised an exception but not ended when they were asked to.
         self._raising: list[int] = []
 
-    def run(self) -> int:
-        """Waits for all workers; returns the launcher's exit code."""
+    def run(self) -> Outcome:
+        """Waits for all workers to end."""
         while self._running:
-            left = None
-            if self._deadline is not None:
-                left = max(0, self._deadline - time.monotonic())
-            try:
-                event = self._events.get(timeout=left)
-            except queue.Empty:
-                self._give_up_waiting()
-                continue
-            if event.kind == "exit":
+            event = self._events.wait(self._guard, self._patience())
+            if event is None:
+                self._note_time()
+            elif event.kind == "exit":
                 self._note_end(event)
             else:
                 self._obey(event)
         end_leftovers(self._workers, self._grace_seconds)
-        if self._code == 0:
-            self._code = self._report()
-        return self._code
+        return self._outcome()
+
+    def _patience(self) -> float | None:
+        waits = []
+        if self._deadline is not None:
+            waits.append(max(0.0, self._deadline - time.monotonic()))
+        if self._stall_watch is not None and self._asked_at is None:
+            waits.append(self._stall_watch.interval)
+        return min(waits, default=None)
 
     def _signal(self, number: int) -> None:
         for worker in self._running.values():
             worker.signal_group(number)
 
-    def _ask(self, number: int) -> None:
+    def _ask(self, number: int, wish: bool = False) -> None:
         self._raising = [i for i, w in self._running.items() if w.trace.own_error]
         self._asked_at = time.monotonic()
-        self._signal(number)
+        self._wished = wish
+        if wish:
+            wish_to_stop(list(self._running.values()), number)
+        else:
+            self._signal(number)
         self._deadline = self._asked_at + self._grace_seconds
+
+    def _note_time(self) -> None:
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            self._give_up_waiting()
+        elif self._stall_watch is not None and self._asked_at is None:
+            self._stall = self._stall_watch.look(list(self._running.values()))
+            if self._stall is not None:
+                say(f"{self._stall}; ending all.")
+                self._ask(signal.SIGTERM)
 
     def _give_up_waiting(self) -> None:
         those = ", ".join(map(str, self._running))
@@ -86,14 +137,16 @@ class Supervision:
     def _obey(self, event: Event) -> None:
         """Follows a signal; or nobody reads our output any more."""
         by_signal = event.kind == "signal"
+        wish = by_signal and event.number in self._stop_signals
+        self._restartable = False
         if self._asked_at is not None:
-            if by_signal:  # Asked again: no more patience.
+            # Asked again: no more patience. But schedulers repeat the wish to stop.
+            if by_signal and not (wish and self._wished):
                 self._signal(signal.SIGKILL)
             return
-        if not any(end.failed for end in self._ends):
-            self._code = 128 + event.number
+        self._ended_by = event.number
         say(f"{signal.Signals(event.number).name}: ending all workers.")
-        self._ask(event.number if by_signal else signal.SIGTERM)
+        self._ask(event.number if by_signal else signal.SIGTERM, wish)
 
     def _note_end(self, event: Event) -> None:
         worker = event.worker
@@ -103,7 +156,15 @@ class Supervision:
         seconds = event.time - self._started
         end = End.of(worker.index, event.number, seconds, asked, worker.trace)
         self._ends.append(end)
-        if self._asked_at is not None or not any(end.failed for end in self._ends):
+        if self._asked_at is not None:
+            return
+        if not any(end.failed for end in self._ends):
+            if end.stopped and self._running and self._deadline is None:
+                self._deadline = time.monotonic() + self._grace_seconds
+                say(
+                    f"{in_words(end)}; waiting up to {self._grace_seconds:g} s for "
+                    "the others."
+                )
             return
         pending = awaited(self._ends, set(self._running))
         if causes(self._ends) or not pending:
@@ -115,32 +176,55 @@ class Supervision:
             self._deadline = time.monotonic() + seconds
             say(f"{in_words(end)}; waiting up to {seconds:g} s for that one's end.")
 
-    def _report(self) -> int:
-        """Names the worker that failed first, and shows what it said last."""
+    def _outcome(self) -> Outcome:
+        failures = [end for end in self._ends if end.failed]
+        if failures:
+            first, lines = self._report(failures)
+            code = first.code if first.code > 0 else 128 - first.code
+            failure = in_words(first)
+        elif self._stall is not None:
+            code, lines, failure = STALL_CODE, [f"{self._stall}."], self._stall
+        elif self._has_stopped():
+            text = "the workers have stopped on wish and saved their state"
+            again = f"the same command goes on from there (exit code {REQUEUE_CODE})"
+            return Outcome(REQUEUE_CODE, [f"{text}: {again}."])
+        else:
+            return Outcome(128 + self._ended_by if self._ended_by else 0, [])
+        return Outcome(code, lines, failure if self._restartable else None)
+
+    def _has_stopped(self) -> bool:
+        """Whether the workers have stopped on wish, told by the launcher or others."""
+        if self._ended_by is None:
+            return any(end.stopped for end in self._ends)
+        # One that was through with its work before the wish has nothing to save.
+        left = [end for end in self._ends if end.asked or end.code != 0]
+        return self._wished and bool(left) and all(end.stopped for end in left)
+
+    def _report(self, failures: list[End]) -> tuple[End, list[str]]:
+        """The worker that failed first, and lines that name it and what it said."""
         ends = sorted(self._ends, key=lambda end: end.seconds)
-        failures = [end for end in ends if end.failed]
-        if not failures:
-            return 0
+        failures = sorted(failures, key=lambda end: end.seconds)
         first = (causes(failures) or failures)[0]
         lost = {end.lost for end in failures}
         raising = [index for index in self._raising if index in lost]
         if first.lost is None:
-            self._show(first.index, in_words(first))
-        elif raising:
-            index = raising[0]
-            self._show(index, f"worker {index} raised an exception, but did not end")
-        else:
-            say("It is not certain which worker failed first:")
-            for end in ends:
-                say(f"    {in_words(end)}")
-            self._show(first.index, f"worker {first.index} was the first to end so")
-        return first.code if first.code > 0 else 128 - first.code
+            return first, self._last_lines(first.index, in_words(first))
+        if raising:
+            text = f"worker {raising[0]} raised an exception, but did not end"
+            return first, self._last_lines(raising[0], text)
+        return first, [
+            "It is not certain which worker failed first:",
+            *(f"    {in_words(end)}" for end in ends),
+            *self._last_lines(
+                first.index, f"worker {first.index} was the first to end so"
+            ),
+        ]
 
-    def _show(self, index: int, text: str) -> None:
+    def _last_lines(self, index: int, text: str) -> list[str]:
         (lines,) = (w.last_lines for w in self._workers if w.index == index)
-        say(f"{text}. Its last lines:" if lines else f"{text}. It wrote nothing.")
-        for line in lines:
-            say(f"    {line}")
+        if not lines:
+            return [f"{text}. It wrote nothing."]
+        return [f"{text}. Its last lines:", *(f"    {line}" for line in lines)]
 
 
 def in_words(end: End) -> str:

@@ -1,4 +1,4 @@
-"""Worker processes as the launcher sees them: ports, output, ends, and their guard.
+"""Worker processes as the launcher sees them: ports, output, ends.
 
 Standard library only, like the launcher, so that it starts in a blink.
 """
@@ -7,7 +7,6 @@ import collections
 import contextlib
 import dataclasses
 import os
-import queue
 import re
 import signal
 import socket
@@ -17,7 +16,8 @@ import time
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from .first_failure import Trace
+from .events import Event, Events
+from .first_failure import REQUEUE_CODE, Trace
 from .log_lines import LogLines
 
 HOST = "127.0.0.1"
@@ -79,6 +79,9 @@ class Worker:
         default_factory=lambda: collections.deque(maxlen=LAST_LINES)
     )
     readers: list[threading.Thread] = dataclasses.field(default_factory=list)
+    # By the monotonic clock.
+    started: float = dataclasses.field(default_factory=time.monotonic)
+    heard: float = 0.0  # When it last wrote a line.
 
     def __post_init__(self):
         self.trace = Trace(self.index)
@@ -91,63 +94,18 @@ class Worker:
             return False
         return True
 
+    def end_at_once(self) -> None:
+        """Kills it and all it has started; for one whose output nobody reads yet."""
+        self.signal_group(signal.SIGKILL)
+        self.process.wait()
+        for pipe in (self.process.stdout, self.process.stderr):
+            if pipe is not None:
+                pipe.close()
 
-@dataclasses.dataclass(frozen=True)
-class Event:
-    """What wakes the launcher: a worker's end, a signal, or a closed stdout."""
-
-    kind: str  # "exit", "signal" or "closed output"
-    worker: Worker | None = None
-    number: int = 0  # the exit code (-n for signal n) or the signal
-    time: float = 0.0  # of an exit, by the monotonic clock
-
-
-class Guard:
-    """The process that kills the workers if the launcher itself is killed.
-
-    It reads process groups from a pipe that only the launcher holds open. The pipe
-    ends when the launcher does, however that happens; what is not forgotten by then
-    is killed. (Linux's PR_SET_PDEATHSIG would reach the workers, but not what they
-    have started, as in `-- bash -c "python main.py; ..."`.)
-    """
-
-    def __init__(self):
-        read_end, self._write_end = os.pipe()
-        self._pid = os.fork()
-        if self._pid == 0:
-            try:
-                os.close(self._write_end)
-                self._serve(read_end)
-            finally:
-                os._exit(0)
-        os.close(read_end)
-
-    @staticmethod
-    def _serve(read_end: int) -> None:
-        os.setsid()  # Ctrl-C and a kill of the launcher's group do not reach us.
-        silence = os.open(os.devnull, os.O_RDWR)
-        for descriptor in (0, 1, 2):  # Whoever reads our output waits for its end.
-            os.dup2(silence, descriptor)
-        groups: set[int] = set()
-        with os.fdopen(read_end, "rb") as pipe:
-            for line in pipe:
-                groups ^= {int(line)}  # Named once: watch. Named again: forget.
-        for group in groups:
-            with contextlib.suppress(OSError):
-                os.killpg(group, signal.SIGKILL)
-
-    def toggle(self, group: int) -> None:
-        """Starts or ends watching a process group.
-
-        A guard that was killed watches nothing any more, and the run goes on without.
-        """
-        with contextlib.suppress(BrokenPipeError):
-            os.write(self._write_end, b"%d\n" % group)
-
-    def close(self) -> None:
-        """Ends the guard."""
-        os.close(self._write_end)
-        os.waitpid(self._pid, 0)
+    def signal_process(self, pid: int, number: int) -> None:
+        """Signals one of its processes, unless that has ended."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
 
 
 def read_lines(descriptor: int) -> Iterator[bytes]:
@@ -181,9 +139,7 @@ def say(text: str) -> None:
         write_line(2, f"[launcher] {text}".encode())
 
 
-def watch(
-    workers: list[Worker], events: queue.SimpleQueue, tensorflow_logs: bool
-) -> None:
+def watch(workers: list[Worker], events: Events, tensorflow_logs: bool) -> None:
     """Starts the threads that copy the workers' output and wait for their ends.
 
     Args:
@@ -196,24 +152,26 @@ def watch(
     def copy(worker: Worker, pipe: BinaryIO, out: int) -> None:
         listening = True
         logs = LogLines()
-        for line in read_lines(pipe.fileno()):
-            text = line.decode(errors="replace")
-            is_log = False
-            if out == 2:  # What is on stdout was written by the program.
-                is_log = logs.recognise(text)
-                worker.trace.read(text, is_log)
-            if not is_log:
-                worker.last_lines.append(text)
-            elif not tensorflow_logs:
-                continue
-            try:
-                if listening:
-                    with lock:
-                        write_line(out, b"[worker %d] %s" % (worker.index, line))
-            except OSError:
-                # Read on: a worker blocked on a full pipe could not end.
-                listening = False
-                events.put(Event("closed output", number=signal.SIGPIPE))
+        with pipe:
+            for line in read_lines(pipe.fileno()):
+                worker.heard = time.monotonic()
+                text = line.decode(errors="replace")
+                is_log = False
+                if out == 2:  # What is on stdout was written by the program.
+                    is_log = logs.recognise(text)
+                    worker.trace.read(text, is_log)
+                if not is_log:
+                    worker.last_lines.append(text)
+                elif not tensorflow_logs:
+                    continue
+                try:
+                    if listening:
+                        with lock:
+                            write_line(out, b"[worker %d] %s" % (worker.index, line))
+                except OSError:
+                    # Read on: a worker blocked on a full pipe could not end.
+                    listening = False
+                    events.put(Event("closed output", number=signal.SIGPIPE))
 
     def wait(worker: Worker) -> None:
         code = worker.process.wait()
@@ -235,6 +193,8 @@ def watch(
 
 def describe(code: int) -> str:
     """A process's end in words, for example "was ended by SIGKILL"."""
+    if code == REQUEUE_CODE:
+        return f"stopped on wish (exit code {code})"
     if code >= 0:
         return f"{'failed' if code else 'ended'} with exit code {code}"
     try:

@@ -10,7 +10,7 @@ import textwrap
 import pytest
 
 from tem_tf.launch.first_failure import End, Trace, awaited, causes
-from tests.launch.launcher import INDEX, ROOT, launch
+from tests.launch.launcher import INDEX, ROOT, launch, said
 from tests.launch.tensorflow_lines import ABSL, REMOTE
 
 TRACEBACK = """\
@@ -124,14 +124,6 @@ def run(*programs, options=()):
     return launch("--workers", len(programs), *options, *command)
 
 
-def reported(result):
-    """The launcher's own lines, without its name."""
-    lines = [
-        line for line in result.stderr.split("\n") if line.startswith("[launcher]")
-    ]
-    return [line.removeprefix("[launcher] ") for line in lines]
-
-
 NOTICES_0 = f"say({LOST_0!r}); end(1)"
 NOTICES_1 = f"say({LOST_1!r}); end(1)"
 
@@ -151,7 +143,7 @@ def test_the_first_failure_is_named_though_another_worker_ends_before(
     # The third has lost the second, which has lost the first.
     result = run(last, NOTICES_0, f"then(0.2); {NOTICES_1}")
     assert result.returncode == code
-    lines = reported(result)
+    lines = said(result.stderr)
     begin = next(i for i, line in enumerate(lines) if "Its last lines" in line)
     assert lines[begin].startswith(f"worker 0 {end} after ")
     assert any(line.strip().startswith(shown) for line in lines[begin:])
@@ -163,7 +155,7 @@ def test_the_first_failure_is_named_though_another_worker_ends_before(
 def test_an_error_of_ones_own_is_the_first_without_waiting():
     result = run("then(1000)", f"say({OWN!r}); end(4)")
     assert result.returncode == 4
-    first, second, *_ = reported(result)
+    first, second, *_ = said(result.stderr)
     assert first.startswith("worker 1 failed with exit code 4 after ")
     assert first.endswith(" s; ending the others.")
     assert second == first.replace("; ending the others", "") + " Its last lines:"
@@ -177,7 +169,7 @@ def test_a_worker_that_raised_and_does_not_end_is_named():
         options=["--grace_seconds=0.3"],
     )
     assert result.returncode == 1
-    lines = reported(result)
+    lines = said(result.stderr)
     assert "worker 0 raised an exception, but did not end. Its last lines:" in lines
     assert "    ValueError: the loss is bad" in lines
 
@@ -185,7 +177,7 @@ def test_a_worker_that_raised_and_does_not_end_is_named():
 def test_a_worker_that_ended_well_before_the_others_is_told():
     result = run("pass", f"then(); {NOTICES_0}")
     assert result.returncode == 1
-    _, title, first, second, *_ = reported(result)
+    _, title, first, second, *_ = said(result.stderr)
     assert title == "It is not certain which worker failed first:"
     assert first.startswith("    worker 0 ended with exit code 0 after ")
     assert second.startswith("    worker 1 failed with exit code 1 after ")
@@ -195,7 +187,7 @@ def test_a_worker_that_ended_well_before_the_others_is_told():
 def test_what_is_known_is_said_where_the_cause_is_not():
     result = run("then(1000)", NOTICES_0, options=["--grace_seconds=0.5"])
     assert result.returncode == 1
-    lines = reported(result)
+    lines = said(result.stderr)
     assert "worker 0 did not end: ending all." in lines
     assert "    worker 0 still ran" in lines
     assert "worker 1 was the first to end so. Its last lines:" in lines
@@ -203,7 +195,7 @@ def test_what_is_known_is_said_where_the_cause_is_not():
 
 def test_a_worker_that_says_nothing_has_no_last_lines():
     result = run("os._exit(3)")
-    assert reported(result)[-1].endswith(". It wrote nothing.")
+    assert said(result.stderr)[-1].endswith(". It wrote nothing.")
 
 
 # --------------------------------------------------------------------- with TensorFlow
@@ -233,7 +225,7 @@ def test_a_training_is_quiet_and_its_first_failure_is_named(monkeypatch):
     options = ["--workers", 2, "--grace_seconds", 2]
     result = launch(*options, "--", "python", "-c", INDEX + TRAINING, seconds=110)
     assert result.returncode == 1
-    lines = reported(result)
+    lines = said(result.stderr)
     begin = next(i for i, line in enumerate(lines) if "Its last lines" in line)
     assert lines[begin].startswith("worker 0 failed with exit code 1 after ")
     assert lines[-1].strip() == "ValueError: the loss is bad"

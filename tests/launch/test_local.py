@@ -271,6 +271,15 @@ def test_a_killed_launcher_leaves_no_worker():
         (["--workers=2", "--base_port=65535", "--", "true"], "room for 2 ports in"),
         (["--workers=2", "--threads_per_worker=0", "--", "true"], "must be at least 1"),
         (["--workers=2", "--grace_seconds=nan", "--", "true"], "Received: nan"),
+        (
+            ["--workers=2", "--max_restarts=-1", "--", "true"],
+            "`--max_restarts` must be 0 or more. Received: -1",
+        ),
+        (
+            ["--workers=2", "--stall_seconds=0", "--", "true"],
+            "`--stall_seconds` must be a number of seconds above 0. Received: 0",
+        ),
+        (["--workers=2", "--stall_seconds=inf", "--", "true"], "Received: inf"),
     ],
 )
 def test_a_wrong_command_line_is_refused(arguments, message):
