@@ -4,12 +4,9 @@ import hashlib
 import random
 import shutil
 
-import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
-import tem_tf
 from tem_tf.checkpoint.array_files import (
     Damaged,
     Fingerprint,
@@ -17,7 +14,7 @@ from tem_tf.checkpoint.array_files import (
     write_arrays,
 )
 from tem_tf.checkpoint.directory import SHARED, Directory
-from tem_tf.checkpoint.parts import Shared
+from tests.checkpoint.one_weight import OneWeight
 
 WORKERS, STEP = 3, 4
 TRUNCATED, FLIPPED = 20, 200
@@ -118,33 +115,6 @@ def test_arrays_whose_digest_was_altered_too_are_refused_or_read(size, tmp_path)
         else:
             assert sum(array.nbytes for array in arrays.values()) <= len(damaged)
     assert noticed >= TRUNCATED  # Each that was cut, and flips of the table.
-
-
-class OneWeight:
-    """A training of one weight, whose step needs no graph."""
-
-    def __init__(self, directory):
-        keras.utils.clear_session()  # The same names in each.
-        self.weight = keras.Variable(np.zeros(3, np.float32))
-        self.optimizer = tem_tf.SparsifiedOptimizer(
-            keras.optimizers.SGD(0.5), tem_tf.HardThreshold(1.5)
-        )
-        self.optimizer.build([self.weight])
-        self.checkpoint = tem_tf.Checkpoint(directory, every=1)
-        self.start = self.checkpoint.begin(None, self.optimizer, self.parts())
-
-    def parts(self):
-        return {"weight": Shared(lambda: [self.weight])}
-
-    def run(self, steps):
-        for step in range(self.start, steps):
-            gradient = tf.constant([1.0, 2.0, 3.0]) / (step + 1)
-            self.optimizer.apply([gradient], [self.weight])
-            self.checkpoint.after(step + 1)
-        self.checkpoint.wait()
-        kept = self.optimizer.aggregator.state.values()
-        residuals = [{k: v.tobytes() for k, v in each.items()} for each in kept]
-        return self.weight.numpy().tobytes(), residuals
 
 
 @pytest.fixture(scope="module")

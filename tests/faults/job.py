@@ -7,6 +7,7 @@ the temporary files of all its processes, and, unless it is elsewhere, the check
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -83,7 +84,7 @@ class Job:
             self._process = subprocess.Popen(
                 self._command(),
                 cwd=ROOT,
-                env=self._environment(),
+                env=self.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -165,13 +166,25 @@ class Job:
                 left.append(str(path.relative_to(self.directory)))
         return left
 
+    def longest_gap(self, moment: float | None) -> float | None:
+        """The most seconds without a step, from a moment on."""
+        if moment is None:
+            return None
+        times = [event["time"] for event in self.events("step")]
+        gaps = [b - a for a, b in itertools.pairwise(times) if b > moment]
+        return round(max(gaps, default=0.0), 1)
+
+    def worker_command(self) -> list[str]:
+        """What every worker runs."""
+        return [sys.executable, "-m", "tests.faults.worker", str(self.scratch)]
+
     def _command(self) -> list[str]:
         launcher = [sys.executable, "-m", "tem_tf_run", "--workers", str(self.workers)]
         launcher += ["--max_restarts", str(RESTARTS), "--"]
-        worker = [sys.executable, "-m", "tests.faults.worker", str(self.scratch)]
-        return launcher + worker
+        return launcher + self.worker_command()
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        """What every process of the job has."""
         inherited = {k: v for k, v in os.environ.items() if k != "TF_CONFIG"}
         return inherited | {
             "PYTHONPATH": str(ROOT),

@@ -13,7 +13,7 @@ import pathlib
 import shutil
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from tests.faults import disk
@@ -186,42 +186,29 @@ def _result(job: Job, disturb: Stopped | Mender, wanted: list[dict]) -> dict[str
         "differences": other[:5],
         "restarts": len({event["restart"] for event in job.events("started")}) - 1,
         "seen": lines.after(disturb.at) if disturb.at else None,
-        "seconds_without_step": _longest_gap(job, disturb.at),
+        "seconds_without_step": job.longest_gap(disturb.at),
         "left": job.left_behind(),
         "seconds": round(time.monotonic() - begun, 1),
     }
 
 
-def _longest_gap(job: Job, moment: float | None) -> float | None:
-    """The longest time without a step from a moment on."""
-    if moment is None:
-        return None
-    times = [e["time"] for e in job.events("step")]
-    pairs = zip(times, times[1:], strict=False)
-    return round(max((b - a for a, b in pairs if b > moment), default=0.0), 1)
-
-
-def table(results: Sequence[dict[str, Any]]) -> str:
-    """Text: each fault, what was seen, and how it ended."""
-    lines = []
-    for it in results:
-        if "skipped" in it:
-            lines.append(f"{it['fault']}: left out: {it['skipped']}")
-            continue
-        end = "the same bits" if it["same"] else f"OTHER: code {it['code']}"
-        left = ", ".join(it["left"]) or "nothing"
+def in_words(it: dict[str, Any]) -> str:
+    """A result as text: how it ended, and what was seen."""
+    if "skipped" in it:
+        return f"{it['fault']}: left out: {it['skipped']}"
+    end = "the same bits" if it["same"] else f"OTHER: code {it['code']}"
+    left = ", ".join(it["left"]) or "nothing"
+    lines = [
+        f"{it['fault']}: {it['restarts']} restarts, at most "
+        f"{it['seconds_without_step']} s without a step, ended with {end}; left "
+        f"behind: {left}"
+    ]
+    if "whole_meanwhile" in it:
         lines.append(
-            f"{it['fault']}: {it['restarts']} restarts, at most "
-            f"{it['seconds_without_step']} s without a step, ended with {end}; left "
-            f"behind: {left}"
+            f"    committed before: {it['committed_before']}; whole while it lasted: "
+            f"{it['whole_meanwhile']}; in the end: {it['whole_in_the_end']}"
         )
-        if "whole_meanwhile" in it:
-            lines.append(
-                f"    committed before: {it['committed_before']}; whole while it "
-                f"lasted: {it['whole_meanwhile']}; in the end: "
-                f"{it['whole_in_the_end']}"
-            )
-        lines += [f"    after {at:5.1f} s  {line}" for at, line in it["seen"] or ()]
+    lines += [f"    after {at:5.1f} s  {line}" for at, line in it["seen"] or ()]
     return "\n".join(lines)
 
 

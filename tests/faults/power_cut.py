@@ -16,10 +16,9 @@ from __future__ import annotations
 import contextlib
 import pathlib
 import random
-import re
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tests.faults import disk
@@ -29,6 +28,7 @@ from tests.faults.others import ROW
 
 _MEGABYTES = 16
 _FSCK_SECONDS = 60
+FINDINGS = ("lost", "torn", "empty", "broken")
 
 
 class Photographer:
@@ -59,12 +59,20 @@ class Photographer:
             return
         self._next = time.monotonic() + self._draw.expovariate(1 / self._seconds)
         reported = [e["step"] for e in job.events("committed") if e["worker"] == 0]
+        self.take(max(reported, default=0))
+
+    def take(self, reported: int) -> None:
+        """Takes a copy now, if nothing is written meanwhile.
+
+        Args:
+            reported: Step of the newest checkpoint that was said to be committed.
+        """
         content = self._image.read_bytes()
         if content != self._image.read_bytes():
             return  # Something was written in between: no moment.
         path = self._folder / f"{len(self.copies)}.img"
         path.write_bytes(content)
-        self.copies.append((path, max(reported, default=0)))
+        self.copies.append((path, reported))
 
 
 def power_cuts(
@@ -89,35 +97,52 @@ def power_cuts(
         PermissionError: this is not root, or there are no loop devices.
     """
     folder.mkdir(parents=True)
-    image = folder / "disk.img"
-    image.write_bytes(bytes(_MEGABYTES << 20))
-    disk.run("mkfs.ext4", "-q", str(image))
-    with _mounted(image, folder / "disk") as place:
+    image = make_image(folder / "disk.img")
+    with mounted(image, folder / "disk") as place:
         job = Job(folder / "job", ROW, (), place / "checkpoints", synced)
         photographer = Photographer(image, folder, seed)
         code = job.run(photographer)
         other = differences(job.endings(), wanted)
-    found: dict[str, Any] = {
-        "code": code,
-        "same": code == 0 and not other,
-        "images": len(photographer.copies),
-        **dict.fromkeys(("lost", "torn", "empty", "broken"), 0),
-    }
-    for copy, reported in photographer.copies:
-        for name in _looked_through(copy, folder / "copy", reported):
+    image.unlink()
+    counts = looked_through(photographer.copies, folder / "copy", WORKERS)
+    return {"code": code, "same": code == 0 and not other, **counts}
+
+
+def looked_through(
+    copies: Sequence[tuple[pathlib.Path, int]], place: pathlib.Path, workers: int
+) -> dict[str, int]:
+    """Mounts copies of a disk one by one, looks through them, and removes them.
+
+    Args:
+        copies: With the step that was reported to be committed when it was taken.
+        place: Where they are mounted.
+        workers: Of the checkpoints.
+
+    Returns:
+        The counts of `power_cuts`.
+    """
+    found = {"images": len(copies), **dict.fromkeys(FINDINGS, 0)}
+    for copy, reported in copies:
+        for name in _findings(copy, place, reported, workers):
             found[name] += 1
         copy.unlink()
-    image.unlink()
     return found
 
 
-def _looked_through(
-    image: pathlib.Path, place: pathlib.Path, reported: int
+def make_image(path: pathlib.Path) -> pathlib.Path:
+    """An empty file system in a file."""
+    path.write_bytes(bytes(_MEGABYTES << 20))
+    disk.run("mkfs.ext4", "-q", str(path))
+    return path
+
+
+def _findings(
+    image: pathlib.Path, place: pathlib.Path, reported: int, workers: int
 ) -> Iterator[str]:
-    with _mounted(image, place):
+    with mounted(image, place):
         directory = place / "checkpoints"
-        steps = committed(directory, WORKERS)
-        whole_ones = [step for step in steps if whole(directory, step, WORKERS)]
+        steps = committed(directory, workers)
+        whole_ones = [step for step in steps if whole(directory, step, workers)]
         if reported and max(whole_ones, default=0) < reported:
             yield "lost"
         if whole_ones != steps:
@@ -133,7 +158,12 @@ def _looked_through(
 
 
 @contextlib.contextmanager
-def _mounted(image: pathlib.Path, place: pathlib.Path) -> Iterator[pathlib.Path]:
+def mounted(image: pathlib.Path, place: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The file system of an image, while the block runs.
+
+    Raises:
+        PermissionError: this is not root, or there are no loop devices.
+    """
     place.mkdir(exist_ok=True)
     disk.run("mount", "-o", "loop", str(image), str(place))
     try:
@@ -144,5 +174,10 @@ def _mounted(image: pathlib.Path, place: pathlib.Path) -> Iterator[pathlib.Path]
 
 def in_words(found: dict[str, Any]) -> str:
     """A result of `power_cuts` as text."""
-    counts = ", ".join(f"{name} {found[name]}" for name in found if name != "code")
-    return re.sub("same True", "ended with the same bits", counts)
+    end = "the same bits" if found["same"] else f"OTHER: code {found['code']}"
+    return (
+        f"{found['fault']}: of {found['images']} images {found['lost']} without the "
+        f"checkpoint that was reported, {found['torn']} with a torn one, "
+        f"{found['empty']} with an empty file, {found['broken']} that fsck finds fault "
+        f"with; ended with {end}"
+    )

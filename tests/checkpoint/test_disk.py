@@ -1,0 +1,87 @@
+"""Disks that fail while a checkpoint is written: one line, nothing older is lost."""
+
+import os
+
+import pytest
+
+from tests.checkpoint.one_weight import OneWeight
+from tests.faults import disk
+from tests.faults.checkpoints import committed, newest_whole
+
+REASONS = {
+    "full": "No space left on device",
+    "read_only": "Read-only file system",
+}
+
+
+@pytest.fixture
+def place(tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("mounts need root")
+    try:
+        with disk.small_disk(tmp_path / "disk", megabytes=1) as found:
+            yield found
+    except PermissionError as error:
+        pytest.skip(f"mounts are not allowed here: {error}")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return OneWeight(tmp_path_factory.mktemp("whole")).run(6)
+
+
+@pytest.mark.parametrize("fault", REASONS)
+def test_training_goes_on_without_the_disk(fault, place, whole, capfd):
+    directory = place / "checkpoints"
+    training = OneWeight(directory)
+    training.run(3)
+    disk.FAULTS[fault](directory)
+    training.start = 3
+    training.run(5)  # Steps 4 and 5 cannot be saved.
+    said = [line for line in capfd.readouterr().err.split("\n") if "tem_tf:" in line]
+    assert said == [
+        f"tem_tf: the checkpoint of step {step} cannot be written: {REASONS[fault]}. "
+        "Training goes on; the last one is of step 3."
+        for step in (4, 5)
+    ]
+    assert newest_whole(directory, 1) == 3
+    assert committed(directory, 1) == [3, 2]
+    disk.mend(directory)
+    training.start = 5
+    assert training.run(6) == whole
+    assert committed(directory, 1) == [6, 3]
+    assert newest_whole(directory, 1) == 6
+    again = OneWeight(directory)
+    assert again.start == 6
+    assert [path.name for path in sorted(directory.iterdir())] == [
+        "step-00000003",
+        "step-00000006",
+    ]
+
+
+def test_a_start_without_a_writable_disk_says_so(place):
+    directory = place / "checkpoints"
+    OneWeight(directory).run(3)
+    disk.forbid(directory)
+    with pytest.raises(ValueError, match=r"can be written to.*Read-only file system"):
+        OneWeight(directory)
+    disk.mend(directory)
+    assert OneWeight(directory).start == 3
+
+
+def test_a_start_on_a_full_disk_goes_on_from_what_is_there(place):
+    directory = place / "checkpoints"
+    OneWeight(directory).run(3)
+    disk.fill(directory)
+    assert OneWeight(directory).start == 3
+
+
+def test_a_directory_that_was_removed_is_made_anew(tmp_path, whole):
+    directory = tmp_path / "checkpoints"
+    training = OneWeight(directory)
+    training.run(3)
+    disk.remove(directory)
+    training.start = 3
+    assert training.run(6) == whole
+    assert committed(directory, 1) == [6, 5]
+    assert OneWeight(directory).start == 6
