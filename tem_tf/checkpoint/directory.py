@@ -9,7 +9,8 @@
     2. the chief waits until all have said so, and writes the manifest
     3. older checkpoints go, but for the newest few
 
-A directory without a manifest is no checkpoint, and is removed by the next start.
+A directory without a manifest is no checkpoint, and is removed: by the chief where it
+cannot commit, after the next commit, or by the next start.
 Every file is on the disk before the next step (durable_files.py).
 """
 
@@ -101,12 +102,8 @@ class Directory:
 
     def committed(self) -> list[int]:
         """Steps of which there is a checkpoint, the newest first."""
-        found = []
-        for place in self.directory.glob("step-*"):
-            number = place.name.removeprefix("step-")
-            if number.isdecimal() and (place / _MANIFEST).exists():
-                found.append(int(number))
-        return sorted(found, reverse=True)
+        whole = (s for s in self._steps() if (self._place(s) / _MANIFEST).exists())
+        return sorted(whole, reverse=True)
 
     def write(
         self, step: int, shared: Mapping[str, Any] | None, own: Mapping[str, Any]
@@ -166,10 +163,25 @@ class Directory:
         text = _canonical(content)
         content["sha256"] = hashlib.sha256(text.encode()).hexdigest()
         durable_files.write_text(place / _MANIFEST, _canonical(content) + "\n")
+        # From here on it is a checkpoint, whatever happens.
         for worker in range(self._workers):
-            (place / f"worker-{worker}.json").unlink(missing_ok=True)
-        for old in self.committed()[self._keep :]:
+            with contextlib.suppress(OSError):
+                (place / f"worker-{worker}.json").unlink(missing_ok=True)
+        committed = self.committed()
+        for old in committed[self._keep :]:
             self._remove(old)
+        # All have written this one, so nobody writes an older one any more.
+        for left in set(self._steps()).difference(committed):
+            if left < step:
+                self._remove(left)
+
+    def give_up(self, step: int) -> None:
+        """Removes what there is of a checkpoint that cannot be committed; the chief's.
+
+        What a worker may still write of it goes after the next commit.
+        """
+        if not (self._place(step) / _MANIFEST).exists():
+            self._remove(step)
 
     def manifest(self, step: int) -> Manifest:
         """Reads what a checkpoint is.
@@ -235,12 +247,11 @@ class Directory:
     def _remove_unfinished(self) -> None:
         """Removes what killed workers left, while nobody writes."""
         committed = set(self.committed())
-        for place in self.directory.glob("step-*"):
-            number = place.name.removeprefix("step-")
-            if number.isdecimal() and int(number) not in committed:
-                shutil.rmtree(place, ignore_errors=True)
-            elif number.isdecimal():
-                durable_files.remove_partials(place)
+        for step in self._steps():
+            if step in committed:
+                durable_files.remove_partials(self._place(step))
+            else:
+                self._remove(step)
         for mark in self.directory.glob(".start-*"):
             mark.unlink(missing_ok=True)
         durable_files.remove_partials(self.directory)
@@ -258,7 +269,12 @@ class Directory:
         place = self._place(step)
         with contextlib.suppress(OSError):
             (place / _MANIFEST).unlink(missing_ok=True)
-            shutil.rmtree(place)
+            shutil.rmtree(place, ignore_errors=True)
+
+    def _steps(self) -> list[int]:
+        """Of all checkpoints, those without a manifest included."""
+        numbers = (p.name.removeprefix("step-") for p in self.directory.glob("step-*"))
+        return [int(number) for number in numbers if number.isdecimal()]
 
     def _place(self, step: int) -> pathlib.Path:
         return self.directory / f"step-{step:08d}"

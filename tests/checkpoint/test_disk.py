@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from tem_tf.checkpoint.directory import Directory
 from tests.checkpoint.one_weight import OneWeight
 from tests.faults import disk
 from tests.faults.checkpoints import committed, newest_whole
@@ -51,12 +52,11 @@ def test_training_goes_on_without_the_disk(fault, place, whole, capfd):
     assert training.run(6) == whole
     assert committed(directory, 1) == [6, 3]
     assert newest_whole(directory, 1) == 6
-    again = OneWeight(directory)
-    assert again.start == 6
     assert [path.name for path in sorted(directory.iterdir())] == [
         "step-00000003",
         "step-00000006",
     ]
+    assert OneWeight(directory).start == 6
 
 
 def test_a_start_without_a_writable_disk_says_so(place):
@@ -85,3 +85,23 @@ def test_a_directory_that_was_removed_is_made_anew(tmp_path, whole):
     assert training.run(6) == whole
     assert committed(directory, 1) == [6, 5]
     assert OneWeight(directory).start == 6
+
+
+def test_what_others_wrote_of_a_checkpoint_that_failed_goes_with_the_next(tmp_path):
+    chief, other = (Directory(tmp_path, worker, 2, keep=1) for worker in range(2))
+    other.write(1, None, {})
+    with pytest.raises(TimeoutError, match="worker 0 has not written its part"):
+        chief.commit(1, 1, {}, seconds=0.0)
+    chief.give_up(1)
+    assert list(tmp_path.iterdir()) == []
+    other.write(1, None, {})  # It was late.
+    other.write(2, None, {})
+    other.write(3, None, {})
+    chief.write(2, {}, {})
+    chief.commit(2, 1, {}, seconds=0.0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "step-00000002",
+        "step-00000003",  # On its way.
+    ]
+    chief.give_up(2)  # It is a checkpoint: there is nothing to give up.
+    assert chief.committed() == [2]

@@ -10,7 +10,7 @@ and after:
     before exchange  an op in the graph, on which what is sent depends
     after exchange   an op in the graph, on which all that uses the answers depends
     copy             the generators of random numbers are read, amid the other parts
-    write            half of a file's bytes are written; or all, and none is synced
+    write            the first bytes of a file are written; or all, and none is synced
     rename           `os.replace`, before and after, of a file of a checkpoint
     commit           the manifest, before and after; on others than the chief the same
                      as soon as they have told the chief what they have written
@@ -138,18 +138,21 @@ def in_files(trigger: Trigger, directory: pathlib.Path, is_chief: bool) -> None:
 
 
 class _HalfWritten:
-    """A file, of which the first half of a piece is on its way at the point `write`."""
+    """A file, of which the first bytes are on their way at the point `write`."""
 
     def __init__(self, file: Any, trigger: Trigger):
         self._file, self._trigger = file, trigger
+        self._whole = True
 
     def write(self, content: Any) -> None:
         half = len(content) // 2
-        if half:
+        if half and self._whole:  # Once in each file.
+            self._whole = False
             self._file.write(content[:half])
             self._file.flush()
             self._trigger.reach("write")
-        self._file.write(content[half:])
+            content = content[half:]
+        self._file.write(content)
 
 
 def in_steps(trigger: Trigger, model: Any, compressed: bool) -> None:
