@@ -59,7 +59,7 @@ def disturb(arguments: argparse.Namespace) -> tuple[str, Any]:
     arguments.directory.mkdir(parents=True, exist_ok=True)
     path = arguments.directory / "results.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
-    results = [json.loads(line) for line in lines]
+    results: list[dict[str, Any]] = [json.loads(line) for line in lines]
     if not results:
         folder = _empty(arguments.directory / "undisturbed")
         results = [{"endings": others.undisturbed(folder)}]

@@ -131,6 +131,10 @@ class Job:
             key=lambda event: event["time"],
         )
 
+    def starts(self) -> int:
+        """How often all workers were started."""
+        return len({event["restart"] for event in self.events("started")})
+
     def pids(self) -> list[int]:
         """Of all workers that there were."""
         return [event["pid"] for event in self.events("started")]

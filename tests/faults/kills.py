@@ -224,13 +224,13 @@ class Matrix:
                 "same": code == 0 and not other,
                 "differences": other[:5],
                 "left": job.left_behind(),
-                "starts": len({event["restart"] for event in job.events("started")}),
+                # Starts of which no kill was the cause.
+                "unplanned": job.starts() - 1 - len(happened),
                 "seconds": time.monotonic() - begun,
             }
-            if not result["same"]:
-                shutil.copytree(
-                    job.scratch, self._folder / f"failed-{len(self.results)}"
-                )
+            if not result["same"] or result["unplanned"]:  # For people to look at.
+                kept = self._folder / f"failed-{len(self.results)}"
+                shutil.copytree(job.scratch, kept)
         same = "the same bits" if result["same"] else f"OTHER: {other[:3]}, code {code}"
         left = ", ".join(result["left"]) or "nothing"
         return self._note(
@@ -302,6 +302,7 @@ def summary(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "kills": len(kills),
         "same": sum(result["same"] for _, result in kills),
         "left": sorted({text for result in results for text in result["left"]}),
+        "unplanned": sum(result["unplanned"] for result in killed),
         "recoveries": len(seconds),
         "median_seconds": statistics.median(seconds) if seconds else None,
         "worst_seconds": max(seconds, default=None),
@@ -336,6 +337,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
             "came before the next kill)"
         )
     lines.append(f"left behind: {', '.join(it['left']) or 'nothing'}")
+    lines.append(f"starts anew without a kill: {it['unplanned']}")
     lines.append(
         f"the matrix took {it['seconds'] / 60:.1f} minutes; {WORKERS} workers, {STEPS} "
         f"steps with a pause of {PAUSE:g} s after each"

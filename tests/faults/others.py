@@ -71,11 +71,10 @@ class Stopped:
         if self.at is None:
             steps = [e for e in job.events("step", 0) if e["worker"] == 1]
             if len(steps) >= AT_STEP:
-                (self._pid,) = (
-                    e["pid"] for e in job.events("started", 0) if e["worker"] == 1
-                )
-                self.at = time.time()
-                os.kill(self._pid, signal.SIGSTOP)
+                started = job.events("started", 0)
+                (pid,) = (e["pid"] for e in started if e["worker"] == 1)
+                self.at, self._pid = time.time(), pid
+                os.kill(pid, signal.SIGSTOP)
         elif self._pid is not None and time.time() > self.at + self._seconds:
             # The launcher may have ended it in between.
             with contextlib.suppress(ProcessLookupError):
@@ -184,7 +183,7 @@ def _result(job: Job, disturb: Stopped | Mender, wanted: list[dict]) -> dict[str
         "code": code,
         "same": code == 0 and not other,
         "differences": other[:5],
-        "restarts": len({event["restart"] for event in job.events("started")}) - 1,
+        "restarts": job.starts() - 1,
         "seen": lines.after(disturb.at) if disturb.at else None,
         "seconds_without_step": job.longest_gap(disturb.at),
         "left": job.left_behind(),

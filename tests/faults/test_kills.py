@@ -47,6 +47,7 @@ def test_a_worker_killed_between_two_steps_and_one_amid_a_file(tmp_path):
     assert [kill["number"] for kill in killed[0]["kills"]] == [0, 1]
     assert killed[0]["same"], killed[0]["differences"]
     assert killed[0]["left"] == []
+    assert killed[0]["unplanned"] == 0
     again = Matrix(tmp_path, kills, workers=2)  # It is all done.
     again.run()
     assert again.results == matrix.results
