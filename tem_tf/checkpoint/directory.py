@@ -3,9 +3,10 @@
     DIRECTORY/step-00000100/shared.arrays     what is equal on all workers: the chief's
                             worker-1.arrays   what worker 1 has for itself
                             worker-1.json     what its files are, until the commit
+                            worker-1.failed-RUN      it cannot write, in this start
                             manifest.json     what all files are: the commit
 
-    1. every worker writes its arrays, and then what they are
+    1. every worker writes its arrays, and then what they are, or that it cannot
     2. the chief waits until all have said so, and writes the manifest
     3. older checkpoints go, but for the newest few
 
@@ -126,7 +127,7 @@ class Directory:
         mine = _name(self._worker)
         files[mine] = write_arrays(place / mine, own)
         said = {"run": self.run, "files": files}
-        durable_files.write_json(place / f"worker-{self._worker}.json", said)
+        durable_files.write_json(self._saying(step, self._worker), said)
 
     def commit(
         self, step: int, replicas: int, about: Mapping[str, Any], seconds: float
@@ -140,13 +141,15 @@ class Directory:
             seconds: How long to wait for the others.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: it cannot be written, or a worker has said so of its part.
             TimeoutError: a worker has not written its part in time.
         """
         place, files = self._place(step), {}
         deadline = time.monotonic() + seconds
         for worker in range(self._workers):
-            while (said := self._said(place, worker)) is None:
+            while (said := self._said(step, worker)) is None:
+                if self._failed(step, worker).exists():
+                    raise OSError(f"worker {worker} cannot write its part")
                 if time.monotonic() > deadline:
                     raise TimeoutError(
                         f"worker {worker} has not written its part in {seconds:g} s"
@@ -166,7 +169,7 @@ class Directory:
         # From here on it is a checkpoint, whatever happens.
         for worker in range(self._workers):
             with contextlib.suppress(OSError):
-                (place / f"worker-{worker}.json").unlink(missing_ok=True)
+                self._saying(step, worker).unlink(missing_ok=True)
         committed = self.committed()
         for old in committed[self._keep :]:
             self._remove(old)
@@ -174,6 +177,15 @@ class Directory:
         for left in set(self._steps()).difference(committed):
             if left < step:
                 self._remove(left)
+
+    def say_failed(self, step: int) -> None:
+        """Tells the chief that this worker's part cannot be written, if that can be.
+
+        Else the chief would wait for it as long as it may, and training with it. On a
+        full disk there is still room for a file without content.
+        """
+        with contextlib.suppress(OSError):
+            self._failed(step, self._worker).touch()
 
     def give_up(self, step: int) -> None:
         """Removes what there is of a checkpoint that cannot be committed; the chief's.
@@ -256,10 +268,10 @@ class Directory:
             mark.unlink(missing_ok=True)
         durable_files.remove_partials(self.directory)
 
-    def _said(self, place: pathlib.Path, worker: int) -> dict[str, Any] | None:
+    def _said(self, step: int, worker: int) -> dict[str, Any] | None:
         """What a worker has said of its files in this run, or None."""
         try:
-            said = json.loads((place / f"worker-{worker}.json").read_text())
+            said = json.loads(self._saying(step, worker).read_text())
         except (OSError, ValueError):
             return None
         return said["files"] if said["run"] == self.run else None
@@ -275,6 +287,12 @@ class Directory:
         """Of all checkpoints, those without a manifest included."""
         numbers = (p.name.removeprefix("step-") for p in self.directory.glob("step-*"))
         return [int(number) for number in numbers if number.isdecimal()]
+
+    def _saying(self, step: int, worker: int) -> pathlib.Path:
+        return self._place(step) / f"worker-{worker}.json"
+
+    def _failed(self, step: int, worker: int) -> pathlib.Path:
+        return self._place(step) / f"worker-{worker}.failed-{self.run}"
 
     def _place(self, step: int) -> pathlib.Path:
         return self.directory / f"step-{step:08d}"

@@ -150,6 +150,8 @@ class Saver:
         except (OSError, TimeoutError) as error:
             if self.is_chief:
                 self._files.give_up(step)
+            else:
+                self._files.say_failed(step)
             reason = getattr(error, "strerror", None) or error
             newest = self._files.committed()[:1]
             last = f"the last one is of step {newest[0]}" if newest else "there is none"

@@ -2,6 +2,7 @@
 
 import os
 
+import numpy as np
 import pytest
 
 from tem_tf.checkpoint.directory import Directory
@@ -105,3 +106,14 @@ def test_what_others_wrote_of_a_checkpoint_that_failed_goes_with_the_next(tmp_pa
     ]
     chief.give_up(2)  # It is a checkpoint: there is nothing to give up.
     assert chief.committed() == [2]
+
+
+def test_on_a_full_disk_a_worker_can_still_say_that_it_cannot_write(place):
+    chief, other = (Directory(place / "disk", worker, 2, keep=1) for worker in (0, 1))
+    chief.write(1, {}, {})
+    disk.fill(place / "disk")
+    with pytest.raises(OSError, match="No space left on device"):
+        other.write(1, None, {"x": np.zeros(10)})
+    other.say_failed(1)
+    with pytest.raises(OSError, match="worker 1 cannot write its part"):
+        chief.commit(1, 1, {}, seconds=60.0)

@@ -1,7 +1,11 @@
 """The launcher hears of a checkpoint when it is committed, and not before."""
 
+import errno
+import os
+
 import pytest
 
+from tem_tf.checkpoint import directory
 from tem_tf.checkpoint.saver import Saver
 
 
@@ -32,6 +36,33 @@ def test_a_worker_that_has_written_its_part_is_no_progress(told, tmp_path):
     chief.save(1)
     chief.wait()
     assert told.read_text() == "1\n"
+
+
+def test_a_worker_that_cannot_write_does_not_keep_the_chief_waiting(
+    told, tmp_path, capfd, monkeypatch
+):
+    chief, other = (
+        Saver(tmp_path / "checkpoints", 2, TwoWorkers(), worker, {}, {}, 60.0)
+        for worker in (0, 1)
+    )
+
+    def fail(path, arrays):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(directory, "write_arrays", fail)
+        other.save(1)
+        other.wait()
+    chief.save(1)
+    chief._thread.join(timeout=30)
+    assert not chief._thread.is_alive()
+    begin = "tem_tf: the checkpoint of step 1 cannot be written: "
+    end = ". Training goes on; there is none.\n"
+    assert capfd.readouterr().err == (
+        f"{begin}No space left on device{end}{begin}worker 1 cannot write its part{end}"
+    )
+    assert told.read_text() == ""
+    assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
 def test_a_chief_that_cannot_commit_says_why(told, tmp_path, capfd):
