@@ -61,18 +61,33 @@ def growth(samples: Sequence[Sequence[float]], warm_up: int) -> dict[str, float]
     }
 
 
+def uncertainty(samples: Sequence[Sequence[float]], warm_up: int) -> float:
+    """Standard error of the growth of resident bytes, as if samples were independent.
+
+    They are not: what the allocator keeps goes up and down over hundreds of steps, and
+    the true error is larger.
+
+    Args:
+        samples: As of `growth`.
+        warm_up: As there.
+    """
+    rows = np.array([row for row in samples if row[0] > warm_up], np.float64)
+    _, covariance = np.polyfit(rows[:, 0], rows[:, 1], 1, cov=True)
+    return 1000 * float(np.sqrt(covariance[0, 0]))
+
+
 def in_words(case: str, workers: Sequence[Sequence], warm_up: int) -> str:
     """A case as text."""
     lines = [f"{case}: per 1,000 steps after {warm_up}"]
     for worker, samples in enumerate(workers):
-        more = growth(samples, warm_up)
+        more, error = growth(samples, warm_up), uncertainty(samples, warm_up)
         first = next(row for row in samples if row[0] > warm_up)
+        last = samples[-1]
         lines.append(
-            f"  worker {worker}: {more['resident_bytes'] / 1e3:+9.1f} kB resident "
-            f"({first[1] / 1e6:.1f} to {samples[-1][1] / 1e6:.1f} MB), "
-            f"{more['descriptors']:+.2f} descriptors ({first[2]:.0f} to "
-            f"{samples[-1][2]:.0f}), {more['threads']:+.2f} threads ({first[3]:.0f} to "
-            f"{samples[-1][3]:.0f})"
+            f"  worker {worker}: {more['resident_bytes'] / 1e6:+.2f} MB resident "
+            f"± {error / 1e6:.2f} ({first[1] / 1e6:.1f} to {last[1] / 1e6:.1f} MB), "
+            f"{more['descriptors']:+.2f} descriptors ({first[2]:.0f} to {last[2]:.0f}),"
+            f" {more['threads']:+.2f} threads ({first[3]:.0f} to {last[3]:.0f})"
         )
     return "\n".join(lines)
 
