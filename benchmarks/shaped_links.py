@@ -87,6 +87,18 @@ class ShapedLinks:
         """What to write before a command so that it runs in a worker's namespace."""
         return ["ip", "netns", "exec", self._names[1 + worker]]
 
+    def cut(self, worker: int) -> None:
+        """Takes a worker's cable out: packets are lost, and nobody is told."""
+        self._set_port(worker, "down")
+
+    def join(self, worker: int) -> None:
+        """Puts it in again."""
+        self._set_port(worker, "up")
+
+    def _set_port(self, worker: int, state: str) -> None:
+        # The bridge's end: the worker's own device stays up, as a cable's other end.
+        _run("ip", "-n", self._names[0], "link", "set", f"port{worker}", state)
+
     def _set_up(self) -> None:
         bridge, *names = self._names
         for name in self._names:

@@ -25,6 +25,20 @@ def shaped_links(monkeypatch):
     return shaped_links
 
 
+def test_growth_is_per_thousand_steps_after_the_warm_up(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import leaks
+
+    samples = [[100, 9e9, 7, 1], [200, 9e9, 8, 1]]  # Of the warm-up.
+    samples += [[step, 5e8 + 20 * step, 10, 3] for step in range(300, 900, 100)]
+    found = leaks.growth(samples, warm_up=200)
+    assert found == {
+        "resident_bytes": pytest.approx(20_000),
+        "descriptors": pytest.approx(0, abs=1e-9),
+        "threads": pytest.approx(0, abs=1e-9),
+    }
+
+
 def namespaces():
     listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True)
     return [name for name in listed.stdout.split() if name.startswith("temtf-")]
@@ -63,6 +77,46 @@ def test_a_shaped_link_carries_its_rate_and_no_more(shaped_links):
         mine = [name for name in namespaces() if f"-{os.getpid()}-" in name]
         assert len(mine) == 3
     assert not [name for name in namespaces() if f"-{os.getpid()}-" in name]
+
+
+@needs_root
+def test_a_link_that_is_cut_carries_nothing_until_it_is_joined(shaped_links):
+    listen = (
+        "import socket\n"
+        "server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+        "server.bind(('0.0.0.0', 5000))\n"
+        "print('ready', flush=True)\n"
+        "while True: server.sendto(*server.recvfrom(1))\n"
+    )
+    with shaped_links.ShapedLinks(2, "1gbit") as links:
+        ask = (
+            "import socket\n"
+            "client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+            "client.settimeout(0.2)\n"
+            f"client.sendto(b'x', ({links.address(0)!r}, 5000))\n"
+            "client.recv(1)\n"
+        )
+
+        def answered():
+            command = [*links.inside(1), sys.executable, "-c", ask]
+            done = subprocess.run(command, capture_output=True, timeout=20)
+            return done.returncode == 0
+
+        server = subprocess.Popen(
+            [*links.inside(0), sys.executable, "-c", listen],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert server.stdout.readline() == "ready\n"
+            assert any(answered() for _ in range(20))  # The bridge learns its ports.
+            links.cut(1)
+            assert not any(answered() for _ in range(3))
+            links.join(1)
+            assert any(answered() for _ in range(20))
+        finally:
+            server.kill()
+            server.communicate()
 
 
 @needs_root

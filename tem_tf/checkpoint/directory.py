@@ -3,13 +3,15 @@
     DIRECTORY/step-00000100/shared.arrays     what is equal on all workers: the chief's
                             worker-1.arrays   what worker 1 has for itself
                             worker-1.json     what its files are, until the commit
+                            worker-1.failed-RUN      it cannot write, in this start
                             manifest.json     what all files are: the commit
 
-    1. every worker writes its arrays, and then what they are
+    1. every worker writes its arrays, and then what they are, or that it cannot
     2. the chief waits until all have said so, and writes the manifest
     3. older checkpoints go, but for the newest few
 
-A directory without a manifest is no checkpoint, and is removed by the next start.
+A directory without a manifest is no checkpoint, and is removed: by the chief where it
+cannot commit, after the next commit, or by the next start.
 Every file is on the disk before the next step (durable_files.py).
 """
 
@@ -101,12 +103,8 @@ class Directory:
 
     def committed(self) -> list[int]:
         """Steps of which there is a checkpoint, the newest first."""
-        found = []
-        for place in self.directory.glob("step-*"):
-            number = place.name.removeprefix("step-")
-            if number.isdecimal() and (place / _MANIFEST).exists():
-                found.append(int(number))
-        return sorted(found, reverse=True)
+        whole = (s for s in self._steps() if (self._place(s) / _MANIFEST).exists())
+        return sorted(whole, reverse=True)
 
     def write(
         self, step: int, shared: Mapping[str, Any] | None, own: Mapping[str, Any]
@@ -129,7 +127,7 @@ class Directory:
         mine = _name(self._worker)
         files[mine] = write_arrays(place / mine, own)
         said = {"run": self.run, "files": files}
-        durable_files.write_json(place / f"worker-{self._worker}.json", said)
+        durable_files.write_json(self._saying(step, self._worker), said)
 
     def commit(
         self, step: int, replicas: int, about: Mapping[str, Any], seconds: float
@@ -143,13 +141,15 @@ class Directory:
             seconds: How long to wait for the others.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: it cannot be written, or a worker has said so of its part.
             TimeoutError: a worker has not written its part in time.
         """
         place, files = self._place(step), {}
         deadline = time.monotonic() + seconds
         for worker in range(self._workers):
-            while (said := self._said(place, worker)) is None:
+            while (said := self._said(step, worker)) is None:
+                if self._failed(step, worker).exists():
+                    raise OSError(f"worker {worker} cannot write its part")
                 if time.monotonic() > deadline:
                     raise TimeoutError(
                         f"worker {worker} has not written its part in {seconds:g} s"
@@ -166,10 +166,34 @@ class Directory:
         text = _canonical(content)
         content["sha256"] = hashlib.sha256(text.encode()).hexdigest()
         durable_files.write_text(place / _MANIFEST, _canonical(content) + "\n")
+        # From here on it is a checkpoint, whatever happens.
         for worker in range(self._workers):
-            (place / f"worker-{worker}.json").unlink(missing_ok=True)
-        for old in self.committed()[self._keep :]:
+            with contextlib.suppress(OSError):
+                self._saying(step, worker).unlink(missing_ok=True)
+        committed = self.committed()
+        for old in committed[self._keep :]:
             self._remove(old)
+        # All have written this one, so nobody writes an older one any more.
+        for left in set(self._steps()).difference(committed):
+            if left < step:
+                self._remove(left)
+
+    def say_failed(self, step: int) -> None:
+        """Tells the chief that this worker's part cannot be written, if that can be.
+
+        Else the chief would wait for it as long as it may, and training with it. On a
+        full disk there is still room for a file without content.
+        """
+        with contextlib.suppress(OSError):
+            self._failed(step, self._worker).touch()
+
+    def give_up(self, step: int) -> None:
+        """Removes what there is of a checkpoint that cannot be committed; the chief's.
+
+        What a worker may still write of it goes after the next commit.
+        """
+        if not (self._place(step) / _MANIFEST).exists():
+            self._remove(step)
 
     def manifest(self, step: int) -> Manifest:
         """Reads what a checkpoint is.
@@ -183,14 +207,17 @@ class Directory:
             with path.open("rb") as file:
                 if os.fstat(file.fileno()).st_size > _LARGEST_MANIFEST:
                     raise Damaged(f"{path} is longer than a manifest")
-                content = json.loads(file.read(_LARGEST_MANIFEST + 1))
+                written = file.read(_LARGEST_MANIFEST + 1)
+            content = json.loads(written)
+            # Blanks, too, are as they were: what else was altered, nobody knows.
+            is_whole = written == (_canonical(content) + "\n").encode()
             digest = content.pop("sha256")
             text = _canonical(content)
         except OSError as error:
             raise Damaged(f"{path} cannot be read: {error.strerror}") from error
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
             raise Damaged(f"{path} is no manifest") from None
-        if hashlib.sha256(text.encode()).hexdigest() != digest:
+        if not is_whole or hashlib.sha256(text.encode()).hexdigest() != digest:
             raise Damaged(f"{path} is not what was written")
         if content["format"] > FORMAT:
             raise NewerFormat(
@@ -232,20 +259,19 @@ class Directory:
     def _remove_unfinished(self) -> None:
         """Removes what killed workers left, while nobody writes."""
         committed = set(self.committed())
-        for place in self.directory.glob("step-*"):
-            number = place.name.removeprefix("step-")
-            if number.isdecimal() and int(number) not in committed:
-                shutil.rmtree(place, ignore_errors=True)
-            elif number.isdecimal():
-                durable_files.remove_partials(place)
+        for step in self._steps():
+            if step in committed:
+                durable_files.remove_partials(self._place(step))
+            else:
+                self._remove(step)
         for mark in self.directory.glob(".start-*"):
             mark.unlink(missing_ok=True)
         durable_files.remove_partials(self.directory)
 
-    def _said(self, place: pathlib.Path, worker: int) -> dict[str, Any] | None:
+    def _said(self, step: int, worker: int) -> dict[str, Any] | None:
         """What a worker has said of its files in this run, or None."""
         try:
-            said = json.loads((place / f"worker-{worker}.json").read_text())
+            said = json.loads(self._saying(step, worker).read_text())
         except (OSError, ValueError):
             return None
         return said["files"] if said["run"] == self.run else None
@@ -255,7 +281,18 @@ class Directory:
         place = self._place(step)
         with contextlib.suppress(OSError):
             (place / _MANIFEST).unlink(missing_ok=True)
-            shutil.rmtree(place)
+            shutil.rmtree(place, ignore_errors=True)
+
+    def _steps(self) -> list[int]:
+        """Of all checkpoints, those without a manifest included."""
+        numbers = (p.name.removeprefix("step-") for p in self.directory.glob("step-*"))
+        return [int(number) for number in numbers if number.isdecimal()]
+
+    def _saying(self, step: int, worker: int) -> pathlib.Path:
+        return self._place(step) / f"worker-{worker}.json"
+
+    def _failed(self, step: int, worker: int) -> pathlib.Path:
+        return self._place(step) / f"worker-{worker}.failed-{self.run}"
 
     def _place(self, step: int) -> pathlib.Path:
         return self.directory / f"step-{step:08d}"

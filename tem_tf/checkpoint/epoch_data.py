@@ -12,6 +12,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 UNKNOWN = (tf.data.UNKNOWN_CARDINALITY, tf.data.INFINITE_CARDINALITY)
+_IN_PLACE_OF_0 = 2**30  # Our choice: a seed that hardly anybody takes.
 
 
 class EpochData:
@@ -42,6 +43,10 @@ class EpochData:
         )
 
         def batches(_: tf.Tensor) -> tf.data.Dataset:
+            if tf.compat.v1.get_default_graph().seed == 0:
+                # TensorFlow compares a seed that is a tensor, as the epoch is, with 0
+                # where the global one is 0, and no graph can do that.
+                tf.compat.v1.set_random_seed(_IN_PLACE_OF_0)
             rest = make_dataset(self._epoch.read_value())
             return rest.skip(self._taken.read_value()).take(steps)
 

@@ -70,7 +70,6 @@ class Saver:
         self._files = Directory(directory, worker, texts.workers, keep)
         self._replicas = 1
         self._thread: threading.Thread | None = None
-        self.saved: int | None = None  # Step of the last checkpoint that is committed.
 
     def restore(self, replicas: int) -> bool:
         """Sets all parts to the newest checkpoint's, if there is one. Collective.
@@ -96,7 +95,6 @@ class Saver:
                 for name, part in self._parts.items():
                     if name in states:
                         part.write(states[name])
-                self.saved = step
                 return True
             damaged.add(step)
             if self.is_chief:
@@ -148,13 +146,15 @@ class Saver:
             if self.is_chief:
                 about = {"facts": self._facts, "versions": _VERSIONS}
                 self._files.commit(step, self._replicas, about, self._commit_seconds)
-            self.saved = step
-            heartbeat.committed(step)
+                heartbeat.committed(step)  # The others have but written their part.
         except (OSError, TimeoutError) as error:
+            if self.is_chief:
+                self._files.give_up(step)
+            else:
+                self._files.say_failed(step)
             reason = getattr(error, "strerror", None) or error
-            last = "there is none yet"
-            if self.saved is not None:
-                last = f"the last one is of step {self.saved}"
+            newest = self._files.committed()[:1]
+            last = f"the last one is of step {newest[0]}" if newest else "there is none"
             print(
                 f"tem_tf: the checkpoint of step {step} cannot be written: {reason}. "
                 f"Training goes on; {last}.",
