@@ -77,7 +77,7 @@ class SavedLoop:
         On all workers, outside `strategy.run`, when model and optimizer are built.
 
         Args:
-            model: Whose variables are saved.
+            model: Whose variables are saved; None: those that the optimizer trains.
             optimizer: As passed to `compile`.
             parts: What else is saved, by name: a `tem_tf.checkpoint.Part` each.
             facts: What else must be as it was, in words by name, beside variables and

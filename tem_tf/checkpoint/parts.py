@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tem_tf import _fit_internals
+from tem_tf import _fit_internals, _internals
 from tem_tf.aggregation import Aggregator
 from tem_tf.checkpoint.array_files import Arrays
 from tem_tf.checkpoint.redistribution import redistribute
@@ -67,8 +67,12 @@ class Shared(Part):
     def __init__(self, variables: Callable[[], Sequence[Any]]):
         self._variables = variables
 
+    def variables(self) -> list[tuple[str, tuple[Any, ...]]]:
+        """Their names, and of each the variables of this process's replicas."""
+        return _named(self._variables())
+
     def read(self):
-        return [{name: _copy(here[0]) for name, here in _named(self._variables())}]
+        return [{name: _copy(here[0]) for name, here in self.variables()}]
 
     def write(self, states):
         _assign(self._variables(), states, lambda replica: 0)
@@ -244,11 +248,16 @@ class Plain(Part):
 def parts_of(
     model: keras.Model | None, optimizer: Any, aggregator: Aggregator | None
 ) -> dict[str, Part]:
-    """The parts of a model and its optimizer, those of a wrapper included."""
+    """The parts of a model and its optimizer, those of a wrapper included.
+
+    Without a model its weights are those that the optimizer was built with.
+    """
     parts: dict[str, Part] = {"optimizer": Shared(lambda: optimizer.variables)}
     if aggregator is not None:
         parts["remembered"] = Remembered(aggregator)
-    if model is not None:
+    if model is None:
+        parts["weights"] = Shared(lambda: _internals.trained_variables(optimizer))
+    else:
         parts["weights"] = Shared(lambda: model.trainable_variables)
         parts["statistics"] = Own(lambda: model.non_trainable_variables)
         parts["metrics"] = Own(lambda: model.metrics_variables, "sum")

@@ -5,8 +5,8 @@ Start, collective:
     2. the chief names its newest checkpoint; each worker reads what is its own of it
     3. if it is damaged on one, all take the one before; else all go on from there
 
-Save, no collective: a copy is taken between two steps, and a thread writes it
-(directory.py).
+Save: all compare what must be equal (agreement.py); a copy is taken between two steps,
+and a thread writes it, with no collective (directory.py).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import keras
 import tensorflow as tf
 
 from tem_tf import heartbeat
+from tem_tf.checkpoint.agreement import require_agreement
 from tem_tf.checkpoint.array_files import Arrays, Damaged
 from tem_tf.checkpoint.directory import SHARED, Directory, Manifest, NewerFormat
 from tem_tf.checkpoint.parts import Part
@@ -102,8 +103,15 @@ class Saver:
         return False
 
     def save(self, step: int) -> None:
-        """Takes a copy of all parts, and has it written; waits for the one before."""
+        """Takes a copy of all parts, and has it written; waits for the one before.
+
+        Collective.
+
+        Raises:
+            Diverged: on all workers: replicas differ in what must be equal.
+        """
         self.wait()
+        require_agreement(step, self._parts, self._texts)
         shared: Arrays | None = {} if self.is_chief else None
         own: Arrays = {}
         for name, part in self._parts.items():

@@ -7,7 +7,6 @@ import numpy as np
 import tensorflow as tf
 
 import tem_tf
-from tem_tf.checkpoint.parts import Shared
 
 
 class OneWeight:
@@ -21,10 +20,7 @@ class OneWeight:
         )
         self.optimizer.build([self.weight])
         self.checkpoint = tem_tf.Checkpoint(directory, every=1)
-        self.start = self.checkpoint.begin(None, self.optimizer, self.parts())
-
-    def parts(self):
-        return {"weight": Shared(lambda: [self.weight])}
+        self.start = self.checkpoint.begin(None, self.optimizer)
 
     def run(self, steps):
         """Trains up to a step; returns the weight and all residuals."""
