@@ -54,7 +54,7 @@ def rows():
         yield pytest.param(way, 2, marks=marks)
 
 
-@pytest.mark.parametrize(("way", "replicas"), rows())
+@pytest.mark.parametrize(("way", "replicas"), list(rows()))
 def test_killed_twice_it_ends_the_same(way, replicas, directory, tmp_path):
     strategy = make_strategy(replicas)
     for kill_at in (5, 7):  # At steps 5 and, from 3 on, 10.
