@@ -39,6 +39,7 @@ from tem_studies.workloads.chunks import use_one_thread_per_operation
 from tem_studies.workloads.configuration import Configuration
 from tem_studies.workloads.data_sources import Data, Split, split
 from tem_studies.workloads.training import Trainer
+from tem_studies.written_files import write_text  # noqa: E402
 
 SHAPES = {"simple-cnn": (28, 28, 1), "resnet-8": (32, 32, 3)}
 DATASOURCES = {"simple-cnn": "fashion-mnist", "resnet-8": "cifar-10"}
@@ -232,7 +233,7 @@ def main() -> None:
         print("resident MB  ", results["resident_megabytes"])
     theirs.close()
     if flags.output:
-        pathlib.Path(flags.output).write_text(json.dumps(results, indent=1) + "\n")
+        write_text(pathlib.Path(flags.output), json.dumps(results, indent=1) + "\n")
 
 
 def _row(row: dict[str, float]) -> str:

@@ -32,7 +32,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 import faults_links
 
-from tests.faults import kills, others, power_cut
+from tests.faults import checkpoint_power_cut as power_cut
+from tests.faults import kills, others
 
 ROWS = (
     *("dense", "identity", "threshold", "topk_16_bits", "momentum_correction"),

@@ -27,6 +27,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from aggregation import machine
 from worker_group import ROOT, START_SECONDS, WorkerGroup, checkout
 
+from tem_studies.written_files import write_text  # noqa: E402
+
 KINDS = ("global", "local", "each")
 BEFORE = "before"
 METRICS = (0, 1, 3)
@@ -116,7 +118,7 @@ def main() -> None:
     result = {"machine": machine(), "workers": arguments.workers, "rows": rows}
     text = json.dumps(result, indent=2)
     if arguments.json:
-        arguments.json.write_text(text + "\n")
+        write_text(arguments.json, text + "\n")
     print(text)
 
 

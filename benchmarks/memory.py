@@ -25,6 +25,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from worker_group import START_SECONDS, WorkerGroup
 
+from tem_studies.written_files import write_text  # noqa: E402
+
 DENSITY = 0.001
 PLAIN, HARD, TOPK = "inner optimizer", "hard threshold", "Top-k"
 CASES = (PLAIN, HARD, TOPK)
@@ -102,7 +104,7 @@ def main() -> None:
         cases, width, turns = (PLAIN, HARD), SHORT_WIDTH, 1
     rows = measure(cases, width, turns, arguments.workers)
     if arguments.json:
-        arguments.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+        write_text(arguments.json, json.dumps({"rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ import tem_tf
 from tem_studies.workloads import architectures
 from tem_studies.workloads.language_model import LanguageModel
 from tem_studies.workloads.neumf import NeuMF
+from tem_studies.written_files import write_text  # noqa: E402
 
 DENSITY = 0.001
 # So small that gradients stay as they are, and with them the density. Our choice.
@@ -304,7 +305,7 @@ def main() -> None:
     if flags.output:
         machine = {"processor": platform.machine(), "cores": os.cpu_count()}
         record = {"machine": machine, "rows": rows}
-        pathlib.Path(flags.output).write_text(json.dumps(record, indent=1) + "\n")
+        write_text(pathlib.Path(flags.output), json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

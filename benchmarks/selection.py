@@ -30,6 +30,7 @@ import numpy as np
 import tensorflow as tf
 
 import tem_tf
+from tem_studies.written_files import write_text  # noqa: E402
 from tem_tf import native
 from tem_tf.compressors.topk import kept
 from tem_tf.layout import make_segments, unpack
@@ -288,7 +289,7 @@ def main() -> None:
         if growth is not None:
             print(f"Selecting takes {growth:.3f} bytes per entry of further memory.")
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+        write_text(arguments.json, json.dumps(figures, indent=1))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ from aggregation import machine
 from shaped_links import RATES, ShapedLinks
 from worker_group import START_SECONDS, WorkerGroup
 
+from tem_studies.written_files import write_text  # noqa: E402
+
 HERE = pathlib.Path(__file__).parent
 # model -> (learning rate, λ, target accuracy), our choices: the rate suits dense
 # training, minutes reach the target. λ is from a pilot on one worker, 200 steps of 32
@@ -144,7 +146,7 @@ def main() -> None:
     show(result)
     text = json.dumps(result, indent=2)
     if arguments.json:
-        arguments.json.write_text(text + "\n")
+        write_text(arguments.json, text + "\n")
     print(text)
 
 

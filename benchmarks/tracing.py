@@ -39,6 +39,7 @@ import tensorflow as tf
 from tracing_step import nodes_of
 from worker_group import checkout
 
+from tem_studies.written_files import write_text  # noqa: E402
 from tem_tf import native, wire
 from tem_tf.sparse_gradient import SparseGradient
 
@@ -226,7 +227,7 @@ def main() -> None:
         "steps": trace_steps(counts, arguments.before, kernels),
     }
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+        write_text(arguments.json, json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

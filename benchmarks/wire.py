@@ -39,6 +39,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tem_studies.written_files import write_text  # noqa: E402
 from tem_tf import native, wire
 from tem_tf.native import ops
 from tem_tf.sparse_gradient import SparseGradient
@@ -334,7 +335,7 @@ def main() -> None:
     result = {"machine": machine(), "size": sizes, "speed": speeds}
     print(f"\n{json.dumps(result['machine'])}")
     if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+        write_text(arguments.json, json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

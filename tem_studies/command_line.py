@@ -30,6 +30,7 @@ from tem_studies.flag_row import FlagRow
 from tem_studies.help_text import help_text
 from tem_studies.refusal import Refusal
 from tem_studies.workloads.flags import RUN_FLAGS
+from tem_studies.workloads.resume_flags import resume_interval
 
 if TYPE_CHECKING:
     from tem_studies.workloads.configuration import Configuration
@@ -160,8 +161,18 @@ def train() -> int:
     from tem_studies.workloads.environment import Start
 
     configuration = configure()
+    interval = resume_interval(
+        _given(), FLAGS.resume, FLAGS.resume_interval, FLAGS.overwrite
+    )
+    if interval and (result := workloads.finished(configuration)):
+        print(
+            f"this run has finished: there is nothing to do\n{workloads.report(result)}"
+        )
+        return 1 if result["status"] == "diverged" else 0
     start = Start(FLAGS.start_seconds, FLAGS.refuse_public)
-    run = workloads.prepare(configuration, FLAGS.logdir, FLAGS.overwrite, start)
+    run = workloads.prepare(
+        configuration, FLAGS.logdir, FLAGS.overwrite, start, interval
+    )
     result = run.run()
     if run.directory.writes:
         print(workloads.report(result))

@@ -80,7 +80,7 @@ class Aggregator:
         self._meeting = Meeting(
             self.state, self._use.of("handshake"), self.all_facts, self._initial_weights
         )
-        self._variables: dict[str, tuple[tuple[int, ...], tf.DType]] = {}
+        self.variables: dict[str, tuple[tuple[int, ...], tf.DType]] = {}
         self._weights: dict[str, Any] = {}
         self._skips = self.options.nonfinite == "skip"
         self._in_xla = False  # Whether XLA compiles the step that was traced last.
@@ -94,7 +94,7 @@ class Aggregator:
             names: Theirs, all different. Default: their paths or names.
         """
         names = unique_names(variables) if names is None else names
-        self._variables |= {
+        self.variables |= {
             name: (tuple(variable.shape), tf.as_dtype(variable.dtype))
             for name, variable in zip(names, variables, strict=True)
         }
@@ -154,7 +154,7 @@ class Aggregator:
             names: As there.
         """
         step = tf.cast(step, tf.int64)
-        layout = self._layout(list(self._variables if names is None else names))
+        layout = self._layout(list(self.variables if names is None else names))
         ops = SparsifiedCrossDeviceOps.of(tf.distribute.get_strategy())
         self._in_xla = lone_exchange.in_xla_and_alone(ops.replicas())
         unit = self._unit(ops.replicas())
@@ -196,11 +196,11 @@ class Aggregator:
 
     def path_in_words(self) -> str:
         """Which local step is in use, and why, for people to read."""
-        reason = self._why_composed(self._layout(list(self._variables)))
+        reason = self._why_composed(self._layout(list(self.variables)))
         words = f"TensorFlow's operations: {reason}" if reason else "native kernels"
         others = [
             f"{name} ({dtype.name})"
-            for name, (_, dtype) in self._variables.items()
+            for name, (_, dtype) in self.variables.items()
             if dtype not in COMPRESSED_DTYPES
         ]
         if others:
@@ -270,14 +270,14 @@ class Aggregator:
 
     def all_facts(self) -> dict[str, str]:
         """What must not differ between workers, in words."""
-        segments = self._layout(list(self._variables)).segments
+        segments = self._layout(list(self.variables)).segments
         rounds = {"rounds": asking_plan(self.options.compressor, segments)}
         return facts_of(self.options) | self.facts | rounds
 
     def _initial_weights(self) -> dict[str, Any]:
         return {
             f"{name} {list(shape)} {dtype.name}": self._weights[name]
-            for name, (shape, dtype) in self._variables.items()
+            for name, (shape, dtype) in self.variables.items()
         }
 
     def _built_in(self) -> tf.distribute.Strategy:
@@ -286,7 +286,7 @@ class Aggregator:
         return self.strategy
 
     def _layout(self, names: list[str]) -> Layout:
-        shapes, dtypes = zip(*(self._variables[name] for name in names), strict=True)
+        shapes, dtypes = zip(*(self.variables[name] for name in names), strict=True)
         return Layout.of(names, shapes, dtypes, self.options.dense_below)
 
     def _unit(self, replicas: int) -> float:
@@ -371,7 +371,7 @@ class Aggregator:
 
     def _account(self, layout: Layout, outcome: Outcome, unit: float) -> None:
         beside, dense = outcome.beside, self._dense_words(layout)
-        other_words = _words(layout.other, self._variables)
+        other_words = _words(layout.other, self.variables)
         table = metrics.in_own_units(outcome.table, unit, outcome.clipped)
         skipped = tf.constant(False)
         if self._skips:  # What was sent has not left.
@@ -390,7 +390,7 @@ class Aggregator:
 
     def _dense_words(self, layout: Layout) -> int:
         compressed = total_size(layout.segments) + total_size(layout.small)
-        return compressed + _words(layout.other, self._variables)
+        return compressed + _words(layout.other, self.variables)
 
 
 def _words(segments: Segments, variables: dict[str, Any]) -> int:

@@ -8,7 +8,7 @@ import os
 import keras
 import tensorflow as tf
 
-from tem_tf import _internals, strategy
+from tem_tf import _internals, durable_files, strategy
 from tem_tf.optimizer import SparsifiedOptimizer
 
 
@@ -101,6 +101,7 @@ class TensorBoardSparsification(keras.callbacks.Callback):
             self._record(last=True)
         if self._writer is not None:
             self._writer.flush()
+            durable_files.sync_files(self.log_dir, "events.out.tfevents.*")
 
     def summary(self) -> dict[str, float]:
         """The metrics of the run so far; collective, on all workers."""

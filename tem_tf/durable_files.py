@@ -21,7 +21,6 @@ import errno
 import json
 import os
 import pathlib
-import shutil
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -116,16 +115,6 @@ def write_json(path: AnyPath, content: Any, indent: int = 1) -> None:
     write_text(path, text + "\n")
 
 
-def copy(source: AnyPath, path: AnyPath) -> None:
-    """Copies the content of a file.
-
-    Raises:
-        OSError: one cannot be read or the other not be written.
-    """
-    with open(source, "rb") as file, opened(path, "wb") as target:
-        shutil.copyfileobj(file, target)
-
-
 def commit(made: AnyPath, path: AnyPath) -> None:
     """Gives a finished file its name, once its content is on the disk.
 
@@ -158,12 +147,13 @@ def sync_files(directory: AnyPath, pattern: str) -> None:
         _sync_directory(directory)
 
 
-def make_directory(path: AnyPath, parents: bool = True) -> None:
+def make_directory(path: AnyPath, parents: bool = True, exist_ok: bool = True) -> None:
     """Makes a directory where it is missing, to stay.
 
     Args:
         path: Path. The directory.
         parents: Bool. Whether to make missing parents, too.
+        exist_ok: Bool. Whether it may be there.
 
     Raises:
         OSError: it cannot be made.
@@ -171,7 +161,7 @@ def make_directory(path: AnyPath, parents: bool = True) -> None:
     path = pathlib.Path(path)
     chain = (path, *path.parents)
     missing = [place for place in chain if not os.path.isdir(place)]
-    path.mkdir(parents=parents, exist_ok=True)
+    path.mkdir(parents=parents, exist_ok=exist_ok)
     for place in missing:
         _sync_directory(place.parent)
 

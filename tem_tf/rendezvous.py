@@ -41,8 +41,12 @@ _NO_HELLO = (
 )
 
 
-def listen(address: str) -> socket.socket:
+def listen(address: str, source: str = "TF_CONFIG") -> socket.socket:
     """Opens this worker's port, on all interfaces as TensorFlow will.
+
+    Args:
+        address: This worker's.
+        source: Where it is from, for the error.
 
     Raises:
         OSError: it cannot be opened.
@@ -56,9 +60,9 @@ def listen(address: str) -> socket.socket:
         return socket.create_server(("", port))
     except OSError as error:
         raise OSError(
-            f"This worker's port in TF_CONFIG must be free. Received: {address!r}, "
+            f"This worker's port in {source} must be free. Received: {address!r}, "
             f"and port {port} cannot be opened: {error.strerror}. Does an earlier "
-            "run still hold it?"
+            f"run still hold it?"
         ) from None
 
 
@@ -76,7 +80,7 @@ def meet(task: Task, seconds: float, say: Callable[[str], None] | None = None) -
         TimeoutError: somebody is still missing; it says who, and why.
         ValueError: a worker belongs to another cluster, or has another's place.
     """
-    meeting = _Meeting(task, listen(task.address))
+    meeting = _Meeting(task, listen(task.address, task.source))
     # In a thread of its own: the caller's may run an event loop (as notebooks do), and
     # waits here where a signal reaches it.
     thread = threading.Thread(target=meeting.run, daemon=True, name="tem_tf rendezvous")
@@ -92,8 +96,9 @@ def meet(task: Task, seconds: float, say: Callable[[str], None] | None = None) -
                 raise TimeoutError(
                     f"After {seconds:g} s (`start_seconds`) not all workers are "
                     f"there. Missing: {meeting.missing()}. Start every worker with "
-                    "the same TF_CONFIG but its own index, and see that each can "
-                    "reach the others' addresses (firewalls, host names, ports)."
+                    f"the same cluster, here that of {task.source}, but its own index, "
+                    "and see that each can reach the others' addresses (firewalls, "
+                    "host names, ports)."
                 )
             say(
                 f"tem_tf: {task.name} has waited {waited:.0f} of at most "

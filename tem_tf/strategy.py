@@ -8,17 +8,20 @@ from typing import Any
 
 import tensorflow as tf
 
-from tem_tf import _internals, rendezvous
+from tem_tf import _internals, rendezvous, roll_call
 from tem_tf.batch_logs import BatchLogs, ReadyLog
 from tem_tf.cluster import (
     START_SECONDS,
+    Rank,
+    Task,
     check_public,
     check_start_seconds,
-    read_tf_config,
+    find_task,
     task_of_resolver,
 )
 from tem_tf.cross_device_ops import SparsifiedCrossDeviceOps
 from tem_tf.empty_batches import EmptyBatches
+from tem_tf.fit_start import FitStart
 from tem_tf.start_limit import limited, termination_kept
 
 # How long TensorFlow's own start may take once all are there: it takes one or two, more
@@ -33,11 +36,14 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
     (keras-team/keras#20585): Keras calls `reduce` in two ways that it does not accept.
     This one accepts them; nothing in Keras is patched. `steps_per_execution` > 1, which
     fails there too, works. It also carries `SparsifiedCrossDeviceOps`, and checks the
-    cluster's description before it waits for anybody.
+    cluster's description before it waits for anybody. Of Keras's `ModelCheckpoint`,
+    `CSVLogger`, `TensorBoard` and `BackupAndRestore` the chief's alone write where they
+    are told to.
 
     Args:
         cluster_resolver: `tf.distribute.cluster_resolver.ClusterResolver`. Default:
-            the environment variable TF_CONFIG; without it, this process alone.
+            what the environment says: TF_CONFIG, torchrun, Open MPI, SLURM, a
+            Kubernetes indexed Job (docs/clusters.md); if nothing, this process alone.
         communication_options: `tf.distribute.experimental.CommunicationOptions`.
         start_seconds: Float > 0, default 600. How long to wait for the other workers.
             Every 30 s a line on stderr names those that are missing. TensorFlow's own
@@ -60,8 +66,8 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
     Raises:
         ValueError: `batch_logs` is neither; TF_CONFIG is not JSON, has no workers, an
             address twice or jobs beside "worker" and "chief", or names a task that is
-            not in its cluster; a public address is refused; workers were given
-            different clusters.
+            not in its cluster; a scheduler's variables are wrong or missing; a public
+            address is refused; workers were given different clusters.
         OSError: this worker's port is in use.
         TimeoutError: a worker is missing; the error names it.
         RuntimeError: TensorFlow has failed to start in this process before.
@@ -88,7 +94,8 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         check_start_seconds(start_seconds)
         self._batch_logs = BatchLogs(batch_logs)
         if cluster_resolver is None:
-            task = read_tf_config()
+            task = _found_task(start_seconds)
+            cluster_resolver = task and _resolver(task)
         else:
             task = task_of_resolver(cluster_resolver)
         if task is not None and "failed" in _START:
@@ -122,6 +129,7 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         _internals.take_instance_keys_at_the_call(self)
         _internals.wrap_cross_device_ops(self, SparsifiedCrossDeviceOps)
         self.empty_batches = EmptyBatches(len(self.extended.worker_devices))
+        self._fit_start = FitStart(self, functools.partial(is_chief, self))
 
     @property
     def batch_logs(self) -> str:
@@ -149,6 +157,15 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
             return outputs
         return self._batch_logs.reduced(self, run, model, outputs)
 
+    def experimental_distribute_dataset(self, dataset, options=None):
+        """As in the base class; also where Keras's `fit` and `evaluate` begin.
+
+        Raises:
+            ValueError: workers have unequal numbers of batches.
+        """
+        self._fit_start.note(dataset)
+        return super().experimental_distribute_dataset(dataset, options)
+
     def reduce(self, reduce_op, value, axis=None):
         """As in the base class, of nests too, and as Keras 3 needs it.
 
@@ -165,6 +182,7 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
             return value.mean
         asked = _internals.asked_by_keras()
         if asked == "batch":
+            self._fit_start.note()  # Of data that the user has distributed.
             return tf.nest.map_structure(
                 lambda v: self.experimental_local_results(v)[0], value
             )
@@ -195,6 +213,26 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         return self.experimental_local_results(value)[0].shape.rank
 
 
+def _found_task(start_seconds: float) -> Task | None:
+    """This process's task by its environment, with all addresses."""
+    task = find_task()
+    if not isinstance(task, Rank):
+        return task
+    # The roll is called once per process: the first is busy with training afterwards.
+    known = _START.get("task")
+    return known or roll_call.answer(task, start_seconds)
+
+
+def _resolver(task: Task) -> Any:
+    """What TensorFlow needs to know of a task."""
+    return tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec({job: list(a) for job, a in task.cluster.items()}),
+        task_type=task.type,
+        task_id=task.index,
+        rpc_layer="grpc",
+    )
+
+
 def _goes_on(model: Any) -> bool:
     """Whether training goes on where a worker's gradient was not finite."""
     optimizer = getattr(model, "optimizer", None)
@@ -217,10 +255,10 @@ def is_chief(strategy: tf.distribute.Strategy | None = None) -> bool:
     Args:
         strategy: The strategy that is trained with. Default: the one in whose scope
             this is called; else the cluster for which this process has made a
-            `MultiWorkerMirroredStrategy`; else that of TF_CONFIG.
+            `MultiWorkerMirroredStrategy`; else that of the environment.
 
     Raises:
-        ValueError: TF_CONFIG is wrong.
+        ValueError: the environment's variables are wrong.
     """
     if strategy is None and tf.distribute.has_strategy():
         strategy = tf.distribute.get_strategy()
@@ -228,5 +266,5 @@ def is_chief(strategy: tf.distribute.Strategy | None = None) -> bool:
     if resolver is not None and _internals.is_multi_worker(strategy):
         task = task_of_resolver(resolver)
     else:
-        task = _START.get("task") or read_tf_config()
+        task = _START.get("task") or find_task()
     return task is None or task.is_chief

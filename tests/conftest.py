@@ -51,9 +51,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 # Files with tests that start workers, or that hold processes to seconds.
 WITH_PROCESSES = (
+    "tests/cluster/test_roll_call.py",
     "tests/faults/",
     "tests/launch/",
     "tests/multi_worker/",
+    "tests/slurm/",
     "tests/test_benchmarks.py",
     "tests/test_wheel.py",
     "tests/workloads/test_main.py",

@@ -17,9 +17,9 @@ ROOT = pathlib.Path(__file__).parents[1]
 # The plugin from the bottom to the top: a module imports from lower rows only, so
 # those of one row, as compressors, memory and wire, never import one another.
 LAYERS = [
+    {"durable_files"},
     {
-        *("_internals", "capacity", "cluster", "fixed_sums", "layout"),
-        *("durable_files", "heartbeat"),
+        *("_internals", "capacity", "cluster", "fixed_sums", "heartbeat", "layout"),
         *(
             "native",
             "nonfinite",
@@ -33,8 +33,9 @@ LAYERS = [
         *("empty_batches", "forwarding_optimizer", "instance_keys", "replica_state"),
         *("_fit_internals", "rendezvous", "wire"),
     },
-    {"compressors", "cross_device_ops", "loss_scale", "memory", "places"},
-    {"batch_logs"},
+    {"compressors", "cross_device_ops", "loss_scale", "memory", "places", "roll_call"},
+    {"batch_logs", "chief_writing", "worker_texts"},
+    {"fit_start"},
     {
         "metrics",
         "options",
@@ -42,7 +43,6 @@ LAYERS = [
         "transport",
         "simulation",
         "handshake",
-        "worker_texts",
         "asking_plan",
     },
     {"accounting", "lone_exchange", "inner_optimizer", "kept_state", "meeting"},
@@ -66,14 +66,17 @@ CHECKING = sorted(
         *("flags", "configuration", "command_line", "directory", "data_places"),
         *("logdir", "environment", "study_files", "processes", "workload_settings"),
         *("compression_settings", "help_text", "program", "quiet_start"),
-        *("missing_packages", "refusal"),
+        *("missing_packages", "refusal", "written_files"),
     )
     for path in (ROOT / "tem_studies").rglob(f"{name}.py")
 )
 
+# Parts of the plugin that are loaded without it.
+ALONE = ("durable_files", "heartbeat")
+
 # Folders of the plugin, each with the place of one module. The launcher, in `launch`,
 # stands for itself.
-FOLDERS = ("checkpoint", "compressors", "native", "testing", "wire")
+FOLDERS = ("checkpoint", "cluster", "compressors", "native", "testing", "wire")
 LAUNCHER = sorted([*(ROOT / "tem_tf" / "launch").glob("*.py"), ROOT / "tem_tf_run.py"])
 
 PLUGIN = sorted(
@@ -96,7 +99,10 @@ PROGRAMS = sorted(
 # What a reader of the repository reads.
 TEXTS = sorted(
     path
-    for pattern in ("*.md", "*.toml", "*.cfg", ".ci/*", ".*.yaml", "launch/*.s*")
+    for pattern in (
+        *("*.md", "*.toml", "*.cfg", ".ci/*", ".*.yaml"),
+        *("launch/*.s*", "launch/*.yaml", "launch/Dockerfile", "docs/*.md"),
+    )
     for path in ROOT.glob(pattern)
 ) + sorted([*PROGRAMS, *(ROOT / "tests").rglob("*.py")])
 
@@ -293,7 +299,13 @@ def test_what_runs_imports_tensorflow_at_once():
     assert {"tensorflow", "numpy", "keras"} <= imported_at_once(path, set())
 
 
-@each([*LAUNCHER, *(ROOT / "tem_tf" / f"{n}.py" for n in ("cluster", "heartbeat"))])
+@each(
+    [
+        *LAUNCHER,
+        *sorted((ROOT / "tem_tf" / "cluster").glob("*.py")),
+        *(ROOT / "tem_tf" / f"{name}.py" for name in ALONE),
+    ]
+)
 def test_what_is_loaded_without_tensorflow_needs_none(path):
     others = {
         name
@@ -302,7 +314,8 @@ def test_what_is_loaded_without_tensorflow_needs_none(path):
     }
     # By which the launcher loads what it shares with the plugin.
     others -= {"tem_tf_run.load_part"}
-    assert all(name.startswith("tem_tf.launch.") for name in others)
+    own = ("tem_tf.launch.", "tem_tf.cluster.")
+    assert all(name.startswith(own) for name in others)
 
 
 # ------------------------------------------------------------- private parts of others
@@ -343,6 +356,130 @@ def test_only_internals_names_private_members(path):
         and ast.unparse(node.args[0]) not in {"self", "cls"}
     ]
     assert [name for name in named if re.match(r"_(?!_)", name)] == []
+
+
+# --------------------------------------------------------------------------- who writes
+
+# Who may open a file for writing but by the durable writer, and for what.
+WRITERS = {
+    "tem_tf/durable_files.py": "the writer",
+    "tem_tf/checkpoint/directory.py": "a damaged checkpoint's folder, renamed",
+    "tem_tf/heartbeat.py": "signs of life, which need not last",
+    "tem_tf/native/lock.py": "a lock",
+    "tem_studies/quiet_start.py": "a descriptor of stderr",
+    "tem_studies/workloads/logdir.py": "a lock",
+    "tem_studies/workloads/prepared_data.py": "a lock",
+    "tem_studies/workloads/study_files.py": "locks",
+}
+# Functions that write a file which they take, and so need one of the writer's.
+SAVERS = {"save", "savez", "savez_compressed", "savefig", "save_weights"}
+OURS = {"", "directory", "_saver"}  # Whose functions of these names take no file.
+
+
+def writes(tree: ast.Module) -> Iterator[str]:
+    """Calls that write a file by other means than the durable writer."""
+    given = set()  # What a block of the writer's is called, or a file in memory.
+    for node in ast.walk(tree):
+        if isinstance(node, ast.withitem) and node.optional_vars is not None:
+            if ast.unparse(node.context_expr).split("(")[0].endswith("opened"):
+                given.add(ast.unparse(node.optional_vars))
+        elif isinstance(node, ast.Assign) and "_MemoryFile(" in ast.unparse(node.value):
+            given |= {ast.unparse(target) for target in node.targets}
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        owner, _, name = ast.unparse(node.func).rpartition(".")
+        first = ast.unparse(node.args[0]) if node.args else ""
+        modes = [
+            value.value
+            for value in (*node.args, *(word.value for word in node.keywords))
+            if isinstance(value, ast.Constant)
+            and isinstance(value.value, str)
+            and re.fullmatch(r"[rwaxbt+]{1,3}", value.value)
+        ]
+        if (
+            (
+                name in {"replace", "rename"}
+                and (owner == "os" or (len(node.args), len(node.keywords)) == (1, 0))
+            )
+            or (name in {"write_text", "write_bytes"} and len(node.args) == 1)
+            or (name == "open" and any(set(mode) & set("wax+") for mode in modes))
+            or (
+                name in SAVERS
+                and owner.split(".")[-1] not in OURS
+                and first not in given
+            )
+            or name in {"copyfile", "copy", "move"}
+            and owner == "shutil"
+        ):
+            yield ast.unparse(node)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "os.replace(a, b)",
+        "a.rename(b)",
+        "path.write_text('x')",
+        "path.open('w')",
+        "open(path, mode='ab')",
+        "figure.savefig(path)",
+        "np.savez(path, a=a)",
+    ],
+)
+def test_other_ways_of_writing_are_found(line):
+    """So that the next test would see one."""
+    assert len(list(writes(ast.parse(line)))) == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "text.replace('a', 'b')",
+        "with opened(path, 'wb') as file: np.savez(file, a=a)",
+        "write_text(path, 'x')",
+        "path.open('rb')",
+    ],
+)
+def test_reading_and_the_durable_writer_are_no_other_ways(line):
+    assert list(writes(ast.parse(line))) == []
+
+
+@each(
+    [
+        path
+        for path in PROGRAMS
+        if path.relative_to(ROOT).parts[0] in {"tem_tf", "tem_studies"}
+        and name_of(path) not in WRITERS
+    ]
+)
+def test_every_file_is_written_by_the_durable_writer(path):
+    assert list(writes(parse(path))) == []
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_who_may_write_does(name):
+    assert list(writes(parse(ROOT / name)))
+
+
+# ------------------------------------------------------------------------ who runs what
+
+# What runs a text or a file. A study's processes are given their work by their parent.
+RUNNING = {
+    *("eval", "exec", "pickle.load", "pickle.loads", "pickle.Unpickler", "np.load"),
+    *("numpy.load", "yaml.load", "marshal.loads", "shelve.open", "joblib.load"),
+}
+RUNNERS = {"tem_studies/workloads/processes.py": {"pickle.loads"}}
+
+
+@each(PROGRAMS)
+def test_nothing_that_is_read_is_run(path):
+    calls = {
+        ast.unparse(node.func)
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.Call)
+    }
+    assert calls & RUNNING == RUNNERS.get(name_of(path), set())
 
 
 # ---------------------------------------------------------------------- what a file is

@@ -140,8 +140,8 @@ def last_words(text):
 
 def test_what_is_in_the_wheel(wheel):
     wanted = {"tem_tf_run.py", "tem_tf/py.typed"}
-    wanted.add("tem_studies/workloads/result.schema.json")
-    for pattern in ("tem_tf/**/*.py", "tem_studies/**/*.py", "tem_tf/native/src/*"):
+    patterns = ["tem_tf/**/*.py", "tem_studies/**/*.py", "tem_tf/native/src/*"]
+    for pattern in [*patterns, "tem_studies/**/*.schema.json"]:
         wanted |= {str(path.relative_to(ROOT)) for path in ROOT.glob(pattern)}
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}

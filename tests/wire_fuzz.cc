@@ -19,7 +19,7 @@ using Words = std::vector<uint32_t>;
 
 namespace {
 
-std::mt19937_64 generator(0);
+std::mt19937_64 generator;
 
 int64_t below(int64_t limit) { return generator() % static_cast<uint64_t>(limit); }
 
@@ -183,6 +183,7 @@ wire::Refusal decode(const Words& words, const Expectation& expected) {
 
 int main(int, char** arguments) {
   const int64_t total = std::atoll(arguments[1]);
+  generator.seed(std::strtoull(arguments[2], nullptr, 10));
   std::set<std::string> reasons;
   int64_t refused = 0;
   Sent previous = make();

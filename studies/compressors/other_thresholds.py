@@ -22,6 +22,10 @@ from run import WORKLOADS
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tem_studies.written_files import write_table  # noqa: E402
+
 METHODS = ("none", "topk", "topk_model", "topk_replay", "hard_threshold")
 
 
@@ -88,10 +92,7 @@ def main() -> None:
                 }
             )
     (HERE / workload).mkdir(exist_ok=True)
-    with (HERE / workload / "other_thresholds.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(table[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table)
+    write_table(HERE / workload / "other_thresholds.csv", table)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,16 @@ and suboptimality over the runs of each sweep.
 
 import csv
 import pathlib
+import sys
 
 import numpy as np
 from scipy import stats
 
-HERE = pathlib.Path(__file__).parent
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1]))
+
+from tem_studies.written_files import write_table  # noqa: E402
+
 DRAWS = 10_000  # Bootstrap samples.
 QUALITY = "suboptimality_last_tenth"
 MARGIN = 0.1  # Within 10 % is no impact. Our choice, see README.md.
@@ -72,10 +77,7 @@ def t_interval(logarithms: np.ndarray, level: float) -> np.ndarray:
 def write(name: str, rows: list[dict]) -> None:
     """Writes a table, if there is anything in it."""
     if rows:
-        with (HERE / name).open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_table(HERE / name, rows)
 
 
 def equivalence(logarithms: np.ndarray) -> dict[str, str]:

@@ -12,7 +12,6 @@ printed before it; all run in one process here to start TensorFlow once.
 
 import dataclasses
 import pathlib
-import shutil
 import sys
 
 import tensorflow as tf
@@ -22,6 +21,7 @@ from sklearn.datasets import dump_svmlight_file, load_breast_cancer
 HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
 
+from tem_studies import written_files  # noqa: E402
 from tem_studies.convex import study  # noqa: E402
 from tem_studies.convex.configuration import METHODS, ConvexConfiguration  # noqa: E402
 
@@ -151,7 +151,8 @@ def copy_figure(source: pathlib.Path, target: pathlib.Path) -> None:
     with Image.open(source) as picture:
         rgb = picture.convert("RGB")
         small = rgb.quantize(COLOURS, dither=Image.Dither.NONE)
-    small.save(target, optimize=True)
+    with written_files.opened(target, "wb") as file:
+        small.save(file, format="PNG", optimize=True)
 
 
 def main() -> None:
@@ -169,7 +170,8 @@ def main() -> None:
         study.run(configuration, lambda line: print(line, flush=True))
         # Of runs that share a directory, these are the last one's.
         logdir = pathlib.Path(configuration.logdir)
-        shutil.copyfile(logdir / "summary.csv", HERE / f"{name}.csv")
+        summary = (logdir / "summary.csv").read_bytes()
+        written_files.write_bytes(HERE / f"{name}.csv", summary)
         figure = "trade_off.png" if configuration.sweep else "curves.png"
         copy_figure(logdir / figure, HERE / f"{name}.png")
 

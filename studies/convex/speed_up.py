@@ -17,7 +17,6 @@ size and compressor; speed-up.csv has it beside the goal.
 LOGS (default: runs/convex) keeps what was run; another call goes on.
 """
 
-import csv
 import pathlib
 import sys
 
@@ -30,6 +29,7 @@ sys.path.insert(0, str(HERE.parents[1]))
 from tem_studies.convex import data, problem, simulation, splits  # noqa: E402
 from tem_studies.convex.methods import METHODS  # noqa: E402
 from tem_studies.workloads import study_files  # noqa: E402
+from tem_studies.written_files import opened, write_table  # noqa: E402
 from tem_tf import HardThreshold, Identity, TopK  # noqa: E402
 
 WORKERS = (1, 2, 4, 8, 16)
@@ -154,10 +154,7 @@ def main() -> None:
             print(*rows[-1].values(), flush=True)
         lines[name] = np.array(steps)
         print(name, "slope {:.3f} ({:.3f} to {:.3f})".format(*slope(lines[name])))
-    with (HERE / "speed-up.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table(HERE / "speed-up.csv", rows)
     draw(lines)
 
 
@@ -188,7 +185,8 @@ def draw(lines: dict[str, np.ndarray]) -> None:
     axis.minorticks_off()
     axis.grid(alpha=0.3)
     axis.legend(fontsize="small")
-    figure.savefig(HERE / "speed-up.png", dpi=90)
+    with opened(HERE / "speed-up.png", "wb") as file:
+        figure.savefig(file, format="png", dpi=90)
     plt.close(figure)
 
 

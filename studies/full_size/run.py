@@ -26,6 +26,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
+from tem_studies.written_files import write_table  # noqa: E402
+
 WORKERS, STEPS = 2, 2
 IMAGES = {
     "datasource": "cifar-10",
@@ -168,10 +170,7 @@ def keep(line: dict[str, object]) -> None:
         with path.open(newline="") as file:
             lines = {row["workload"]: row for row in csv.DictReader(file)}
     lines[line["workload"]] = line
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines[name] for name in WORKLOADS if name in lines)
+    write_table(path, [lines[name] for name in WORKLOADS if name in lines], COLUMNS)
 
 
 def main() -> None:

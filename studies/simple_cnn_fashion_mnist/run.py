@@ -6,7 +6,6 @@ PATH_DATA holds Fashion-MNIST/, LOGS (default: runs/) receives the runs. A run t
 its result.json already is not repeated. About half an hour on two cores.
 """
 
-import csv
 import json
 import pathlib
 import subprocess
@@ -14,6 +13,10 @@ import sys
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tem_studies.written_files import write_table  # noqa: E402
+
 SEEDS = (0, 1, 2)
 CHECKS = 5  # Validation accuracy is the mean of this many last checks.
 COMMON = (
@@ -79,10 +82,7 @@ def main() -> None:
                     "train_seconds": round(result["seconds"]["train"], 1),
                 }
             )
-            with (HERE / "results.csv").open("w", newline="") as file:
-                writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(rows)
+            write_table(HERE / "results.csv", rows)
 
 
 if __name__ == "__main__":

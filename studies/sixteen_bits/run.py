@@ -26,6 +26,9 @@ from typing import Any
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1]))
+
+from tem_studies.written_files import write_table  # noqa: E402
+
 RESULTS = HERE / "results.csv"
 BATCH, RATE, MOMENTUM = 128, 0.05, 0.9
 STEPS = {"simple-cnn": 1000, "perceptron": 500}
@@ -152,12 +155,7 @@ def run_cell(data: pathlib.Path, cell: list[str]) -> None:
     row = dict(zip(COLUMNS, cell, strict=False))
     row |= train(model, policy, compressor, int(seed), data)
     rows = [*rows_found(), row]
-    beside = RESULTS.with_suffix(".csv.new")
-    with beside.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    beside.replace(RESULTS)
+    write_table(RESULTS, rows, COLUMNS)
 
 
 def report() -> str:

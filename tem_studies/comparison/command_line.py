@@ -192,15 +192,16 @@ def _check_kinds(theirs: Mapping[str, Any], defaults: Mapping[str, Any]) -> None
 
 def _parsed(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        written = path.read_bytes()
     except OSError as error:
         raise Refusal(
             f"`compare` must name methods between commas, or a file that can be read. "
             f"Received: compare={str(path)!r} ({error.strerror})."
         ) from error
     try:
+        text = written.decode()
         content = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except ValueError as error:  # both kinds of decoding errors are
+    except (ValueError, RecursionError) as error:  # as all decoding errors are
         raise Refusal(f"`compare` {path} cannot be read: {error}.") from error
     if not isinstance(content, dict):
         raise Refusal(f"`compare` {path} must hold a table of settings.")

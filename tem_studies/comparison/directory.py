@@ -22,12 +22,12 @@ from tem_studies.comparison.configuration import (
     Comparison,
 )
 from tem_studies.refusal import Refusal
-from tem_studies.workloads.logdir import RESULT_NAME
+from tem_studies.workloads.logdir import RESULT_NAME, SCHEMA_PATH
 from tem_studies.workloads.study_files import (
     alone_in,
     make_directory,
-    read_json,
     read_result,
+    read_schema,
     require_same,
     require_same_in_results,
     write_json,
@@ -39,18 +39,12 @@ RUNS_NAME = "runs"
 # What the runs of a comparison do not share, of what two comparisons must.
 _OF_EACH_RUN = ("seed", *FIXED_SETTINGS)
 
-# What is read of a result.
-_RESULT = (
-    "communication",
-    "configuration",
-    "history",
-    "pruning",
-    "replicas",
-    "seed",
-    "status",
-    "steps",
-    "test",
-)
+RUN_SCHEMA = read_schema(SCHEMA_PATH)
+_SCHEMA = {
+    "type": "object",
+    "properties": {"shared": {"type": "object"}},
+    "required": ["shared"],
+}
 
 
 class ComparisonDirectory:
@@ -72,7 +66,7 @@ class ComparisonDirectory:
         """
         path, ours = self.path / COMPARISON_NAME, comparison.identity()
         if path.exists():
-            require_same(self.path, read_json(path, dict).get("shared", {}), ours)
+            require_same(self.path, read_result(path, _SCHEMA)["shared"], ours)
         elif (self.path / "study.json").exists():
             raise Refusal(
                 f"`study_dir` {self.path} is a study of another kind. Pass another "
@@ -113,5 +107,5 @@ class ComparisonDirectory:
         """
         for path in (self.path / RUNS_NAME).glob(f"*/{RESULT_NAME}"):
             if path.parent.name not in self._results:
-                self._results[path.parent.name] = read_result(path, _RESULT)
+                self._results[path.parent.name] = read_result(path, RUN_SCHEMA)
         return self._results

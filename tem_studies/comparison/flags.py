@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tem_studies.data_parallelism.flags import STUDY_FLAGS
 from tem_studies.flag_row import FlagRow
-from tem_studies.workloads.flags import OF_SEVERAL_PROCESSES
+from tem_studies.workloads.flags import OF_LOGDIR, OF_SEVERAL_PROCESSES
 
 COMPARISON_FLAGS = (
     FlagRow(
@@ -69,7 +69,7 @@ def misplaced(given: set[str]) -> str | None:
         given: Names of the flags on the command line.
     """
     if "compare" in given:
-        for name in ("logdir", "overwrite"):
+        for name in OF_LOGDIR:
             if name in given:
                 return (
                     f"`{name}` has no effect in a comparison: its directory is "

@@ -10,10 +10,8 @@ curves.csv         k_t and ‖e‖² over time, mean, least and greatest over se
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,9 +25,10 @@ from tem_studies.comparison.plan import TOLERANCE, Plan, Row
 from tem_studies.comparison.quality import Quality, quality_of
 from tem_studies.comparison.statistics import Difference, paired
 from tem_studies.comparison.study import outcomes
-from tem_studies.refusal import Refusal, writing
+from tem_studies.refusal import Refusal
 from tem_studies.workloads.results import read_steps
 from tem_studies.workloads.study_files import alone_in
+from tem_studies.written_files import write_table
 
 CURVE_POINTS = 200  # of a curve in figures and tables; each is a mean over its steps
 
@@ -220,13 +219,7 @@ def _means(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
 
 
 def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    partial = path.with_name(f".partial-{path.name}")
-    with writing(path):
-        with partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0] if rows else (), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({k: _shown(v) for k, v in row.items()} for row in rows)
-        os.replace(partial, path)
+    write_table(path, [{k: _shown(v) for k, v in row.items()} for row in rows])
 
 
 def _shown(value: Any) -> Any:

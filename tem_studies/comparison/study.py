@@ -19,7 +19,7 @@ from tem_studies.comparison.directory import RUNS_NAME, ComparisonDirectory
 from tem_studies.comparison.plan import Outcome, Plan, Task
 from tem_studies.comparison.quality import quality_of
 from tem_studies.comparison.volume import as_counts
-from tem_studies.refusal import Refusal, writing
+from tem_studies.refusal import Refusal
 from tem_studies.workloads import data_places
 from tem_studies.workloads.environment import check_no_cluster
 from tem_studies.workloads.experiment import Experiment
@@ -28,6 +28,7 @@ from tem_studies.workloads.replicas import make_strategy
 from tem_studies.workloads.results import Stopwatch, read_steps
 from tem_studies.workloads.study_files import claim, require_data
 from tem_studies.workloads.tasks import KINDS
+from tem_studies.written_files import write_text
 
 COUNTS_NAME = "counts.txt"  # of the run that is replayed
 _WAIT_SECONDS = 0.5  # between two looks at runs that other processes have
@@ -97,8 +98,7 @@ def _run(
     if task.replays:
         counts = as_counts(read_steps(runs / task.replays)["entries"])
         path = runs / task.name / COUNTS_NAME
-        with writing(path):
-            path.write_text("".join(f"{count}\n" for count in counts))
+        write_text(path, "".join(f"{count}\n" for count in counts))
         own["counts"] = str(path)
     configuration = dataclasses.replace(comparison.run, **{**task.settings, **own})
     result = Experiment(configuration, strategy, data, Stopwatch()).run()

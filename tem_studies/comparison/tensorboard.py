@@ -9,6 +9,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from tem_studies.comparison.report import Line, Report, Run
+from tem_studies.workloads.event_files import events
 from tem_studies.workloads.study_files import empty_report
 
 _POINTS = 50  # of a curve, so that a hundred runs are written in seconds. Our choice.
@@ -33,7 +34,7 @@ def write(report: Report, images: Sequence[Path], place: Path) -> None:
         for run in line.runs:
             parts = [row.kind, *([f"{row.budget:g}"] if row.budget else [])]
             folder = place / "-".join([*parts, row.method]) / f"seed-{run.seed}"
-            with tf.summary.create_file_writer(str(folder)).as_default():
+            with events(folder):
                 api.hparams(
                     {
                         "method": row.method,
@@ -44,7 +45,7 @@ def write(report: Report, images: Sequence[Path], place: Path) -> None:
                     }
                 )
                 _scalars(report, line, run)
-    with tf.summary.create_file_writer(str(place / "figures")).as_default():
+    with events(place / "figures"):
         for path in images:
             image = tf.io.decode_png(path.read_bytes(), channels=3)
             tf.summary.image(path.stem, image[tf.newaxis], step=0)

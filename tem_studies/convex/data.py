@@ -6,7 +6,8 @@ labels of a file becomes -1.
 
 from __future__ import annotations
 
-import zlib
+import io
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from tem_studies.convex.data_places import FASHION, MADE_UP, NAMES, locate
 from tem_studies.missing_packages import importing
 from tem_studies.refusal import Refusal
 from tem_studies.workloads import data_files
+from tem_studies.workloads.bounded_files import MAXIMAL_BYTES, read_bytes
 
 # Of the made-up data: share of labels that are flipped. Our choice.
 _FLIPPED = 0.05
@@ -81,14 +83,21 @@ def read_libsvm(path: Path, name: str) -> Data:
     with importing():
         from sklearn.datasets import load_svmlight_file
 
+    content = read_bytes(path)
     try:
-        examples, labels = load_svmlight_file(str(path), dtype=np.float64)
-    except (OSError, EOFError, zlib.error) as error:  # the last two of an archive
-        raise Refusal(f"{path} cannot be read: {error}.") from error
+        found = load_svmlight_file(io.BytesIO(content), dtype=np.float64)
     except (ValueError, OverflowError) as error:
-        raise Refusal(_what_is_wrong(path, error)) from error
+        raise Refusal(_what_is_wrong(path, content, error)) from error
+    examples, labels = found[:2]
     if not np.isfinite(examples.data).all() or not np.isfinite(labels).all():
-        raise Refusal(_what_is_wrong(path, ValueError("a value is not finite")))
+        raise Refusal(_what_is_wrong(path, content, "a value is not finite"))
+    # Features that no line has are zeros in memory, however many there are said to be.
+    if 8 * math.prod(examples.shape) > MAXIMAL_BYTES:
+        raise Refusal(
+            f"{path} must be of at most {MAXIMAL_BYTES:,} bytes in memory, 8 for each "
+            f"feature of each example. Received: {examples.shape[0]} examples of "
+            f"{examples.shape[1]} features."
+        )
     return Data(examples.toarray(), two_classes(labels, str(path)), name, str(path))
 
 
@@ -124,20 +133,16 @@ def made_up(examples: int, features: int, seed: int = 0) -> Data:
     return Data(rows, labels, f"made-up {examples} x {features}", place)
 
 
-def _what_is_wrong(path: Path, error: Exception) -> str:
+def _what_is_wrong(path: Path, content: bytes, error: Exception | str) -> str:
     """Names the first line that is not `label index:value …`."""
-    import bz2
-    import gzip
-
-    opener = {".gz": gzip.open, ".bz2": bz2.open}.get(path.suffix, open)
-    with opener(path, "rt", encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, 1):
-            fault = _fault(line.partition("#")[0].split())
-            if fault:
-                return (
-                    f"{path}, line {number}: {fault}. A line is `label index:value …` "
-                    "with finite numbers and increasing indices from 1."
-                )
+    lines = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8", errors="replace")
+    for number, line in enumerate(lines, 1):
+        fault = _fault(line.partition("#")[0].split())
+        if fault:
+            return (
+                f"{path}, line {number}: {fault}. A line is `label index:value …` "
+                "with finite numbers and increasing indices from 1."
+            )
     return f"{path} cannot be read as a LIBSVM file: {error}."
 
 

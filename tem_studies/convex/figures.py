@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tem_studies.refusal import writing
+from tem_studies.written_files import make_directory, opened
 
 Curve = dict[str, np.ndarray]  # column of `trace.Trace` -> (records,)
 
@@ -166,8 +166,8 @@ def _pyplot() -> Any:
 
 
 def _save(figure: Any, stem: Path) -> None:
-    with writing(stem):
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        for ending in (".png", ".svg"):
-            figure.savefig(stem.with_suffix(ending), dpi=_DPI)
+    make_directory(stem.parent)
+    for kind in ("png", "svg"):
+        with opened(stem.with_suffix(f".{kind}"), "wb") as file:
+            figure.savefig(file, format=kind, dpi=_DPI)
     _pyplot().close(figure)

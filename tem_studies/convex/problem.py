@@ -12,8 +12,6 @@ import dataclasses
 import functools
 import hashlib
 import math
-import os
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +21,9 @@ import scipy.sparse.linalg
 import tensorflow as tf
 from scipy.special import expit
 
-from tem_studies.refusal import Refusal, writing
+from tem_studies.refusal import Refusal
+from tem_studies.workloads.bounded_files import read_npz
+from tem_studies.written_files import make_directory, opened
 
 L2_FACTOR = 1e-4  # l2 / L, the authors'.
 
@@ -174,21 +174,19 @@ def minimise(
             return found
     minimum = _minimise(signed, l2_factor)
     if file is not None:
-        partial = file.with_name(f".partial-{file.name}")
-        with writing(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            np.savez(partial, **minimum._asdict())
-            os.replace(partial, file)
+        make_directory(file.parent)
+        with opened(file, "wb") as kept:
+            np.savez(kept, **minimum._asdict())
     return minimum
 
 
 def _cached(file: Path) -> Minimum | None:
     """Reads a minimum; None if it is not there or damaged, and has to be found."""
     try:
-        with file.open("rb") as opened, np.load(opened) as kept:
-            scalars = (float(kept[name]) for name in Minimum._fields[1:])
-            return Minimum(kept["point"], *scalars)
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+        kept = read_npz(file)
+        scalars = (float(kept[name]) for name in Minimum._fields[1:])
+        return Minimum(kept["point"], *scalars)
+    except (ValueError, LookupError, TypeError):
         return None
 
 

@@ -11,7 +11,6 @@ run.json is written last: a run that has it was finished.
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,10 +19,40 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tem_studies.convex.figures import Curve
+from tem_studies import written_files
+from tem_studies.convex.figures import PANELS, Curve
 from tem_studies.convex.trace import Trace
 from tem_studies.refusal import Refusal, writing
 from tem_studies.workloads import study_files
+from tem_studies.workloads.bounded_files import read_npy
+from tem_studies.workloads.event_files import EVENTS, events
+
+# What is read of run.json and of curves.csv.
+_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "settings": {"type": "object"},
+        "result": {
+            "type": "object",
+            "properties": {
+                "status": {"enum": ["finished", "diverged"]},
+                "iterations": {"type": "integer", "minimum": 0},
+                "seed": {"type": "integer", "minimum": 0},
+                "density": {"type": ["number", "null"], "minimum": 0},
+                "method": {"type": "string"},
+                "compressor": {"type": "string"},
+                "setting": {"type": "string"},
+            },
+            "additionalProperties": {"type": ["number", "string", "null"]},
+            "required": [
+                *("status", "iterations", "seed", "density"),
+                *("method", "compressor", "setting"),
+            ],
+        },
+    },
+    "required": ["settings", "result"],
+}
+_READ = {"step", "bits", "encoded_bits", *(x for panel in PANELS for x in panel[:2])}
 
 
 def is_finished(directory: Path) -> bool:
@@ -42,8 +71,7 @@ def write(
         row: Its line of summary.csv.
         trace: What it did.
     """
-    with writing(directory):
-        directory.mkdir(parents=True, exist_ok=True)
+    written_files.make_directory(directory)
     columns = trace.columns()
     write_table(
         directory / "curves.csv",
@@ -52,8 +80,8 @@ def write(
             for line in zip(*columns.values(), strict=True)
         ],
     )
-    with writing(directory / "entries.npy"):
-        np.save(directory / "entries.npy", trace.schedule)
+    with written_files.opened(directory / "entries.npy", "wb") as file:
+        np.save(file, trace.schedule)
     _write_events(directory, trace)
     content = {"settings": settings, "result": row}
     study_files.write_json(directory / "run.json", content)
@@ -65,7 +93,7 @@ def read(directory: Path) -> tuple[dict[str, Any], Curve]:
     Raises:
         Refusal: a file is damaged.
     """
-    content = study_files.read_json(directory / "run.json", dict)
+    content = study_files.read_result(directory / "run.json", _SCHEMA)
     with _intact(directory):
         row = content["result"]
         text = (directory / "curves.csv").read_text()
@@ -73,6 +101,8 @@ def read(directory: Path) -> tuple[dict[str, Any], Curve]:
         curve = {
             name: np.array([float(line[name]) for line in lines]) for name in lines[0]
         }
+        if missing := _READ - curve.keys():
+            raise ValueError(f"curves.csv lacks {missing}")
         if not text.endswith("\n") or curve["step"][-1] != row["iterations"]:
             raise ValueError("curves.csv is cut off")
         return row, curve
@@ -85,7 +115,10 @@ def read_entries(directory: Path) -> np.ndarray:
         Refusal: the file is damaged.
     """
     with _intact(directory):
-        return np.load(directory / "entries.npy")
+        entries = read_npy(directory / "entries.npy")
+        if entries.ndim != 2 or entries.dtype.kind not in "iu":
+            raise ValueError("entries.npy holds no table of integers")
+        return entries
 
 
 @contextmanager
@@ -93,7 +126,7 @@ def _intact(directory: Path) -> Iterator[None]:
     """Says what to do about files that cannot be read."""
     try:
         yield
-    except (OSError, EOFError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, csv.Error) as error:
         raise Refusal(
             f"The files of the run in {directory} are damaged ({error!r}). Remove it "
             "to have it run again."
@@ -125,7 +158,6 @@ def summary(trace: Trace) -> dict[str, Any]:
 
 def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
     """Writes a CSV file, whole or not at all; numbers have eight digits."""
-    partial = path.with_name(f".partial-{path.name}")
     shown = [
         {
             name: f"{value:.8g}" if isinstance(value, float) else value
@@ -133,21 +165,16 @@ def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
         }
         for row in rows
     ]
-    with writing(path):
-        with partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(shown)
-        os.replace(partial, path)
+    written_files.write_table(path, shown)
 
 
 def _write_events(directory: Path, trace: Trace) -> None:
-    for file in directory.glob("events.out.tfevents.*"):
+    for file in directory.glob(EVENTS):
         with writing(file):
             file.unlink()  # of a run that was interrupted
     columns = trace.columns()
     steps = columns.pop("step")
-    with tf.summary.create_file_writer(str(directory)).as_default():
+    with events(directory):
         for name, values in columns.items():
             for step, value in zip(steps, values, strict=True):
                 if np.isfinite(value):

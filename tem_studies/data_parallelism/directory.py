@@ -20,16 +20,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tem_studies import written_files
 from tem_studies.data_parallelism.configuration import Cell, Study
 from tem_studies.data_parallelism.metaparameters import Point, metaparameters
-from tem_studies.refusal import Refusal, writing
+from tem_studies.refusal import Refusal
 from tem_studies.workloads.logdir import RESULT_NAME
 from tem_studies.workloads.study_files import (
     alone_in,
     claim,
     make_directory,
-    read_json,
     read_result,
+    read_schema,
     require_same,
     require_same_in_results,
     write_json,
@@ -44,28 +45,34 @@ _CODES = {"incomplete": -1, "infeasible": -2}
 
 # What is read of a configuration, beside the comparison with another.
 _NEEDED = {
-    "batch_size",
-    "check_interval",
-    "check_interval_arrival",
-    "goal_error",
-    "mparams_kind",
-    "target_sparsity",
-    "train_iterations",
+    "batch_size": {"type": "integer", "minimum": 1},
+    "check_interval": {"type": "integer", "minimum": 1},
+    "check_interval_arrival": {"type": "integer", "minimum": 1},
+    "goal_error": {"type": "number"},
+    "mparams_kind": {"type": "array", "items": {"type": "string"}},
+    "target_sparsity": {"type": "number", "minimum": 0, "maximum": 1},
+    "train_iterations": {"type": "integer", "minimum": 1},
+}
+_STUDY = {
+    "type": "object",
+    "properties": {
+        "configuration": {
+            "type": "object",
+            "properties": _NEEDED,
+            "required": sorted(_NEEDED),
+        }
+    },
+    "required": ["configuration"],
 }
 
-# What is read of a result.
-_RESULT = (
-    "configuration",
-    "history",
-    "metaparameters",
-    "seconds",
-    "seed",
-    "status",
-    "steps",
-    "steps_to_result",
-    "stopped_beyond",
-    "trial",
-)
+TRIAL_SCHEMA = read_schema(Path(__file__).with_name("trial.schema.json"))
+_POINTS = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "additionalProperties": {"type": "number"},
+    },
+}
 
 
 class StudyDirectory:
@@ -127,7 +134,7 @@ class StudyDirectory:
     def points(self) -> list[Point]:
         """The metaparameters of the trials so far."""
         path = self.path / POINTS_NAME
-        return read_json(path, list) if path.exists() else []
+        return read_result(path, _POINTS) if path.exists() else []
 
     def configuration(self) -> dict[str, Any]:
         """What defines the trials.
@@ -138,11 +145,7 @@ class StudyDirectory:
         path = self.path / STUDY_NAME
         if not path.exists():
             raise Refusal(f"There is no study in {self.path}: it has no {STUDY_NAME}.")
-        content = read_json(path, dict)
-        configuration = content.get("configuration")
-        if not isinstance(configuration, dict) or not configuration.keys() >= _NEEDED:
-            raise Refusal(f"{path} must hold a study's whole `configuration`.")
-        return configuration
+        return read_result(path, _STUDY)["configuration"]
 
     def results(self) -> dict[str, dict[str, Any]]:
         """Everything finished, by the name of its directory, e.g. "run-3".
@@ -152,7 +155,7 @@ class StudyDirectory:
         """
         for path in self.path.glob(f"*run-*/{RESULT_NAME}"):
             if path.parent.name not in self._results:
-                self._results[path.parent.name] = read_result(path, _RESULT)
+                self._results[path.parent.name] = read_result(path, TRIAL_SCHEMA)
         return dict(sorted(self._results.items(), key=lambda item: _order(item[0])))
 
     def trials(self) -> dict[str, dict[str, Any]]:
@@ -188,8 +191,7 @@ class StudyDirectory:
     def save(self, name: str, result: Mapping[str, Any]) -> None:
         """Writes a finished trial; its claim must be held."""
         folder = self.path / name
-        with writing(folder):
-            (folder / METADATA_NAME).parent.mkdir(exist_ok=True)
+        written_files.make_directory((folder / METADATA_NAME).parent)
         status = result["status"]
         metadata = {
             "status": status,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tem_studies.flag_row import FlagRow
-from tem_studies.workloads.flags import OF_SEVERAL_PROCESSES
+from tem_studies.workloads.flags import OF_LOGDIR, OF_SEVERAL_PROCESSES
 
 # Names, meanings and defaults of nruns to lipschitz_interval and of no_load_cache are
 # those of the DPS study's authors (arXiv 2003.11316), but for nruns: they have 100.
@@ -109,7 +109,7 @@ def misplaced(given: set[str], several: set[str]) -> str | None:
                 f"of studies. Leave --{name} out."
             )
     elif made_by:
-        for name in ("logdir", "overwrite"):
+        for name in OF_LOGDIR:
             if name in given:
                 return (
                     f"`{name}` has no effect in a study, which --{made_by[0]} makes of "

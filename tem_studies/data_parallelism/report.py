@@ -6,7 +6,6 @@ goal) alone are a series: one trend, one curve.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import math
@@ -22,8 +21,9 @@ from tem_studies.data_parallelism.fit import (
     best_interval,
     fit_trend,
 )
-from tem_studies.refusal import Refusal, writing
-from tem_studies.workloads.study_files import alone_in, finite_or_null
+from tem_studies.refusal import Refusal
+from tem_studies.workloads.study_files import alone_in, write_json
+from tem_studies.written_files import write_table
 
 TABLE_NAME, FITS_NAME = "steps_to_result.csv", "fits.json"
 
@@ -129,17 +129,9 @@ def make(paths: Sequence[Path], place: Path) -> str:
     series = read(paths)
     rows = table(series)
     with alone_in(place):
-        with (
-            writing(place / TABLE_NAME),
-            (place / TABLE_NAME).open("w", newline="") as file,
-        ):
-            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_table(place / TABLE_NAME, rows)
         fits = {s.label: s.fit and dataclasses.asdict(s.fit) for s in series}
-        text = json.dumps(finite_or_null(fits), indent=1, allow_nan=False)
-        with writing(place / FITS_NAME):
-            (place / FITS_NAME).write_text(text + "\n")
+        write_json(place / FITS_NAME, fits)
         images = figures.draw(series, place)
         tensorboard.write(series, images, place / "tensorboard")
     return _text(rows, series)

@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from tem_studies.data_parallelism.report import Series
+from tem_studies.workloads.event_files import events
 from tem_studies.workloads.study_files import empty_report
 
 
@@ -31,17 +32,13 @@ def write(series: Sequence[Series], images: Sequence[Path], place: Path) -> None
             for name, result in study.results.items():
                 folder = f"{one.label}, batch {study.cell.batch_size}"
                 directory = place / folder.replace(", ", "-").replace(" ", "_") / name
-                writer = tf.summary.create_file_writer(str(directory))
-                with writer.as_default():
+                with events(directory):
                     api.hparams(_hparams(one, study.configuration, result))
                     _scalars(result)
-                writer.close()
-    writer = tf.summary.create_file_writer(str(place / "figures"))
-    with writer.as_default():
+    with events(place / "figures"):
         for path in images:
             image = tf.io.decode_png(path.read_bytes(), channels=3)
             tf.summary.image(path.stem, image[tf.newaxis], step=0)
-    writer.close()
 
 
 def _hparams(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tem_studies import missing_packages
@@ -12,7 +13,7 @@ from tem_studies.quiet_start import start_tensorflow
 from tem_studies.refusal import Refusal
 from tem_studies.workloads import data_places
 from tem_studies.workloads.compression_settings import read_counts
-from tem_studies.workloads.configuration import Configuration
+from tem_studies.workloads.configuration import PER_WORKER_SETTINGS, Configuration
 from tem_studies.workloads.environment import (
     Start,
     check_keras,
@@ -20,18 +21,26 @@ from tem_studies.workloads.environment import (
     role,
 )
 from tem_studies.workloads.logdir import (
+    RESULT_NAME,
+    SCHEMA_PATH,
     claim_default,
     give_back,
+    may_go_on,
     require_unused,
     require_writable,
 )
+from tem_studies.workloads.study_files import read_result, read_schema, require_same
 
 if TYPE_CHECKING:
     from tem_studies.workloads.experiment import Experiment
 
 
 def prepare(
-    configuration: Configuration, logdir: str | None, overwrite: bool, start: Start
+    configuration: Configuration,
+    logdir: str | None,
+    overwrite: bool,
+    start: Start,
+    resume_interval: int | None = None,
 ) -> Experiment:
     """Makes one training ready to start.
 
@@ -40,6 +49,8 @@ def prepare(
         logdir: The directory that the user chose; None: one named after the time.
         overwrite: Whether another run's results there may be replaced.
         start: How workers start, where there are several.
+        resume_interval: Steps between two checkpoints of the run as a whole; None: it
+            does not go on where a killed one was.
 
     Raises:
         Refusal: naming what is wrong, before any training.
@@ -53,7 +64,8 @@ def prepare(
                 configuration = dataclasses.replace(configuration, logdir=claimed)
             else:
                 require_writable(logdir)
-                if not overwrite:
+                goes_on = resume_interval is not None and may_go_on(logdir)
+                if not overwrite and not goes_on:
                     require_unused(logdir)
         except Refusal as error:
             if is_alone:
@@ -62,12 +74,34 @@ def prepare(
     try:
         start_tensorflow()
         with missing_packages.importing():
-            from tem_studies.workloads import experiment
+            from tem_studies.workloads import set_up
 
-        return experiment.set_up(configuration, source, refusal, start)
+        return set_up.set_up(configuration, source, refusal, start, resume_interval)
     finally:
         if claimed:
             give_back(claimed)  # Only if it is empty still.
+
+
+def finished(configuration: Configuration) -> dict[str, Any] | None:
+    """The result of a run that has finished, if there is one in its directory.
+
+    Raises:
+        Refusal: it is of other settings, or damaged.
+    """
+    path = Path(configuration.logdir, RESULT_NAME)
+    if not path.exists():
+        return None
+    result = read_result(path, read_schema(SCHEMA_PATH))
+    theirs = {k: v for k, v in result["configuration"].items() if k in _compared()}
+    ours = {k: v for k, v in configuration.as_dict().items() if k in _compared()}
+    require_same(path.parent, theirs, ours, "logdir", "run")
+    return result
+
+
+def _compared() -> set[str]:
+    """Settings that a run must keep when it goes on."""
+    fields = {field.name for field in dataclasses.fields(Configuration)}
+    return fields - {"workers", *PER_WORKER_SETTINGS}
 
 
 def check(configuration: Configuration) -> data_places.Source:

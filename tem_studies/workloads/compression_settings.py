@@ -81,6 +81,9 @@ def read_counts(path: str) -> list[int]:
     if not lines:
         raise Refusal(f"{rule} Received: counts={path!r}, which is empty.")
     for number, line in enumerate(lines, 1):
-        if not line.strip().isdecimal() or int(line) >= 2**31:
-            raise Refusal(f"{rule} Received: {line!r} in line {number} of {path}.")
+        word = line.strip()
+        # Its length first: Python refuses to read integers of thousands of digits.
+        if not word.isdecimal() or len(word) > 10 or int(word) >= 2**31:
+            shown = repr(line[:60])
+            raise Refusal(f"{rule} Received: {shown} in line {number} of {path}.")
     return [int(line) for line in lines]

@@ -5,16 +5,15 @@ Every reader checks what it reads and names the file that is wrong.
 
 from __future__ import annotations
 
-import gzip
-import importlib
-import pickle
-import zlib
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tem_studies.refusal import Refusal, reading
+from tem_studies.refusal import Refusal
+from tem_studies.workloads import batch_pickles
+from tem_studies.workloads.bounded_files import read_bytes
 
 CLASSES = 10
 
@@ -25,17 +24,6 @@ _IDX_MAGIC = {1: 0x0801, 3: 0x0803}
 _MNIST_PREFIXES = ("train", "t10k")
 _CIFAR_TRAIN = tuple(f"data_batch_{i}" for i in range(1, 6))
 _CIFAR_TEST = "test_batch"
-
-# All that a pickled CIFAR batch, a dict of a numpy array and lists, needs.
-_CIFAR_GLOBALS = {
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy._core.numeric", "_frombuffer"),
-    ("numpy.core.numeric", "_frombuffer"),
-    ("_codecs", "encode"),
-}
 
 Arrays = tuple[np.ndarray, np.ndarray]
 
@@ -84,7 +72,7 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
     Raises:
         Refusal: naming the file and what is wrong with it.
     """
-    content = _content(path)
+    content = read_bytes(path)
     header = 4 + 4 * dimensions
     if len(content) < header:
         raise Refusal(
@@ -97,7 +85,7 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
             f"{path} must start with the idx magic number {_IDX_MAGIC[dimensions]}. "
             f"Received: {magic}."
         )
-    expected = header + int(np.prod(shape, dtype=np.int64))
+    expected = header + math.prod(shape)
     if len(content) != expected:
         problem = "is truncated" if len(content) < expected else "is too long"
         raise Refusal(
@@ -148,8 +136,7 @@ def read_cifar10_batch(path: Path) -> Arrays:
 def read_cifar_batch(path: Path, kind: str, key: bytes, classes: int) -> Arrays:
     """Reads one pickled batch; https://www.cs.toronto.edu/~kriz/cifar.html.
 
-    A pickle can run any program when it is read. This reader allows the few names that
-    a dict of arrays and lists needs and refuses every other.
+    It is parsed and not run: see `batch_pickles`.
 
     Args:
         path: The file.
@@ -159,18 +146,18 @@ def read_cifar_batch(path: Path, kind: str, key: bytes, classes: int) -> Arrays:
     """
     if not path.is_file():
         raise Refusal(f"{path} is missing.")
+    content = read_bytes(path)
     try:
-        with reading(path), path.open("rb") as file:
-            batch = _ArrayUnpickler(file, encoding="bytes").load()
-        pixels = np.asarray(batch[b"data"])
-        labels = np.asarray(batch[key])
-    except (pickle.UnpicklingError, EOFError) as error:
+        batch = batch_pickles.load(content)
+    except batch_pickles.Damaged as error:
         raise Refusal(f"{path} is truncated or no {kind}: {error}.") from error
-    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+    pixels, labels = batch.get(b"data"), batch.get(key)
+    if not isinstance(pixels, np.ndarray) or not isinstance(labels, list):
         raise Refusal(
-            f"{path} must hold a dict with b'data' and {key!r}. "
-            f"Received: {type(error).__name__}: {error}."
-        ) from error
+            f"{path} must hold a dict with b'data', an array, and {key!r}, a list. "
+            f"Received: {type(pixels).__name__} and {type(labels).__name__}."
+        )
+    labels = _integers(labels, path)
     if pixels.dtype != np.uint8 or pixels.ndim != 2 or pixels.shape[1] != 3072:
         raise Refusal(
             f"b'data' in {path} must be uint8 of shape (n, 3072). "
@@ -180,6 +167,17 @@ def read_cifar_batch(path: Path, kind: str, key: bytes, classes: int) -> Arrays:
     # Rows hold the red plane, then the green, then the blue one.
     images = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     return np.ascontiguousarray(images), labels.astype(np.int32)
+
+
+def _integers(labels: list[Any], path: Path) -> np.ndarray:
+    """A list as int64 (n,); numpy would also take lists of lists of any depth."""
+    for label in labels:
+        if type(label) is not int or abs(label) >= 2**63:
+            raise Refusal(
+                f"The labels in {path} must be a list of integers. "
+                f"Received: {type(label).__name__} {str(label)[:60]}."
+            )
+    return np.array(labels, np.int64)
 
 
 def check_labels(
@@ -210,31 +208,9 @@ def check_labels(
         )
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _CIFAR_GLOBALS:
-            raise pickle.UnpicklingError(
-                f"it asks for {module}.{name}, which a batch of images does not need"
-            )
-        # numpy 2 renamed numpy.core; batches written before it say the old name.
-        module = module.replace("numpy.core.", "numpy._core.")
-        return getattr(importlib.import_module(module), name)
-
-
 def _plain_or_gzipped(path: Path) -> Path:
     gzipped = path.with_name(path.name + ".gz")
     for candidate in (path, gzipped):
         if candidate.is_file():
             return candidate
     raise Refusal(f"{path} is missing, and so is {gzipped.name}.")
-
-
-def _content(path: Path) -> bytes:
-    if path.suffix != ".gz":
-        with reading(path):
-            return path.read_bytes()
-    try:
-        with gzip.open(path, "rb") as file:
-            return file.read()
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise Refusal(f"{path} is truncated or not gzipped: {error}.") from error

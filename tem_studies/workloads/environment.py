@@ -42,10 +42,10 @@ AS_USUAL = Start()
 
 
 def role(start: Start) -> Role:
-    """This process's role by the environment variable TF_CONFIG.
+    """This process's role by its environment: TF_CONFIG, or what a scheduler wrote.
 
     Raises:
-        Refusal: it cannot be read, does not describe this process, or has a public
+        Refusal: that is wrong, does not describe this process, or has a public
             address that is refused; `start_seconds` is no time.
     """
     cluster = load_part("cluster")
@@ -54,10 +54,11 @@ def role(start: Start) -> Role:
     task = _cluster_task()
     if task is None:
         return Role(is_chief=True, is_alone=True)
-    if start.refuse_public:
+    # Where but the first's address is known yet, the strategy checks them.
+    if start.refuse_public and isinstance(task, cluster.Task):
         with refusing(ValueError):
             cluster.check_public(task, refuse=True)
-    return Role(task.is_chief, is_alone=len(task.addresses) == 1)
+    return Role(task.is_chief, is_alone=task.size == 1)
 
 
 def check_keras() -> None:
@@ -85,12 +86,15 @@ def check_workers(configuration: Configuration) -> None:
     Raises:
         Refusal: they are.
     """
-    if configuration.workers > 1 and _cluster_task() is not None:
+    if configuration.workers == 1:
+        return
+    task = _cluster_task()
+    if task is not None:
         raise Refusal(
             "`workers` makes virtual workers in one process and cannot be combined "
-            "with the environment variable TF_CONFIG, which makes this process one "
-            f"of several. Received: workers={configuration.workers}. Leave --workers "
-            "out, or unset TF_CONFIG."
+            f"with {_written(task)}, which makes this process one of several. "
+            f"Received: workers={configuration.workers}. Leave --workers out, or "
+            f"{_undo(task)}."
         )
 
 
@@ -101,21 +105,33 @@ def check_no_cluster(what: str) -> None:
         what: Begins the error: what cannot be one.
 
     Raises:
-        Refusal: TF_CONFIG names a cluster, or is wrong.
+        Refusal: the environment names a cluster, or is wrong.
     """
-    if _cluster_task() is not None:
+    task = _cluster_task()
+    if task is not None:
         raise Refusal(
-            f"{what} in one process and cannot be one of several workers. Unset the "
-            "environment variable TF_CONFIG; for more processes pass "
+            f"{what} in one process and cannot be one of several workers, as "
+            f"{_written(task)} says. Once only, {_undo(task)}; for more processes pass "
             "--parallel_trials, or start the command several times."
         )
 
 
 def _cluster_task() -> Any:
-    """What TF_CONFIG says of this process, or None.
+    """What the environment says of this process, or None.
 
     Raises:
         Refusal: it cannot be read, or does not describe this process.
     """
     with refusing(ValueError):
-        return load_part("cluster").read_tf_config()
+        return load_part("cluster").find_task()
+
+
+def _written(task: Any) -> str:
+    """Where a task is from, in words."""
+    is_variable = task.source == "TF_CONFIG"
+    return f"the environment variable {task.source}" if is_variable else task.source
+
+
+def _undo(task: Any) -> str:
+    """How a process is made to be alone."""
+    return "unset TF_CONFIG" if task.source == "TF_CONFIG" else "set TF_CONFIG={}"

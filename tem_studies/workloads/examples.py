@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from tem_tf.replica_state import ReplicaState
+
 
 class Score(NamedTuple):
     """Mean loss and accuracy, in [0, 1], over some examples."""
@@ -56,10 +58,13 @@ class Examples:
     Attributes:
         examples: What the sums of `totals` are divided by.
         measures: Number of sums that `learn` returns.
+        carried: What each replica carries from step to step, its rows of the batch
+            first; None: nothing.
     """
 
     examples: int
     measures: int = 0
+    carried: ReplicaState | None = None
 
     def row_width(self, batch_size: int) -> int:
         """Numbers that say what one step trains on."""

@@ -9,69 +9,29 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+import tem_tf
 from tem_studies.refusal import Refusal, refusing
-from tem_studies.workloads import data_places, pruning
+from tem_studies.workloads import pruning
 from tem_studies.workloads.configuration import Configuration
-from tem_studies.workloads.environment import AS_USUAL, Start, check_workers
 from tem_studies.workloads.optimizers import make_optimizer
 from tem_studies.workloads.progress import Progress
 from tem_studies.workloads.replicas import (
     from_chief,
-    make_strategy,
-    refuse_on_all_workers,
 )
 from tem_studies.workloads.results import (
     RunDirectory,
     Stopwatch,
     pruning_record,
 )
+from tem_studies.workloads.run_state import RunState
 from tem_studies.workloads.tasks import KINDS
 from tem_studies.workloads.training import Trainer
 from tem_studies.workloads.versions import versions
-from tem_tf import is_chief, require_same_on_all_workers
+from tem_tf import is_chief
 from tem_tf.nonfinite import is_nonfinite_error
 
 # Steps of the first call, before the speed is known. Our choice.
 _FIRST_STEPS = 5
-
-
-def set_up(
-    configuration: Configuration,
-    source: data_places.Source | None = None,
-    refusal: str | None = None,
-    start: Start = AS_USUAL,
-) -> Experiment:
-    """Joins the other workers, reads the data and builds everything. Collective.
-
-    Call it before any other use of TensorFlow. Whatever a user can get wrong raises
-    here at the latest, before any training.
-
-    Args:
-        configuration: The run's settings.
-        source: Where the data is, if that is known already.
-        refusal: Of the chief: why the run must not start, or None.
-        start: How workers start, where there are several.
-
-    Raises:
-        Refusal: naming what is wrong.
-    """
-    stopwatch = Stopwatch()
-    check_workers(configuration)
-    kind, data = KINDS[configuration.kind], None
-    with stopwatch("load"):
-        source = source or data_places.locate(configuration)
-        if not source.needs_tensorflow:
-            data = kind.load(source)
-    with stopwatch("build"):
-        strategy = make_strategy(configuration, start)
-        refuse_on_all_workers(strategy, refusal)
-    if data is None:
-        with stopwatch("load"):
-            data = kind.load(source)
-    checksum = {"checksum of the data": data.digest()}
-    with refusing(ValueError):
-        require_same_on_all_workers(strategy, checksum)
-    return Experiment(configuration, strategy, data, stopwatch)
 
 
 class Experiment:
@@ -82,6 +42,8 @@ class Experiment:
         strategy: Where the replicas live.
         data: What the task's kind has loaded, the same on all workers.
         stopwatch: Goes on counting the seconds of each phase.
+        resume_interval: Steps between two checkpoints of the whole run, from which it
+            goes on if it was killed; None: it begins anew, and cannot go on.
 
     Raises:
         Refusal: network, data and settings do not fit together, or the run's
@@ -94,6 +56,7 @@ class Experiment:
         strategy: tf.distribute.Strategy,
         data: Any,
         stopwatch: Stopwatch,
+        resume_interval: int | None = None,
     ) -> None:
         self.configuration = configuration
         self.directory = RunDirectory(configuration.logdir, writes=is_chief())
@@ -101,9 +64,9 @@ class Experiment:
         self._data = data
         self._stopwatch = stopwatch
         self._progress = Progress(configuration.train_iterations, prints=is_chief())
-        self._history: list[dict[str, Any]] = []
-        self._records: list[np.ndarray] = []
-        self._communication: dict[str, float] | None = None
+        self._state = RunState(stopwatch.seconds)
+        self._resume_interval = resume_interval
+        self._checkpoint: tem_tf.Checkpoint | None = None
         self._warm_up: tuple[int, float] | None = None
 
         keras.utils.set_random_seed(configuration.seed)
@@ -133,7 +96,7 @@ class Experiment:
                 configuration.running_mean_epochs * steps_per_epoch,
                 bool(configuration.jit_compile),
             )
-        self.directory.open()
+        self.directory.open(keeps=resume_interval is not None)
 
     def run(self) -> dict[str, Any]:
         """Prunes, trains and tests; writes and returns the result. Collective.
@@ -143,7 +106,9 @@ class Experiment:
             "finished", "goal_reached" or "diverged".
 
         Raises:
-            Refusal: a result cannot be written, as on a full disk.
+            Refusal: a result cannot be written, as on a full disk; what is to be gone
+                on with is another run's.
+            tem_tf.Stopped: this run was asked to stop, and can go on.
         """
         try:
             return self._run()
@@ -152,21 +117,28 @@ class Experiment:
 
     def _run(self) -> dict[str, Any]:
         self._progress.say(self._description())
+        self._go_on()
+        state = self._state
         with self._stopwatch("prune"):
-            masks = self._prune()
+            if state.masks is None:
+                state.masks = self._new_masks()
+            self._trainer.prune(state.masks)
         with self._stopwatch("build"):
             self._trainer.compile()
         gradients = self._trainer.optimizer.path
         self._progress.say(f"gradients: {gradients}")
-        status = self._train()
+        if state.status is None:
+            state.status = self._train()
+            if self._checkpoint is not None and state.status != "diverged":
+                self._checkpoint.end(self._trainer.steps)
         test = None
-        if status != "diverged":
+        if state.status != "diverged":
             with self._stopwatch("test"):
                 test = self._score(self._task.test)
             self._save_weights()
-        self.directory.save_steps(np.concatenate([np.zeros((0, 3)), *self._records]))
+        self.directory.save_steps(state.steps())
         result = {
-            "status": status,
+            "status": state.status,
             "steps": self._trainer.steps,
             "configuration": self.configuration.as_dict(),
             "seed": self.configuration.seed,
@@ -179,14 +151,39 @@ class Experiment:
             },
             "versions": versions(),
             "gradients": gradients,
-            "history": self._history,
+            "history": state.history,
             "test": test,
-            "communication": self._communication,
-            "pruning": pruning_record(self._model, masks),
+            "communication": state.communication,
+            "pruning": pruning_record(self._model, state.masks),
             "seconds": self._stopwatch.seconds,
         }
         self.directory.save_result(result)
+        self.directory.forget_resume()
         return result
+
+    def _go_on(self) -> None:
+        """Restores what a killed run has left, and from now on saves. Collective."""
+        if self._resume_interval is None:
+            return
+        configuration = self.configuration
+        self._checkpoint = tem_tf.Checkpoint(
+            self.directory.resume_path, self._resume_interval
+        )
+        facts = configuration.shared() | {"checksum of the data": self._data.digest()}
+        del facts["workers"]  # Their number may change.
+        with refusing(ValueError):
+            step = self._checkpoint.begin(
+                self._model,
+                self._trainer.optimizer,
+                self._trainer.parts() | self._state.parts(),
+                facts,
+                self._read_records,
+            )
+        self.directory.go_on_from(step)
+        if step:
+            self._trainer.go_on_from(step)
+            self._task.skip(step)
+            self._progress.say(f"goes on after {step} steps")
 
     def _description(self) -> str:
         configuration, task = self.configuration, self._task
@@ -200,8 +197,8 @@ class Experiment:
             f"{replicas} worker{'s' if replicas > 1 else ''}"
         )
 
-    def _prune(self) -> list[np.ndarray]:
-        """Makes the masks, equal on all workers, and applies them.
+    def _new_masks(self) -> list[np.ndarray]:
+        """Makes the masks, equal on all workers.
 
         The chief alone computes them and sends them round: machines of different kinds
         may round differently, and a mask must not. It uses a copy of the network
@@ -221,7 +218,6 @@ class Experiment:
             masks = from_chief(self._strategy, masks)
             kept, total = sum(int(m.sum()) for m in masks), sum(m.size for m in masks)
             self._progress.say(f"pruned: {kept:,} of {total:,} entries are kept")
-        self._trainer.prune(masks)
         return masks
 
     def _train(self) -> str:
@@ -249,6 +245,8 @@ class Experiment:
                 if validation is None:  # The result tells of this step, too.
                     self._check()
                 return "goal_reached"
+            if self._checkpoint is not None and not is_last:
+                self._checkpoint.after(step)
         return "finished"
 
     def _next_stop(self) -> int:
@@ -257,6 +255,8 @@ class Experiment:
         intervals = [configuration.check_interval, configuration.save_interval]
         if configuration.goal_error is not None:
             intervals.append(configuration.check_interval_arrival)
+        if self._resume_interval is not None:
+            intervals.append(self._resume_interval)
         stops = [step - step % interval + interval for interval in intervals]
         return min(configuration.train_iterations, *stops)
 
@@ -272,11 +272,17 @@ class Experiment:
                 steps = min(left, fitting, trainer.steps_per_call)
                 trainer.run(self._task.take(steps))
                 if steps == left:
-                    self._records.append(trainer.records.read())
+                    self._read_records()
             if not self._warm_up:
                 self._warm_up = trainer.steps, self._stopwatch.seconds["train"]
             if trainer.steps < stop and self._progress.is_due():
                 self._progress.report(trainer.steps, self._speed())
+            if trainer.steps < stop and self._checkpoint is not None:
+                self._checkpoint.after(trainer.steps)
+
+    def _read_records(self) -> None:
+        """Takes what the trainer has noted of steps since the last time. Collective."""
+        self._state.records.append(self._trainer.records.read())
 
     def _speed(self) -> float:
         """Steps per second of training, without the first call, which is slower."""
@@ -295,13 +301,13 @@ class Experiment:
         learning_rate = float(
             keras.ops.convert_to_numpy(trainer.optimizer.learning_rate)
         )
-        self._communication = summary
+        self._state.communication = summary
         means: dict[str, float] = {}
         if self.configuration.running_mean_epochs:
             with self._stopwatch("validate"):
                 score = trainer.evaluate_running_mean(self._task.validation)
             means = _named("running_mean_validation", score)
-        self._history.append(
+        self._state.history.append(
             {
                 "step": step,
                 **train._asdict(),

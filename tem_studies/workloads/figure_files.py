@@ -10,6 +10,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 from tem_studies.refusal import writing
+from tem_studies.written_files import opened
 
 _KINDS = ("png", "svg")
 _DPI = 120  # pixels per inch
@@ -40,11 +41,12 @@ def save_figures(
         figure = make(report)
         if figure is None:
             continue
-        for kind, file in files.items():
+        for kind, path in files.items():
             # Without its date the same data gives the same file.
             metadata = {"Date": None} if kind == "svg" else None
-            with writing(file):
-                figure.savefig(file, dpi=_DPI, metadata=metadata, **options)
+            how = {"format": kind, "dpi": _DPI, "metadata": metadata}
+            with opened(path, "wb") as file:
+                figure.savefig(file, **how, **options)
         pyplot.close(figure)
         paths.append(files["png"])
     return paths

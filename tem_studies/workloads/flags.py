@@ -217,6 +217,23 @@ RUN_FLAGS: dict[str, tuple[FlagRow, ...]] = {
             "directory is refused.",
             is_setting=False,
         ),
+        FlagRow(
+            "resume",
+            str,
+            "no",
+            "auto: save the run as a whole in LOGDIR/resume, and go on, bit for bit, "
+            "where one that was killed has left it; all workers must see LOGDIR. "
+            "SIGTERM and SIGUSR1 then stop all of them after the same step, with exit "
+            "code 75. no: begin anew.",
+            is_setting=False,
+        ),
+        FlagRow(
+            "resume_interval",
+            int,
+            100,
+            "Of resume auto: steps between two checkpoints of the whole run.",
+            is_setting=False,
+        ),
     ),
     "Communication": (
         FlagRow(
@@ -373,3 +390,6 @@ RUN_FLAGS: dict[str, tuple[FlagRow, ...]] = {
 
 # Those about starting a run's real processes.
 OF_SEVERAL_PROCESSES = ("start_seconds", "refuse_public")
+
+# Those about what is in LOGDIR already.
+OF_LOGDIR = ("logdir", "overwrite", "resume", "resume_interval")

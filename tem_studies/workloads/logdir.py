@@ -16,19 +16,23 @@ from pathlib import Path
 from typing import TextIO
 
 from tem_studies.refusal import Refusal, writing
+from tem_studies.written_files import durable_files
 
 RESULT_NAME, STEPS_NAME = "result.json", "steps.npz"
 LOCK_NAME = ".run"
+RESUME_NAME = "resume"  # folder of what a run that was killed goes on from
+SCHEMA_PATH = Path(__file__).with_name("result.schema.json")  # of result.json
 WRITERS = ("train", "validation", "communication")  # folders of TensorBoard's events
 
 # All that a run writes, finished or killed.
 _FILES = (
     RESULT_NAME,
     STEPS_NAME,
-    f".partial-{RESULT_NAME}",
-    f".partial-{STEPS_NAME}",
+    f".partial-*{RESULT_NAME}",
+    f".partial-*{STEPS_NAME}",
     "checkpoints/step-*.weights.h5",
-    "checkpoints/.partial-step-*.weights.h5",
+    f"{RESUME_NAME}/step-*/*",
+    "checkpoints/.partial-*step-*.weights.h5",
     *(f"{name}/events.out.tfevents.*" for name in WRITERS),
 )
 
@@ -36,6 +40,11 @@ _FILES = (
 def left_by_a_run(path: Path) -> list[Path]:
     """The files in a directory that a run wrote; other files there are not named."""
     return [file for pattern in _FILES for file in path.glob(pattern)]
+
+
+def may_go_on(path: str) -> bool:
+    """Whether a directory is that of a run that was to go on after a kill."""
+    return os.path.isdir(os.path.join(path, RESUME_NAME))
 
 
 def require_unused(path: str) -> None:
@@ -115,7 +124,7 @@ def claim_default() -> str:
     for number in itertools.count(1):
         place = stem if number == 1 else stem.with_name(f"{stem.name}-{number}")
         try:
-            place.mkdir(parents=True)
+            durable_files.make_directory(place, exist_ok=False)
             return str(place)
         except FileExistsError:
             continue

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tem_studies.missing_packages import importing
 from tem_studies.refusal import Refusal, refusing, writing
+from tem_studies.written_files import make_directory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,8 +112,7 @@ def download(datasource: str) -> Path:
         import tensorflow_datasets as tfds
 
     name, _ = CATALOGUE[datasource]
-    with writing(directory()):
-        directory().mkdir(parents=True, exist_ok=True)
+    make_directory(directory())
     with (
         _Lock(directory() / f".{name.replace('/', '-')}.lock"),
         # Theirs, and the network's and the disk's.

@@ -1,8 +1,8 @@
 """Where a run's replicas live: this process, virtual devices in it, or many processes.
 
 Virtual devices (`workers` > 1) are for studies of quality: every replica computes on
-this machine and nothing travels. With the environment variable TF_CONFIG each process
-is one worker of a cluster.
+this machine and nothing travels. Where the environment names a cluster (TF_CONFIG, or
+what a scheduler wrote), each process is one worker of it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tem_studies.workloads.chunks import use_one_thread_per_operation
 from tem_studies.workloads.configuration import Configuration, check_divisible
 from tem_studies.workloads.environment import AS_USUAL, Start, check_workers
 from tem_tf import is_chief, require_same_on_all_workers
-from tem_tf.cluster import read_tf_config
+from tem_tf.cluster import find_task
 
 _LONGEST_REFUSAL = 1000  # Bytes that travel; refusals are a sentence or two.
 
@@ -38,7 +38,7 @@ def make_strategy(
         start: How workers start, where there are several.
 
     Raises:
-        Refusal: `workers` together with TF_CONFIG; a batch that the replicas cannot
+        Refusal: `workers` within a cluster; a batch that the replicas cannot
             share; workers with different settings; a worker is missing.
     """
     check_workers(configuration)
@@ -46,7 +46,7 @@ def make_strategy(
         use_one_thread_per_operation(configuration.threads)
     elif configuration.threads:
         tf.config.threading.set_intra_op_parallelism_threads(configuration.threads)
-    if read_tf_config() is not None:
+    if find_task() is not None:
         # Addresses, ports and workers are the user's; a TimeoutError is an OSError.
         with refusing(ValueError, OSError):
             strategy = tem_tf.MultiWorkerMirroredStrategy(**start._asdict())

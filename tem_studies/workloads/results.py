@@ -1,16 +1,15 @@
 """What a run leaves behind: LOGDIR/result.json, checkpoints and TensorBoard events.
 
-Only the chief writes. Files appear whole or not at all: they are written under another
-name and then renamed.
+Only the chief writes. Files appear whole or not at all, and outlive a power cut: see
+`tem_tf.durable_files`. TensorBoard's events are appended: see `event_files`.
 """
 
 from __future__ import annotations
 
+import io
 import json
-import os
+import shutil
 import time
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +20,11 @@ import numpy as np
 import tensorflow as tf
 
 from tem_studies.refusal import Refusal, writing
+from tem_studies.workloads.bounded_files import read_npz
+from tem_studies.workloads.event_files import keep_until, sync_events, writing_events
 from tem_studies.workloads.logdir import (
     RESULT_NAME,
+    RESUME_NAME,
     STEPS_NAME,
     WRITERS,
     hold,
@@ -30,12 +32,10 @@ from tem_studies.workloads.logdir import (
     not_writable,
 )
 from tem_studies.workloads.study_files import finite_or_null
+from tem_studies.written_files import durable_files, opened, write_bytes, write_text
 
 STEPS = ("entries", "payload_bytes", "error")  # what steps.npz has of each step
-SCHEMA_PATH = Path(__file__).with_name("result.schema.json")
 PHASES = ("load", "build", "prune", "train", "validate", "test")
-# What numpy raises for damaged archives.
-_UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
 
 
 class RunDirectory:
@@ -56,8 +56,16 @@ class RunDirectory:
         self._writers: dict[str, tf.summary.SummaryWriter] = {}
         self._held: TextIO | None = None
 
-    def open(self) -> None:
+    @property
+    def resume_path(self) -> str:
+        """Of what a run that was killed goes on from; all workers write there."""
+        return str(self.path / RESUME_NAME)
+
+    def open(self, keeps: bool = False) -> None:
         """Makes the directory and removes what an earlier run left in it.
+
+        Args:
+            keeps: Whether a killed run may go on: `go_on_from` says it.
 
         Raises:
             Refusal: it cannot be written to; another run writes to it now.
@@ -66,16 +74,41 @@ class RunDirectory:
             return
         checkpoints = self.path / "checkpoints"
         try:
-            checkpoints.mkdir(parents=True, exist_ok=True)
+            durable_files.make_directory(checkpoints)
         except OSError as error:
             raise not_writable(self.path, "logdir", error.strerror) from error
         self._held = hold(self.path)  # Before anything is removed.
-        with writing(self.path):
-            for file in left_by_a_run(self.path):
-                file.unlink(missing_ok=True)
+        if keeps:
+            with writing(self.path):
+                durable_files.make_directory(self.resume_path)
+        else:
+            self.go_on_from(0)
+
+    def go_on_from(self, step: int) -> None:
+        """Removes what was written of later steps, and begins to write.
+
+        Args:
+            step: 0: a new run.
+
+        Raises:
+            Refusal: it cannot be written to.
+        """
+        if not self.writes:
+            return
+        if not step:
+            with writing(self.path):
+                for file in left_by_a_run(self.path):
+                    file.unlink(missing_ok=True)
         for name in WRITERS:
-            writer = tf.summary.create_file_writer(str(self.path / name))
+            keep_until(self.path / name, step)
+            with writing_events(self.path / name):
+                writer = tf.summary.create_file_writer(str(self.path / name))
             self._writers[name] = writer
+
+    def forget_resume(self) -> None:
+        """Removes what a finished run need not go on from."""
+        if self.writes:
+            shutil.rmtree(self.resume_path, ignore_errors=True)
 
     def log_check(
         self, step: int, train: Any, validation: Any, extra: Mapping[str, float]
@@ -94,10 +127,9 @@ class RunDirectory:
         if not self.writes:
             return
         final = self.path / "checkpoints" / f"step-{step:06d}.weights.h5"
-        partial = final.with_name(f".partial-{final.name}")
-        with writing(final):
-            model.save_weights(partial, overwrite=True)
-            os.replace(partial, final)
+        memory = _MemoryFile(final.name)
+        model.save_weights(memory)
+        write_bytes(final, memory.getbuffer())
 
     def save_steps(self, records: np.ndarray) -> None:
         """Writes steps.npz: what every single step sent and held back.
@@ -107,36 +139,51 @@ class RunDirectory:
         """
         if not self.writes:
             return
-        partial = self.path / f".partial-{STEPS_NAME}"
         columns = dict(zip(STEPS, records.T, strict=True))
-        with writing(self.path / STEPS_NAME):
-            with partial.open("wb") as file:
-                np.savez_compressed(file, **columns)
-            os.replace(partial, self.path / STEPS_NAME)
+        with opened(self.path / STEPS_NAME, "wb") as file:
+            np.savez_compressed(file, **columns)
 
     def save_result(self, result: Mapping[str, Any]) -> None:
         """Writes result.json; numbers that are not finite become null."""
         if not self.writes:
             return
         text = json.dumps(finite_or_null(result), indent=2, allow_nan=False)
-        partial = self.path / f".partial-{RESULT_NAME}"
-        with writing(self.path / RESULT_NAME):
-            partial.write_text(text + "\n")
-            os.replace(partial, self.path / RESULT_NAME)
+        write_text(self.path / RESULT_NAME, text + "\n")
 
     def close(self) -> None:
         """Closes the TensorBoard files; another run may write there."""
-        for writer in self._writers.values():
-            writer.close()
+        for name, writer in self._writers.items():
+            with writing_events(self.path / name):
+                writer.close()
+            sync_events(self.path / name)
         if self._held is not None:
             self._held.close()
 
     def _scalars(self, writer: str, step: int, scalars: Mapping[str, float]) -> None:
         if writer in self._writers:
-            with self._writers[writer].as_default():
-                for name, value in scalars.items():
-                    tf.summary.scalar(name, value, step=step)
-            self._writers[writer].flush()
+            with writing_events(self.path / writer):
+                with self._writers[writer].as_default():
+                    for name, value in scalars.items():
+                        tf.summary.scalar(name, value, step=step)
+                self._writers[writer].flush()
+
+
+class _MemoryFile(io.BytesIO):
+    """A file in memory, for libraries that ask a file for its name's ending.
+
+    HDF5 ends the process with a segmentation fault when the disk is full, so it never
+    writes to one.
+
+    Args:
+        name: As which it shows itself.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._name = name
+
+    def __str__(self) -> str:
+        return self._name
 
 
 def read_steps(folder: Path) -> dict[str, np.ndarray]:
@@ -147,10 +194,12 @@ def read_steps(folder: Path) -> dict[str, np.ndarray]:
     """
     path = folder / STEPS_NAME
     try:
-        # Opened here, since numpy leaves what it cannot read open.
-        with path.open("rb") as stream, np.load(stream) as file:
-            return {name: file[name] for name in STEPS}
-    except _UNREADABLE as error:
+        found = read_npz(path)
+        steps = {name: found[name] for name in STEPS}
+        if len({(len(x), x.ndim, x.dtype.kind) for x in steps.values()}) != 1:
+            raise ValueError("its columns differ in length or type")
+        return steps
+    except (ValueError, LookupError, TypeError) as error:
         raise Refusal(
             f"{path} cannot be read ({error}): it is damaged or missing. Remove "
             f"{folder} to have the run made again; nothing was changed."

@@ -19,24 +19,27 @@ class RunningMean:
     Args:
         variables: float32, read after every step.
         period: Steps between two resets; the mean starts again with the next weights.
+
+    Attributes:
+        state: Each replica's.
     """
 
     def __init__(self, variables: Sequence[keras.Variable], period: int) -> None:
         self._variables = variables
         self._period = period
-        self._means = ReplicaState()
+        self.state = ReplicaState()
         for i, variable in enumerate(variables):
-            self._means.add(f"mean_{i}", tf.zeros(variable.shape))
+            self.state.add(f"mean_{i}", tf.zeros(variable.shape))
 
     def update(self, step: tf.Tensor) -> None:
         """Takes in the weights of step `step` (int64, from 0); replica context."""
         count = tf.cast(step % self._period + 1, tf.float32)
         for i, variable in enumerate(self._variables):
-            mean = self._means.read(f"mean_{i}")
+            mean = self.state.read(f"mean_{i}")
             mean += (tf.convert_to_tensor(variable.value) - mean) / count
-            self._means.assign(f"mean_{i}", mean)
+            self.state.assign(f"mean_{i}", mean)
 
     def assign_to_variables(self) -> None:
         """Puts the means in the place of the weights; replica context."""
         for i, variable in enumerate(self._variables):
-            variable.value.assign(self._means.read(f"mean_{i}"))
+            variable.value.assign(self.state.read(f"mean_{i}"))

@@ -44,6 +44,12 @@ class StepRecords:
         self._before = np.zeros(3)
         self._strategy.run(lambda: self._rows.assign(tf.zeros_like(self._rows)))
 
+    def go_on(self) -> None:
+        """Starts where the optimizer's totals are, which were restored. Collective."""
+        totals = self._strategy.run(self._optimizer.running_totals)
+        total = self._strategy.reduce("SUM", totals, axis=None)
+        self._before = total.numpy() / self._strategy.num_replicas_in_sync
+
     def note(self) -> None:
         """Notes the step that was just taken; replica context."""
         rows = self._rows.read_value()

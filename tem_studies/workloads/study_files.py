@@ -14,16 +14,19 @@ from __future__ import annotations
 import fcntl
 import json
 import math
-import os
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tem_studies.missing_packages import importing
 from tem_studies.refusal import Refusal, writing
 from tem_studies.workloads.logdir import RESULT_NAME, not_writable
+from tem_studies.written_files import durable_files, remove_partials, write_text
 
+_DIGITS = 18  # of an integer: within 64 bits
+_LONGEST = 200  # characters of what is wrong in a file
 _MARK, _DATA_NAME = ".tem_tf-report", "data.json"
 
 
@@ -31,7 +34,7 @@ _MARK, _DATA_NAME = ".tem_tf-report", "data.json"
 def claim(folder: Path) -> Iterator[bool]:
     """Claims a folder for a `with` block; False if it is finished or another's."""
     with writing(folder):
-        folder.mkdir(exist_ok=True)
+        durable_files.make_directory(folder, parents=False)
         file = (folder / ".claim").open("w")
     with file:
         try:
@@ -43,8 +46,8 @@ def claim(folder: Path) -> Iterator[bool]:
         if (folder / RESULT_NAME).exists():
             yield False
             return
-        for left in folder.rglob(".partial-*"):  # of a process that was killed
-            left.unlink()
+        for left in (folder, *(p for p in folder.rglob("*") if p.is_dir())):
+            remove_partials(left)  # of a process that was killed
         yield True
 
 
@@ -55,7 +58,7 @@ def make_directory(path: Path, name: str = "study_dir") -> None:
         Refusal: it cannot be made or written to.
     """
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        durable_files.make_directory(path)
     except OSError as error:
         raise not_writable(path, name, error.strerror) from error
 
@@ -70,10 +73,11 @@ def alone_in(place: Path) -> Iterator[None]:
         Refusal: it cannot be made or written to.
     """
     with writing(place):
-        place.mkdir(parents=True, exist_ok=True)
+        durable_files.make_directory(place)
         file = (place / ".claim").open("w")
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        remove_partials(place)  # of a process that was killed
         yield
 
 
@@ -91,7 +95,7 @@ def empty_report(place: Path) -> None:
             "another `logdir`."
         )
     with writing(place):
-        place.mkdir(parents=True, exist_ok=True)
+        durable_files.make_directory(place)
         mark.touch()  # It stays: a process killed here leaves what the next may remove.
         for entry in earlier:
             if entry.is_dir():
@@ -118,24 +122,30 @@ def require_data(place: Path, checksum: int) -> None:
 
 
 def require_same(
-    path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]
+    path: Path,
+    theirs: Mapping[str, Any],
+    ours: Mapping[str, Any],
+    name: str = "study_dir",
+    kind: str = "study",
 ) -> None:
-    """Raises if a study directory was made with other settings, naming them.
+    """Raises if a directory was made with other settings, naming them.
 
     Args:
         path: The directory.
         theirs: What it holds.
         ours: What the command asks for.
+        name: Of the setting that chose the directory.
+        kind: What it is a directory of.
     """
     ours = json.loads(json.dumps(ours))  # As JSON has it: tuples are lists there.
     differences = [
-        f"`{name}` ({theirs.get(name)!r} there, {ours.get(name)!r} here)"
-        for name in sorted(theirs.keys() | ours.keys())
-        if theirs.get(name) != ours.get(name)
+        f"`{key}` ({theirs.get(key)!r} there, {ours.get(key)!r} here)"
+        for key in sorted(theirs.keys() | ours.keys())
+        if theirs.get(key) != ours.get(key)
     ]
     if differences:
         raise Refusal(
-            f"`study_dir` {path} is the study of another configuration: "
+            f"`{name}` {path} is the {kind} of another configuration: "
             f"{', '.join(differences)}. Pass another directory."
         )
 
@@ -165,8 +175,13 @@ def read_json(path: Path, kind: type) -> Any:
         Refusal: it is damaged, or holds something else than a `kind`.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+        content = json.loads(
+            path.read_text(encoding="utf-8"),
+            parse_constant=_number,
+            parse_float=_number,
+            parse_int=_integer,
+        )
+    except (ValueError, OSError, RecursionError) as error:
         raise Refusal(
             f"{path} cannot be read as JSON ({error}): it is half-written or damaged. "
             "Restore it, or remove it to have it made again; nothing was changed."
@@ -176,20 +191,43 @@ def read_json(path: Path, kind: type) -> Any:
     return content
 
 
-def read_result(path: Path, names: Collection[str]) -> dict[str, Any]:
-    """Reads a result file that must have some names at least.
+def read_result(path: Path, schema: Mapping[str, Any]) -> Any:
+    """Reads a file of a study, which must be as a JSON Schema says.
 
     Raises:
-        Refusal: it is damaged, or lacks one of them.
+        Refusal: it is damaged, altered, or another kind of file.
     """
-    content = read_json(path, dict)
-    if missing := sorted(set(names) - content.keys()):
+    with importing():
+        import jsonschema
+
+    content = read_json(path, object)
+    faults = jsonschema.Draft202012Validator(schema).iter_errors(content)
+    if (fault := jsonschema.exceptions.best_match(faults)) is not None:
+        said = fault.message[:_LONGEST]
         raise Refusal(
-            f"{path} lacks {', '.join(f'`{name}`' for name in missing)}: it is damaged "
-            "or not a result of this study. Restore it, or remove it to have it made "
-            "again; nothing was changed."
+            f"{path} is damaged, or not of this study: {said} ({fault.json_path}). "
+            "Restore it, or remove it to have it made again; nothing was changed."
         )
     return content
+
+
+def read_schema(path: Path) -> dict[str, Any]:
+    """Reads a schema that comes with the program."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _number(word: str) -> float:
+    """A number; what is not finite is no JSON, and would be computed with."""
+    value = float(word)
+    if not math.isfinite(value):
+        raise ValueError(f"{word} is not finite")
+    return value
+
+
+def _integer(word: str) -> int:
+    if len(word) > _DIGITS:
+        raise ValueError(f"an integer has {len(word)} digits")
+    return int(word)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -199,13 +237,7 @@ def write_json(path: Path, content: Any) -> None:
         Refusal: it cannot be written.
     """
     text = json.dumps(finite_or_null(content), indent=1, allow_nan=False)
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    with writing(path):
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())  # before its name: a machine may fail, too
-        os.replace(partial, path)
+    write_text(path, text + "\n")
 
 
 def finite_or_null(value: Any) -> Any:

@@ -7,6 +7,8 @@ import numpy as np
 
 from tem_studies.workloads.examples import Examples
 
+_ROWS_AT_ONCE = 100  # That are made to be left out.
+
 
 class Task:
     """What an experiment trains, and on what.
@@ -29,6 +31,11 @@ class Task:
     def new_model(self) -> keras.Model:
         """Returns the network at its initial weights."""
         raise NotImplementedError
+
+    def skip(self, steps: int) -> None:
+        """Leaves out the rows of the next steps."""
+        while steps > 0:
+            steps -= len(self.take(min(steps, _ROWS_AT_ONCE)))
 
     def take(self, steps: int) -> np.ndarray:
         """Returns the rows of the next steps: int32 (steps, row width)."""

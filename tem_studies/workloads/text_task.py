@@ -69,7 +69,7 @@ class TrainingText(Examples):
         self.examples = self.windows * window * streams
         self._settings = settings
         self._streams = tf.constant(words[: length * streams].reshape(streams, length))
-        self._states = ReplicaState()
+        self.carried = ReplicaState()
 
     def row_width(self, batch_size: int) -> int:
         del batch_size
@@ -79,7 +79,7 @@ class TrainingText(Examples):
         shape = [batch_size // replicas, self._settings.lstm_units]
         for i in range(self._settings.lstm_layers):
             for kind in ("hidden", "cell"):
-                self._states.add(f"{kind}_{i}", tf.zeros(shape))
+                self.carried.add(f"{kind}_{i}", tf.zeros(shape))
 
     def learn(
         self, model: keras.Model, rows: tf.Tensor, share: Share
@@ -94,14 +94,14 @@ class TrainingText(Examples):
             (f"hidden_{i}", f"cell_{i}") for i in range(self._settings.lstm_layers)
         ]
         states = [
-            tuple(self._states.read(name) * goes_on for name in pair) for pair in names
+            tuple(self.carried.read(name) * goes_on for name in pair) for pair in names
         ]
         # Masks of their own on every replica: with Keras's they would be the same.
         seed = share.seed(self._settings.seed, share.replica)
         logits, states = model(stretch[:, :-1], states, seed)
         for pair, after in zip(names, states, strict=True):
             for name, value in zip(pair, after, strict=True):
-                self._states.assign(name, value)
+                self.carried.assign(name, value)
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(stretch[:, 1:], logits)
         return tf.reduce_mean(losses), tf.zeros([0])
 

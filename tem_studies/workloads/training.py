@@ -21,6 +21,7 @@ from tem_studies.workloads.examples import Examples, Share
 from tem_studies.workloads.replicas import spans_processes
 from tem_studies.workloads.running_mean import RunningMean
 from tem_studies.workloads.step_records import StepRecords
+from tem_tf.checkpoint import Kept, Own, Part
 
 
 class Trainer:
@@ -138,6 +139,20 @@ class Trainer:
         self._meters_since()
         self.records.restart()
         self.steps = 0
+
+    def parts(self) -> dict[str, Part]:
+        """What a checkpoint holds beside model and optimizer."""
+        parts: dict[str, Part] = {"meters": Own(lambda: [self._meters], "sum")}
+        if self._mean is not None:
+            parts["running_mean"] = Kept(self._mean.state, "mean")
+        if self._train.carried is not None:
+            parts["carried"] = Kept(self._train.carried, "rows")
+        return parts
+
+    def go_on_from(self, steps: int) -> None:
+        """Takes notice that all was restored as it was after so many steps."""
+        self.steps = steps
+        self.records.go_on()
 
     def compile(self) -> None:
         """Traces the training step; after `prune`, before the first `run`."""

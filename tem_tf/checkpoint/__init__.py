@@ -1,6 +1,7 @@
 """Checkpoints of training as a whole, from which it goes on bit for bit."""
 
 from tem_tf.checkpoint.callback import Checkpoint
+from tem_tf.checkpoint.parts import Kept, Own, Part, Plain, Words
 from tem_tf.checkpoint.stop_wish import Stopped
 
-__all__ = ["Checkpoint", "Stopped"]
+__all__ = ["Checkpoint", "Kept", "Own", "Part", "Plain", "Stopped", "Words"]

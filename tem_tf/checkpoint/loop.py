@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import keras
@@ -22,7 +22,7 @@ from tem_tf.checkpoint.saver import Saver
 from tem_tf.checkpoint.stop_wish import SIGNALS, Stopped, StopWish
 from tem_tf.cluster import task_of_resolver
 from tem_tf.optimizer import SparsifiedOptimizer
-from tem_tf.settings import settings_of
+from tem_tf.settings import settings_of, text_of
 from tem_tf.worker_texts import WorkerTexts
 
 _ASK_EVERY = 10  # Steps between two questions whether a worker was asked to stop.
@@ -62,12 +62,15 @@ class SavedLoop:
             0  # Steps of the last checkpoint, the last question.
         )
         self._metrics: Later | None = None
+        self._before_saving: Callable[[], None] | None = None
 
     def begin(
         self,
         model: keras.Model | None,
         optimizer: keras.optimizers.Optimizer,
         parts: Mapping[str, Part] | None = None,
+        facts: Mapping[str, Any] | None = None,
+        before_saving: Callable[[], None] | None = None,
     ) -> int:
         """Goes on from the newest checkpoint, if there is one.
 
@@ -76,7 +79,11 @@ class SavedLoop:
         Args:
             model: Whose variables are saved.
             optimizer: As passed to `compile`.
-            parts: What else is saved, by name (`tem_tf.checkpoint.parts`).
+            parts: What else is saved, by name: a `tem_tf.checkpoint.Part` each.
+            facts: What else must be as it was, in words by name, beside variables and
+                the optimizer's settings.
+            before_saving: Called on all workers before a copy is taken, for what is
+                collective.
 
         Returns:
             Steps that were taken: 0 without a checkpoint.
@@ -93,10 +100,11 @@ class SavedLoop:
         strategy = _internals.strategy_of(ours)
         self._texts = WorkerTexts(strategy)
         replicas = strategy.num_replicas_in_sync // self._texts.workers
-        aggregator, facts = None, settings_of(ours)
+        aggregator, known = None, settings_of(ours)
         if isinstance(ours, SparsifiedOptimizer):
             aggregator = ours.aggregator
-            facts = aggregator.all_facts()
+            known = aggregator.all_facts()
+        known |= {name: text_of(value) for name, value in (facts or {}).items()}
         every_part = {
             **parts_of(model, optimizer, aggregator),
             "random": Randoms(replicas),
@@ -111,9 +119,10 @@ class SavedLoop:
             self._texts,
             _number_of_worker(strategy),
             every_part,
-            facts,
+            known,
             COMMIT_SECONDS,
         )
+        self._before_saving = before_saving
         self._saver.restore(replicas)
         self._saved = self._asked = self.step
         self._wish.listen()
@@ -159,6 +168,8 @@ class SavedLoop:
 
     def _save(self) -> None:
         assert self._saver is not None
+        if self._before_saving is not None:
+            self._before_saving()
         self._saver.save(self.step)
         self._saved = self.step
 

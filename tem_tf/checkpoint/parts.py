@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,7 +21,10 @@ from tem_tf.aggregation import Aggregator
 from tem_tf.checkpoint.array_files import Arrays
 from tem_tf.checkpoint.redistribution import redistribute
 from tem_tf.memory import Memory
-from tem_tf.replica_state import unique_names, values_here
+from tem_tf.replica_state import ReplicaState, unique_names, values_here
+
+_NAMES = "names"  # Of an aggregator's variables, in JSON.
+_Each = list[np.ndarray]  # One for each replica.
 
 
 class Part:
@@ -75,17 +79,18 @@ class Own(Part):
 
     Args:
         variables: As of `Shared`.
-        added_up: Whether it is their sum over replicas that counts, as with metrics,
-            and not their mean.
+        join: What becomes of them under another number of replicas: "mean", of real
+            numbers, the first replica's of integers; "sum", which the first replica
+            has; "rows", one after another, shared out anew.
     """
 
     is_shared = False
 
-    def __init__(self, variables: Callable[[], Sequence[Any]], added_up: bool = False):
-        self._variables, self._added_up = variables, added_up
+    def __init__(self, variables: Callable[[], Sequence[Any]], join: str = "mean"):
+        self._variables, self._join = variables, JOINS[join]
 
     def read(self):
-        named = list(_named(self._variables()))
+        named = _named(self._variables())
         replicas = max((len(here) for _, here in named), default=1)
         # A variable that was made outside the strategy's scope is one for all.
         return [
@@ -96,14 +101,31 @@ class Own(Part):
     def write(self, states):
         _assign(self._variables(), states, lambda replica: replica)
 
-    def redistribute(self, states: Sequence[Arrays], replicas: int) -> list[Arrays]:
-        """Sums go to the first replica; of the rest all get the mean or the first's."""
-        join = _sum if self._added_up else _mean_or_first
-        joined = {name: join([state[name] for state in states]) for name in states[0]}
-        if not self._added_up:
-            return [joined] * replicas
-        zeros = {name: np.zeros_like(array) for name, array in joined.items()}
-        return [joined] + [zeros] * (replicas - 1)
+    def redistribute(self, states, replicas):
+        return _joined(states, replicas, self._join)
+
+
+class Kept(Part):
+    """What is kept in a `ReplicaState`.
+
+    Args:
+        state: The state.
+        join: As of `Own`.
+    """
+
+    is_shared = False
+
+    def __init__(self, state: ReplicaState, join: str):
+        self._state, self._join = state, JOINS[join]
+
+    def read(self):
+        return self._state.values()
+
+    def write(self, states):
+        self._state.restore(states)
+
+    def redistribute(self, states, replicas):
+        return _joined(states, replicas, self._join)
 
 
 class Randoms(Part):
@@ -229,7 +251,7 @@ def parts_of(
     if model is not None:
         parts["weights"] = Shared(lambda: model.trainable_variables)
         parts["statistics"] = Own(lambda: model.non_trainable_variables)
-        parts["metrics"] = Own(lambda: model.metrics_variables, added_up=True)
+        parts["metrics"] = Own(lambda: model.metrics_variables, "sum")
     return parts
 
 
@@ -245,16 +267,10 @@ def _assign(
     state_of: Callable[[int], int],
 ) -> None:
     named = _named(variables)
-    names, saved = [name for name, _ in named], list(states[0])
-    if sorted(names) != sorted(saved):
-        raise ValueError(
-            "A checkpoint must be of the same variables. "
-            f"Only saved: {sorted(set(saved) - set(names))[:3]}; only here: "
-            f"{sorted(set(names) - set(saved))[:3]}"
-        )
-    for name, here in named:
+    renamed(list(states[0]), [name for name, _ in named])  # Are they the same?
+    for i, (name, here) in enumerate(named):
         for replica, variable in enumerate(here):
-            value = states[state_of(replica)][name]
+            value = list(states[state_of(replica)].values())[i]
             if tuple(variable.shape) != value.shape:
                 raise ValueError(
                     f"What was saved as {name!r} must have the shape "
@@ -263,17 +279,66 @@ def _assign(
             variable.assign(value)
 
 
+def renamed(saved: Sequence[str], here: Sequence[str]) -> dict[str, str]:
+    """Names of variables here, by those under which they were saved.
+
+    Keras numbers the names of what a process makes, so that numbers may differ.
+
+    Raises:
+        ValueError: they are other variables.
+    """
+    if list(map(_without_numbers, saved)) != list(map(_without_numbers, here)):
+        only_saved = sorted(set(saved) - set(here))[:3]
+        only_here = sorted(set(here) - set(saved))[:3]
+        raise ValueError(
+            "A checkpoint must be of the same variables, in the same order. Only "
+            f"saved: {only_saved}; only here: {only_here}"
+        )
+    return dict(zip(saved, here, strict=True))
+
+
+def _renamed_key(key: str, names: dict[str, str]) -> str:
+    """A key of an aggregator's state that ends with names of variables."""
+    for i, letter in enumerate(key):
+        if letter == "/" and all(name in names for name in key[i + 1 :].split("+")):
+            return key[: i + 1] + "+".join(names[n] for n in key[i + 1 :].split("+"))
+    return key
+
+
+def _without_numbers(path: str) -> str:
+    return re.sub(r"_\d+(?=/|$)", "", path)
+
+
 def _copy(variable: Any) -> np.ndarray:
     return np.array(variable.numpy())
 
 
-def _sum(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    return np.sum(np.stack(arrays), axis=0, dtype=arrays[0].dtype)
+def _joined(
+    states: Sequence[Arrays], replicas: int, join: Callable[[_Each, int], _Each]
+) -> list[Arrays]:
+    """States of so many replicas, array by array."""
+    new: list[Arrays] = [{} for _ in range(replicas)]
+    for name in states[0]:
+        values = join([state[name] for state in states], replicas)
+        for mine, value in zip(new, values, strict=True):
+            mine[name] = value
+    return new
 
 
-def _mean_or_first(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """The mean of real numbers; of integers, as seeds are, the first."""
+def _sums(arrays: _Each, replicas: int) -> _Each:
+    total = np.sum(np.stack(arrays), axis=0, dtype=arrays[0].dtype)
+    return [total, *[np.zeros_like(total)] * (replicas - 1)]
+
+
+def _means(arrays: _Each, replicas: int) -> _Each:
     if arrays[0].dtype.kind in "biu":
-        return arrays[0]
+        return [arrays[0]] * replicas
     mean = np.mean(np.stack(arrays), axis=0, dtype=np.float64)
-    return mean.astype(arrays[0].dtype)
+    return [mean.astype(arrays[0].dtype)] * replicas
+
+
+def _rows(arrays: _Each, replicas: int) -> _Each:
+    return np.split(np.concatenate(arrays), replicas)
+
+
+JOINS = {"mean": _means, "sum": _sums, "rows": _rows}

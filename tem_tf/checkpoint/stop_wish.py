@@ -68,9 +68,13 @@ class StopWish:
         if threading.current_thread() is not threading.main_thread():
             return
         for each in self._signals:
+            before = signal.getsignal(each)
+            if isinstance(getattr(before, "__self__", None), StopWish):
+                before = signal.SIG_DFL  # Of a training that ended by an error.
             # A handler of the user's own knows better what is to be done.
-            if signal.getsignal(each) in (signal.SIG_DFL, None):
-                self._before[each] = signal.signal(each, self._note)
+            if before in (signal.SIG_DFL, None):
+                signal.signal(each, self._note)
+                self._before[each] = signal.SIG_DFL
 
     def ignore(self) -> None:
         """Leaves the signals to what they did before."""

@@ -38,6 +38,12 @@ class Guard:
     def _start(self) -> None:
         self._guards += 1
         read_end, self._write_end = os.pipe()
+        # Before the start, so that it knows all even if we are killed right then. A
+        # pipe holds 64 kB: some thousand workers.
+        for group in self._groups:
+            self._tell(f"group {group}")
+        if self._directory is not None:
+            self._tell(f"directory {self._directory}")
         streams = [
             (os.POSIX_SPAWN_DUP2, read_end, 0),
             # Whoever reads our output waits for its end.
@@ -51,10 +57,6 @@ class Guard:
                 sys.executable, command, os.environ, file_actions=streams
             )
         os.close(read_end)
-        for group in self._groups:
-            self._tell(f"group {group}")
-        if self._directory is not None:
-            self._tell(f"directory {self._directory}")
 
     def _tell(self, line: str) -> None:
         assert self._write_end is not None  # For the type checker.

@@ -2,9 +2,10 @@
 
 A library is named after the version of TensorFlow, whose C++ interface changes with
 every one, and a hash of all that it is made from. One process builds at a time, the
-others wait and find it built. It is compiled under another name and then renamed, so
-that none loads half of one even where there are no locks. A build that fails leaves its
-reason under the library's name, so that not every training tries again.
+others wait and find it built. It is compiled under another name, synced and then
+renamed, so that none loads half of one even where there are no locks. A build that
+fails leaves its reason under the library's name, so that not every training tries
+again.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import time
 
 import tensorflow as tf
 
+from tem_tf import durable_files
 from tem_tf.native.lock import exclusive
 
 SOURCES = pathlib.Path(__file__).parent / "src"
@@ -152,7 +154,7 @@ def _build_in(
         raise BuildError(f"{directory} cannot be written: {error}") from error
     except BuildError as error:
         with contextlib.suppress(OSError):  # Then the next process tries again.
-            failure.write_text(f"{error}\n")
+            durable_files.write_text(failure, f"{error}\n")
         raise
 
 
@@ -175,7 +177,7 @@ def _compile(
         options = [*flags, "-shared", *objects, *tf.sysconfig.get_link_flags()]
         _run([*compiler, *options, "-o", str(made)])
         path = directory / _name(sanitize)
-        os.replace(made, path)
+        durable_files.commit(made, path)
     return path
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tem_tf.checkpoint.directory import Directory
-from tests.faults import power_cut
+from tests.faults import checkpoint_power_cut as power_cut
 
 STEPS = 12
 

@@ -9,6 +9,7 @@ from tem_studies.comparison import plan, study
 from tem_studies.comparison.configuration import Comparison
 from tem_studies.comparison.directory import ComparisonDirectory
 from tem_studies.workloads.configuration import Configuration
+from tem_studies.workloads.results import PHASES
 
 SIZE, STEPS, WORKERS = 20_000, 50, 2
 # Of a method: accuracy at its best rate, total error.
@@ -69,9 +70,13 @@ def result_of(task, planned):
     history = [
         {
             "step": step,
+            "loss": 1.0,
+            "accuracy": 0.5,
             "validation_loss": 1.0,
             "validation_accuracy": accuracy * (1 - math.exp(-step / 12)),
-            "payload_bytes": WORKERS * sent * step / steps,
+            "learning_rate": rate,
+            "density": budget or 1.0,
+            "payload_bytes": round(WORKERS * sent * step / steps),
         }
         for step in range(min(10, steps), steps + 1, 10)
     ]
@@ -84,12 +89,23 @@ def result_of(task, planned):
         "history": history,
         "test": {"loss": 1.0, "accuracy": accuracy},
         "communication": {
-            "payload_bytes": WORKERS * sent,
+            "density": budget or 1.0,
+            "entries_sent": round(WORKERS * entries.sum()),
+            "payload_bytes": round(WORKERS * sent),
+            "padded_bytes": 0,
+            "dense_bytes": 4 * SIZE * steps * WORKERS,
             "total_error": float(errors.sum()),
+            "residual_norm": 1.0,
         },
+        "data": {"place": "made up", "train": 100, "validation": 10, "test": 10},
+        "versions": dict.fromkeys(
+            ("tem_tf", "python", "tensorflow", "keras", "numpy"), "0"
+        ),
+        "seconds": dict.fromkeys(PHASES, 1.0),
         "pruning": {"dense/kernel": {"kept": SIZE, "total": SIZE}},
     }
-    return result, {"entries": entries, "payload_bytes": sent / steps, "error": errors}
+    each = np.full(steps, sent / steps)
+    return result, {"entries": entries, "payload_bytes": each, "error": errors}
 
 
 def write(planned, most=None, change=lambda task, result: None):

@@ -121,7 +121,7 @@ def test_runs_that_diverged_are_counted_and_left_out(tmp_path):
             result.update(status="diverged", test=None, history=[], communication=None)
         if task.name.startswith("topk_model") and result["seed"] == 2:
             result.update(status="diverged", test=None)
-            result["communication"]["payload_bytes"] /= 10
+            result["communication"]["payload_bytes"] //= 10
 
     comparison = made_up.comparison(tmp_path, rates=(), budgets=(0.05,))
     made_up.write(comparison, change=change)
@@ -267,5 +267,35 @@ def test_finished_runs_may_be_forbidden_and_damaged_ones_are_named(tmp_path):
     with pytest.raises(Refusal, match="half-written or damaged"):
         ComparisonDirectory(tmp_path).results()
     path.write_text("{}")
-    with pytest.raises(Refusal, match=f"{path} lacks `communication`, `conf"):
+    with pytest.raises(Refusal, match=f"{path} is damaged, or not of this study: 'sta"):
+        ComparisonDirectory(tmp_path).results()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            '"finished"',
+            '"wonderful"',
+            "'wonderful' is not one of .*status",
+        ),
+        (
+            '"replicas": 2',
+            '"replicas": -50',
+            "-50 is less than the minimum of 1",
+        ),
+        ('"replicas": 2', '"replicas": 1e999', "1e999 is not finite"),
+        ('"replicas": 2', '"replicas": NaN', "NaN is not finite"),
+        ('"replicas": 2', f'"replicas": {"9" * 5000}', "an integer has 5000 digits"),
+        ('"replicas": 2', f'"replicas": {"[" * 99999}', "maximum recursion depth"),
+        ('"dense/kernel"', '"dense": 1, "other"', "1 is not of type 'object'"),
+    ],
+)
+def test_altered_result_is_refused_by_what_is_wrong(tmp_path, old, new, message):
+    comparison = made_up.comparison(tmp_path)
+    made_up.write(comparison, most=1)
+    path = next(tmp_path.glob("runs/*/result.json"))
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(Refusal, match=f"{path} .*{message}"):
         ComparisonDirectory(tmp_path).results()

@@ -1,183 +1,140 @@
-"""Power cuts: what is on a disk at moments of a training, as the disk has it.
+r"""Cuts the power of a machine that writes files, and looks at what its disk has.
 
-Checkpoints go to an ext4 file system in an image (a loop device). Copies of the image
-are the disk as it is if the power fails: what the kernel keeps in memory, because
-nobody has asked for it to be written down, is not in them. A copy takes some
-milliseconds; it counts if a second one is equal, so that nothing was written between.
-Each is then mounted, which replays its journal, and looked through. Needs root and loop
-devices.
+    python tests/faults/power_cut.py --cuts 50 --seed 0
+    python tests/faults/power_cut.py --plain    # files that are renamed without a sync
 
-What this cannot show: a disk that loses what it has confirmed, or that writes in
-another order than it was told to.
+As root on Linux. A program writes files one after the other on an ext4 of its own, in
+an image file, and says which are finished. At a random moment it is stopped, between
+two calls of the system, and the image is copied: what the disk holds, without what the
+machine has in its memory alone. A copy during which the image changed is made again,
+since no moment had it. The copy is mounted, its journal replayed, and every file that
+was finished must be there with its content. None may be there by halves.
 """
 
 from __future__ import annotations
 
-import contextlib
+import argparse
+import collections
+import filecmp
+import os
 import pathlib
 import random
+import shutil
+import signal
 import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any
 
-from tests.faults import disk
-from tests.faults.checkpoints import committed, whole
-from tests.faults.job import WORKERS, Job, differences
-from tests.faults.others import ROW
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
 
-_MEGABYTES = 16
-_FSCK_SECONDS = 60
-FINDINGS = ("lost", "torn", "empty", "broken")
+from tests.faults.small_disks import ext4, mounted  # noqa: E402
+
+# Writes files NUMBER.json, in a new directory for every 16, and says each when done.
+# Each is written twice: the second write is of what a reader may hold the first of.
+PROGRAM = """
+import itertools, json, os, pathlib, sys, time
+from tem_tf_run import load_part
+files = load_part("durable_files")
+place = pathlib.Path(sys.argv[1])
+def plain(path, text):
+    beside = path.with_name(".partial-" + path.name)
+    beside.write_text(text)
+    os.replace(beside, path)
+write = plain if sys.argv[2] == "plain" else files.write_text
+for number in itertools.count():
+    folder = place / str(number // 16)
+    if sys.argv[2] == "plain":
+        folder.mkdir(exist_ok=True)
+    else:
+        files.make_directory(folder)
+    for version in (1, 2):
+        write(folder / f"{number}.json", json.dumps([number, version] * 200))
+        print(number, version, flush=True)
+        time.sleep(0.001)  # Else the disk is full before its power is cut.
+"""
 
 
-class Photographer:
-    """Copies an image at moments drawn at random; for `Job.run`.
+def run(cuts: int, seed: int, plain: bool = False) -> collections.Counter:
+    """What became of finished files: "whole", "missing", "old", "empty" or "torn".
 
     Args:
-        image: The file.
-        folder: For the copies.
+        cuts: Moments at which the power is cut, each in a file system of its own.
         seed: Of the moments.
-        seconds: Between two copies, on average.
+        plain: Whether the files are renamed without a sync, as a proof of the method.
     """
-
-    def __init__(
-        self,
-        image: pathlib.Path,
-        folder: pathlib.Path,
-        seed: int,
-        seconds: float = 0.15,
-    ):
-        self._image, self._folder = image, folder
-        self._draw, self._seconds = random.Random(seed), seconds
-        self._next = 0.0
-        self.copies: list[tuple[pathlib.Path, int]] = []  # With the step reported.
-
-    def __call__(self, job: Job) -> None:
-        """Looks whether it is time."""
-        if time.monotonic() < self._next or not job.events("restored"):
-            return
-        self._next = time.monotonic() + self._draw.expovariate(1 / self._seconds)
-        reported = [e["step"] for e in job.events("committed") if e["worker"] == 0]
-        self.take(max(reported, default=0))
-
-    def take(self, reported: int) -> None:
-        """Takes a copy now, if nothing is written meanwhile.
-
-        Args:
-            reported: Step of the newest checkpoint that was said to be committed.
-        """
-        content = self._image.read_bytes()
-        if content != self._image.read_bytes():
-            return  # Something was written in between: no moment.
-        path = self._folder / f"{len(self.copies)}.img"
-        path.write_bytes(content)
-        self.copies.append((path, reported))
-
-
-def power_cuts(
-    folder: pathlib.Path, seed: int, wanted: list[dict], synced: bool = True
-) -> dict[str, Any]:
-    """Copies of a disk during a training, looked through.
-
-    Args:
-        folder: Must not exist.
-        seed: Of the moments.
-        wanted: Endings of the undisturbed run.
-        synced: False: `os.fsync` does nothing in the workers, to see that this would
-            be noticed.
-
-    Returns:
-        `images`; of them `lost`, which have no whole checkpoint as new as the one that
-        was reported; `torn`, which have a checkpoint with a manifest that is not whole;
-        `empty`, which have a file of length zero; `broken`, which fsck finds fault
-        with; `same`, whether training has ended as it should.
-
-    Raises:
-        PermissionError: this is not root, or there are no loop devices.
-    """
-    folder.mkdir(parents=True)
-    image = make_image(folder / "disk.img")
-    with mounted(image, folder / "disk") as place:
-        job = Job(folder / "job", ROW, (), place / "checkpoints", synced)
-        photographer = Photographer(image, folder, seed)
-        code = job.run(photographer)
-        other = differences(job.endings(), wanted)
-    image.unlink()
-    counts = looked_through(photographer.copies, folder / "copy", WORKERS)
-    return {"code": code, "same": code == 0 and not other, **counts}
-
-
-def looked_through(
-    copies: Sequence[tuple[pathlib.Path, int]], place: pathlib.Path, workers: int
-) -> dict[str, int]:
-    """Mounts copies of a disk one by one, looks through them, and removes them.
-
-    Args:
-        copies: With the step that was reported to be committed when it was taken.
-        place: Where they are mounted.
-        workers: Of the checkpoints.
-
-    Returns:
-        The counts of `power_cuts`.
-    """
-    found = {"images": len(copies), **dict.fromkeys(FINDINGS, 0)}
-    for copy, reported in copies:
-        for name in _findings(copy, place, reported, workers):
-            found[name] += 1
-        copy.unlink()
+    generator = random.Random(seed)
+    found = collections.Counter()
+    with tempfile.TemporaryDirectory() as scratch:
+        for _ in range(cuts):
+            found += _cut(pathlib.Path(scratch), generator.uniform(0.3, 1.5), plain)
     return found
 
 
-def make_image(path: pathlib.Path) -> pathlib.Path:
-    """An empty file system in a file."""
-    path.write_bytes(bytes(_MEGABYTES << 20))
-    disk.run("mkfs.ext4", "-q", str(path))
-    return path
+def _cut(scratch: pathlib.Path, seconds: float, plain: bool) -> collections.Counter:
+    image, copy = scratch / "disk.img", scratch / "copy.img"
+    said = scratch / "said"
+    with ext4(image, 32, scratch / "disk") as place, said.open("w") as output:
+        kind = "plain" if plain else "durable"
+        command = [sys.executable, "-c", PROGRAM, str(place), kind]
+        writer = subprocess.Popen(command, stdout=output, cwd=ROOT)
+        try:
+            while not said.stat().st_size:
+                time.sleep(0.01)
+            time.sleep(seconds)
+            writer.send_signal(signal.SIGSTOP)
+            os.waitpid(writer.pid, os.WUNTRACED)
+            finished = said.read_text()
+            while True:
+                shutil.copyfile(image, copy)
+                if filecmp.cmp(image, copy, shallow=False):
+                    break
+        finally:
+            writer.kill()
+            writer.wait()
+    versions = {}
+    for line in finished.splitlines():
+        number, version = map(int, line.split())
+        versions[number] = version
+    with mounted(copy, scratch / "after") as place:
+        found = collections.Counter(
+            _state(place / str(number // 16) / f"{number}.json", version)
+            for number, version in versions.items()
+        )
+        # Files that were being made, too, are whole or not there.
+        for path in place.glob("*/[!.]*.json"):
+            if int(path.stem) not in versions:
+                found[f"unfinished {_state(path, 1)}"] += 1
+    copy.unlink()
+    return found
 
 
-def _findings(
-    image: pathlib.Path, place: pathlib.Path, reported: int, workers: int
-) -> Iterator[str]:
-    with mounted(image, place):
-        directory = place / "checkpoints"
-        steps = committed(directory, workers)
-        whole_ones = [step for step in steps if whole(directory, step, workers)]
-        if reported and max(whole_ones, default=0) < reported:
-            yield "lost"
-        if whole_ones != steps:
-            yield "torn"
-        # A mark of a start is empty, and a partial file is nobody's yet.
-        finished = (p for p in directory.rglob("*") if not p.name.startswith("."))
-        if any(path.is_file() and not path.stat().st_size for path in finished):
-            yield "empty"
-    command = ["fsck.ext4", "-fn", str(image)]
-    done = subprocess.run(command, capture_output=True, timeout=_FSCK_SECONDS)
-    if done.returncode:
-        yield "broken"
+def _state(path: pathlib.Path, version: int) -> str:
+    if not path.exists():
+        return "missing"
+    text = path.read_text()
+    if not text:
+        return "empty"
+    number = path.stem
+    whole = {f"[{', '.join([number, str(one)] * 200)}]": one for one in (1, 2)}
+    if text not in whole:
+        return "torn"
+    return "whole" if whole[text] >= version else "old"
 
 
-@contextlib.contextmanager
-def mounted(image: pathlib.Path, place: pathlib.Path) -> Iterator[pathlib.Path]:
-    """The file system of an image, while the block runs.
-
-    Raises:
-        PermissionError: this is not root, or there are no loop devices.
-    """
-    place.mkdir(exist_ok=True)
-    disk.run("mount", "-o", "loop", str(image), str(place))
-    try:
-        yield place
-    finally:
-        disk.run("umount", str(place))
+def main() -> None:
+    """Reads the command line, prints the counts."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cuts", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--plain", action="store_true")
+    arguments = parser.parse_args()
+    found = run(arguments.cuts, arguments.seed, arguments.plain)
+    print(", ".join(f"{count} {state}" for state, count in sorted(found.items())))
+    if not arguments.plain:
+        sys.exit(bool(set(found) - {"whole", "unfinished whole"}))
 
 
-def in_words(found: dict[str, Any]) -> str:
-    """A result of `power_cuts` as text."""
-    end = "the same bits" if found["same"] else f"OTHER: code {found['code']}"
-    return (
-        f"{found['fault']}: of {found['images']} images {found['lost']} without the "
-        f"checkpoint that was reported, {found['torn']} with a torn one, "
-        f"{found['empty']} with an empty file, {found['broken']} that fsck finds fault "
-        f"with; ended with {end}"
-    )
+if __name__ == "__main__":
+    main()

@@ -70,6 +70,12 @@ def tf_config(workers=("a:1", "b:2"), kind="worker", index=1):
 
 
 WORKER = tf_config()
+STEP = {  # Of two tasks, in SLURM.
+    **{"SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0", "SLURM_PROCID": "0"},
+    **{"SLURM_STEP_NODELIST": "n[1-2]", "SLURM_STEP_TASKS_PER_NODE": "1(x2)"},
+    **{"SLURM_STEP_NUM_TASKS": "2", "SLURM_NODEID": "0", "SLURM_LOCALID": "0"},
+}
+RANK = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_PORT": "3"}
 
 # (command line, environment, part of the error). USED holds what a run left, FILE is no
 # directory, STUDIES/one the study of another configuration, DAMAGED a damaged one.
@@ -102,6 +108,18 @@ WRONG = [
     ),
     ("--datasource digits --logdir FILE/below", {}, "can be written to."),
     ("--workers 2 --datasource digits", WORKER, "`workers` makes virtual workers in"),
+    (
+        "--workers 2 --datasource digits",
+        STEP,
+        "combined with SLURM's environment, which makes this process one of several. "
+        "Received: workers=2. Leave --workers out, or set TF_CONFIG={}.",
+    ),
+    (
+        "--datasource digits",
+        {**STEP, "SLURM_STEP_NODELIST": "n["},
+        "`SLURM_STEP_NODELIST` in",
+    ),
+    ("--datasource digits", RANK, "`MASTER_ADDR` must be set in torchrun's environ"),
     ("--datasource digits", {"TF_CONFIG": "{"}, "`TF_CONFIG` must be JSON"),
     ("--datasource digits", tf_config(index=2), "`task.index` in TF_CONFIG must be in"),
     ("--datasource digits", tf_config(["a:1", "a:1"]), "must have an address of its o"),
@@ -129,8 +147,9 @@ WRONG = [
     ("--batch_size 8 16 --overwrite", {}, "`overwrite` has no effect in a study"),
     (f"{STUDY} --start_seconds 9", {}, "`start_seconds` has no effect in a study,"),
     (STUDY, WORKER, "A study runs each trial in one process and cannot be one of"),
+    (STUDY, STEP, "as SLURM's environment says. Once only, set TF_CONFIG={}; for mo"),
     ("--report NOWHERE", {}, "There is no study in"),
-    ("--report DAMAGED", {}, "must hold a study's whole `configuration`."),
+    ("--report DAMAGED", {}, "is damaged, or not of this study: 'configuration' is"),
     ("--report STUDIES --nruns 3", {}, "`nruns` has no effect with `report`"),
     ("--report STUDIES --logdir FILE", {}, "`logdir` must be a directory that can be"),
     # A comparison.

@@ -9,11 +9,11 @@ import pytest
 import tensorflow as tf
 from absl.testing import flagsaver
 
-from tem_studies import command_line, missing_packages, quiet_start
+from tem_studies import command_line, missing_packages, quiet_start, written_files
 from tem_studies.comparison import study as comparison_study
 from tem_studies.convex import simulation
 from tem_studies.refusal import Refusal, reading, refusing, writing
-from tem_studies.workloads import processes, results, study_files
+from tem_studies.workloads import processes, results
 from tem_studies.workloads.training import Trainer
 from tests.data_parallelism.small_data import write_cifar10, write_mnist
 
@@ -44,7 +44,7 @@ WORK = [
 # Where each of them writes what it has found.
 WRITES = [
     pytest.param(RUN, (results.np, "savez_compressed"), "steps.npz", id="run"),
-    pytest.param(STUDY, (study_files.os, "fsync"), ".json", id="study"),
+    pytest.param(STUDY, (written_files.durable_files, "commit"), ".json", id="study"),
     pytest.param(
         COMPARISON, (results.np, "savez_compressed"), "steps.npz", id="comparison"
     ),

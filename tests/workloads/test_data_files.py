@@ -156,11 +156,14 @@ def _batch(**changes):
     [
         (_batch(labels=[0, 1, 2]), "Received: 3 labels for 4 images"),
         (_batch(labels=[0, 1, 2, -1]), r"must be in \[0, 10\). Received: -1"),
-        (_batch(labels=[0.5] * 4), "must be a list of integers. Received: float64"),
+        (_batch(labels=[0.5] * 4), "must be a list of integers. Received: float 0.5"),
         (_batch(data=np.zeros((4, 3072))), "must be uint8 of shape .*float64"),
         (_batch(data=np.zeros((4, 99), np.uint8)), r"Received: uint8 \(4, 99\)"),
-        ({b"data": []}, "must hold a dict with b'data' and b'labels'"),
-        ([], "must hold a dict with b'data' and b'labels'"),
+        (
+            {b"data": []},
+            "must hold a dict with b'data', an array, and b'labels', a list",
+        ),
+        ([], "is truncated or no CIFAR-10 batch: it holds no dict"),
     ],
 )
 def test_wrong_cifar10_batch_is_refused(tmp_path, batch, message):
@@ -190,7 +193,9 @@ def test_cifar_100_labels_out_of_range_are_refused(tmp_path):
 def test_cifar_100_without_fine_labels_is_refused(tmp_path):
     write_cifar10(tmp_path / "cifar")
     (tmp_path / "cifar" / "data_batch_1").rename(tmp_path / "cifar" / "train")
-    with pytest.raises(Refusal, match="a dict with b'data' and b'fine_labels'"):
+    with pytest.raises(
+        Refusal, match="b'fine_labels', a list. Received: ndarray and NoneType"
+    ):
         data_files.read_cifar100(tmp_path / "cifar")
     (tmp_path / "cifar" / "train").unlink()
     with pytest.raises(Refusal, match="train is missing"):

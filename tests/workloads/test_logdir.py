@@ -8,7 +8,7 @@ import re
 import pytest
 
 from tem_studies.refusal import Refusal
-from tem_studies.workloads import command_line, environment, experiment, logdir
+from tem_studies.workloads import command_line, environment, logdir, set_up
 from tem_studies.workloads.configuration import Configuration
 from tem_studies.workloads.environment import AS_USUAL
 
@@ -32,7 +32,7 @@ def write(path, content=""):
 def cluster(monkeypatch):
     """Sets TF_CONFIG: workers, and which of them this process is."""
 
-    def set_up(workers, index, kind="worker", **others):
+    def sets(workers, index, kind="worker", **others):
         config = {
             "cluster": {"worker": [f"host:{i + 1}" for i in range(workers)], **others},
             "task": {"type": kind, "index": index},
@@ -40,14 +40,14 @@ def cluster(monkeypatch):
         monkeypatch.setenv("TF_CONFIG", json.dumps(config))
 
     monkeypatch.delenv("TF_CONFIG", raising=False)
-    return set_up
+    return sets
 
 
 @pytest.fixture
 def prepared(monkeypatch, cluster, tmp_path):
     """Prepares runs of digits as far as TensorFlow; gives what would be set up."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(experiment, "set_up", lambda *arguments: arguments)
+    monkeypatch.setattr(set_up, "set_up", lambda *arguments: arguments)
 
     def prepare(path=None, overwrite=False):
         configuration = Configuration(datasource="digits", logdir=path or "unused")
@@ -137,7 +137,7 @@ def test_a_run_that_does_not_start_leaves_no_directory(prepared, monkeypatch):
         assert pathlib.Path(configuration.logdir).is_dir()
         raise Refusal("wrong data")
 
-    monkeypatch.setattr(experiment, "set_up", fail)
+    monkeypatch.setattr(set_up, "set_up", fail)
     with pytest.raises(Refusal, match="wrong data"):
         prepared()
     assert not pathlib.Path("runs").exists()

@@ -18,18 +18,18 @@ def tf_config(monkeypatch, cluster=CLUSTER, kind="worker", index=0):
 
 def test_without_tf_config_this_process_is_alone_and_chief(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
-    assert cluster.read_tf_config() is None
+    assert cluster.find_task() is None
     assert tem_tf.is_chief()
     monkeypatch.setenv("TF_CONFIG", " ")
-    assert cluster.read_tf_config() is None
+    assert cluster.find_task() is None
     monkeypatch.setenv("TF_CONFIG", "{}")
-    assert cluster.read_tf_config() is None
+    assert cluster.find_task() is None
 
 
 @pytest.mark.parametrize(("index", "chief"), [(0, True), (1, False), ("1", False)])
 def test_tf_config_names_this_task(monkeypatch, index, chief):
     tf_config(monkeypatch, index=index)
-    task = cluster.read_tf_config()
+    task = cluster.find_task()
     assert task.index == int(index)
     assert task.address == f"127.0.0.1:{int(index) + 1}"
     assert tem_tf.is_chief() is chief
@@ -47,14 +47,14 @@ def test_a_chief_task_is_chief_and_worker_0_then_is_not(monkeypatch):
 def test_tf_config_that_is_not_json_is_refused(monkeypatch, text):
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(ValueError, match="`TF_CONFIG` must be JSON"):
-        cluster.read_tf_config()
+        cluster.find_task()
 
 
 @pytest.mark.parametrize("text", ["[1]", '"worker"', "3"])
 def test_tf_config_that_is_no_object_is_refused(monkeypatch, text):
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(ValueError, match="`TF_CONFIG` must hold an object"):
-        cluster.read_tf_config()
+        cluster.find_task()
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_a_tf_config_without_a_cluster_is_refused(monkeypatch, config):
     """Each worker would train alone, and be chief."""
     monkeypatch.setenv("TF_CONFIG", json.dumps(config))
     with pytest.raises(ValueError, match="must have a `cluster` beside its `task`"):
-        cluster.read_tf_config()
+        cluster.find_task()
 
 
 @pytest.mark.parametrize("index", [2, -1, None, 0.5, "x", True])
@@ -73,14 +73,14 @@ def test_an_index_out_of_range_is_refused(monkeypatch, index):
     with pytest.raises(
         ValueError, match=r"`task.index` in TF_CONFIG must be in \[0, 2"
     ):
-        cluster.read_tf_config()
+        cluster.find_task()
 
 
 @pytest.mark.parametrize("kind", ["ps", None, "chief", 3])
 def test_a_task_that_is_not_in_the_cluster_is_refused(monkeypatch, kind):
     tf_config(monkeypatch, kind=kind)
     with pytest.raises(ValueError, match="`task.type` in TF_CONFIG must be"):
-        cluster.read_tf_config()
+        cluster.find_task()
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_a_job_without_a_list_of_addresses_is_refused(monkeypatch, addresses):
 def test_cluster_that_is_a_list_is_refused(monkeypatch):
     tf_config(monkeypatch, cluster=["127.0.0.1:1"])
     with pytest.raises(ValueError, match="`cluster` and `task` in TF_CONFIG"):
-        cluster.read_tf_config()
+        cluster.find_task()
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_cluster_that_is_a_list_is_refused(monkeypatch):
 def test_an_address_without_host_or_port_is_refused(monkeypatch, address):
     tf_config(monkeypatch, cluster={"worker": [address, "other:1"]})
     with pytest.raises(ValueError, match='must be "host:port"'):
-        cluster.read_tf_config()
+        cluster.find_task()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,99 @@
+"""TensorBoard's event files of a study: refused in one line, on the disk once closed.
+
+TensorFlow appends to them, so they grow under their own names: a power cut may take the
+last events of a file that is still open, and TensorBoard reads what is before. When one
+is closed it is synced as every other file is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import tensorflow as tf
+
+from tem_studies.refusal import Refusal, writing
+from tem_studies.written_files import durable_files
+
+EVENTS = "events.out.tfevents.*"
+# What TensorFlow makes of an operating system's errors: of a full disk or quota, of
+# rights, of a directory that is gone or none, of a failing disk.
+_OF_FILES = (
+    tf.errors.ResourceExhaustedError,
+    tf.errors.PermissionDeniedError,
+    tf.errors.NotFoundError,
+    tf.errors.FailedPreconditionError,
+    tf.errors.UnknownError,
+)
+
+
+@contextmanager
+def events(folder: Path) -> Iterator[None]:
+    """A block whose summaries go to one new event file.
+
+    Args:
+        folder: Where it is made; so are missing parents.
+
+    Raises:
+        Refusal: it cannot be written.
+    """
+    with writing_events(folder):
+        writer = tf.summary.create_file_writer(str(folder))
+        with writer.as_default():
+            yield
+        writer.close()
+    sync_events(folder)
+
+
+@contextmanager
+def writing_events(folder: Path) -> Iterator[None]:
+    """A block in which TensorFlow writes event files.
+
+    Raises:
+        Refusal: the operating system does not let it, as of a full disk.
+    """
+    try:
+        yield
+    except _OF_FILES as error:
+        reason = str(error).splitlines()[0].rpartition("; ")[2]
+        raise Refusal(f"{folder} cannot be written: {reason}.") from error
+
+
+def sync_events(folder: Path) -> None:
+    """Has closed event files on the disk.
+
+    Raises:
+        Refusal: the operating system does not let us.
+    """
+    with writing(folder):
+        durable_files.sync_files(folder, EVENTS)
+
+
+def keep_until(folder: Path, step: int) -> None:
+    """Removes events of later steps, which a run that goes on will write again.
+
+    Args:
+        folder: Of event files that nobody writes; it may be missing.
+        step: The last whose events stay.
+
+    Raises:
+        Refusal: the operating system does not let us.
+    """
+    for path in folder.glob(EVENTS):
+        with (
+            writing(path),
+            writing_events(path),
+            durable_files.replacing(path) as partial,
+            tf.io.TFRecordWriter(str(partial)) as writer,
+        ):
+            for record in _records(path):
+                if tf.compat.v1.Event.FromString(record).step <= step:
+                    writer.write(record)
+
+
+def _records(path: Path) -> Iterator[bytes]:
+    """Records of a file, whose last one a kill may have cut."""
+    with suppress(tf.errors.DataLossError):
+        for record in tf.data.TFRecordDataset(str(path)):
+            yield record.numpy()
