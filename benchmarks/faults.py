@@ -43,8 +43,8 @@ POWER = {"power": True, "unsynced": False}  # Whether files are synced.
 FAULTS = (*others.FAULTS, *faults_links.FAULTS, *POWER)
 
 
-def kill(arguments: argparse.Namespace) -> tuple[str, Any]:
-    """The matrix of kills: a table, and a summary."""
+def kill(arguments: argparse.Namespace) -> Any:
+    """The matrix of kills; prints a table, and returns a summary."""
     matrix = kills.Matrix(
         arguments.directory,
         kills.plan(arguments.seed, arguments.number, arguments.rows),
@@ -52,11 +52,12 @@ def kill(arguments: argparse.Namespace) -> tuple[str, Any]:
         say=lambda line: print(line, flush=True),
     )
     matrix.run()
-    return kills.table(matrix.results), kills.summary(matrix.results)
+    print(kills.table(matrix.results))
+    return kills.summary(matrix.results)
 
 
-def disturb(arguments: argparse.Namespace) -> tuple[str, Any]:
-    """All other faults: a table, and the results."""
+def disturb(arguments: argparse.Namespace) -> Any:
+    """All other faults; prints and returns the results."""
     arguments.directory.mkdir(parents=True, exist_ok=True)
     path = arguments.directory / "results.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
@@ -67,7 +68,9 @@ def disturb(arguments: argparse.Namespace) -> tuple[str, Any]:
         _note(path, results[0])
     wanted = results[0]["endings"]
     for fault in arguments.faults:
-        if any(result.get("fault") == fault for result in results):
+        done = [result for result in results if result.get("fault") == fault]
+        if done:
+            print(_in_words(done[0]))
             continue
         folder = _empty(arguments.directory / "job")
         try:
@@ -84,8 +87,7 @@ def disturb(arguments: argparse.Namespace) -> tuple[str, Any]:
         print(_in_words(results[-1]), flush=True)
         if it.get("same"):
             shutil.rmtree(folder)
-    chosen = [r for r in results if r.get("fault") in arguments.faults]
-    return "\n".join(map(_in_words, chosen)), chosen
+    return [r for r in results if r.get("fault") in arguments.faults]
 
 
 def _in_words(result: dict[str, Any]) -> str:
@@ -126,8 +128,7 @@ def main() -> None:
         arguments.directory = pathlib.Path("faults", arguments.name)
     if arguments.fresh:
         (arguments.directory / "results.jsonl").unlink(missing_ok=True)
-    text, result = arguments.run(arguments)
-    print(text)
+    result = arguments.run(arguments)
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -52,7 +52,7 @@ def pytest_configure(config: pytest.Config) -> None:
 # Files with tests that start workers, or that hold processes to seconds.
 WITH_PROCESSES = (
     "tests/cluster/test_roll_call.py",
-    "tests/faults/",
+    "tests/faults/test_kills.py",
     "tests/launch/",
     "tests/multi_worker/",
     "tests/slurm/",

@@ -13,7 +13,6 @@ another order than it was told to.
 
 from __future__ import annotations
 
-import contextlib
 import pathlib
 import random
 import subprocess
@@ -25,8 +24,9 @@ from tests.faults import disk
 from tests.faults.checkpoints import committed, whole
 from tests.faults.job import WORKERS, Job, differences
 from tests.faults.others import ROW
+from tests.faults.small_disks import ext4, mounted
 
-_MEGABYTES = 16
+MEGABYTES = 16
 _FSCK_SECONDS = 60
 FINDINGS = ("lost", "torn", "empty", "broken")
 
@@ -94,11 +94,12 @@ def power_cuts(
         with; `same`, whether training has ended as it should.
 
     Raises:
-        PermissionError: this is not root, or there are no loop devices.
+        PermissionError: see `disk.require_mounts`.
     """
     folder.mkdir(parents=True)
-    image = make_image(folder / "disk.img")
-    with mounted(image, folder / "disk") as place:
+    disk.require_mounts(folder)
+    image = folder / "disk.img"
+    with ext4(image, MEGABYTES, folder / "disk") as place:
         job = Job(folder / "job", ROW, (), place / "checkpoints", synced)
         photographer = Photographer(image, folder, seed)
         code = job.run(photographer)
@@ -129,13 +130,6 @@ def looked_through(
     return found
 
 
-def make_image(path: pathlib.Path) -> pathlib.Path:
-    """An empty file system in a file."""
-    path.write_bytes(bytes(_MEGABYTES << 20))
-    disk.run("mkfs.ext4", "-q", str(path))
-    return path
-
-
 def _findings(
     image: pathlib.Path, place: pathlib.Path, reported: int, workers: int
 ) -> Iterator[str]:
@@ -155,21 +149,6 @@ def _findings(
     done = subprocess.run(command, capture_output=True, timeout=_FSCK_SECONDS)
     if done.returncode:
         yield "broken"
-
-
-@contextlib.contextmanager
-def mounted(image: pathlib.Path, place: pathlib.Path) -> Iterator[pathlib.Path]:
-    """The file system of an image, while the block runs.
-
-    Raises:
-        PermissionError: this is not root, or there are no loop devices.
-    """
-    place.mkdir(exist_ok=True)
-    disk.run("mount", "-o", "loop", str(image), str(place))
-    try:
-        yield place
-    finally:
-        disk.run("umount", str(place))
 
 
 def in_words(found: dict[str, Any]) -> str:

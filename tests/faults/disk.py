@@ -9,25 +9,24 @@ import pathlib
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+
+from tests.faults.small_disks import can_mount
 
 FILLER = "filler"  # Beside the checkpoints.
 _SECONDS = 20
 
 
-@contextlib.contextmanager
-def small_disk(place: pathlib.Path, megabytes: int = 8) -> Iterator[pathlib.Path]:
-    """A file system in memory of its own, at `place` while the block runs.
+def require_mounts(folder: pathlib.Path) -> None:
+    """Checks that file systems can be mounted.
+
+    Args:
+        folder: To try it in.
 
     Raises:
-        PermissionError: on entering, if this is not root, or mounts are not allowed.
+        PermissionError: they cannot.
     """
-    place.mkdir(parents=True)
-    run("mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "none", str(place))
-    try:
-        yield place
-    finally:
-        run("umount", "--lazy", str(place))
+    if not can_mount(folder):
+        raise PermissionError("mounts need root, loop devices and mkfs.ext4")
 
 
 def run(*command: str) -> str:

@@ -16,13 +16,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tests.faults import disk
+from tests.faults import disk, small_disks
 from tests.faults.checkpoints import newest_whole
 from tests.faults.job import WORKERS, Job, differences
 from tests.faults.points import Moment
 
 ROW = "topk_16_bits"
 AT_STEP = 8  # Of the first start, when something happens from outside.
+_KILOBYTES = 8192  # Of the disk.
 DISK_SECONDS = 1.5  # How long a disk has its fault: some checkpoints long.
 
 
@@ -129,7 +130,7 @@ def on_a_disk(folder: pathlib.Path, fault: str, wanted: list[dict]) -> dict[str,
         wanted: Endings of the undisturbed run.
 
     Raises:
-        PermissionError: see `disk.small_disk`.
+        PermissionError: see `disk.require_mounts`.
     """
     # A file system on which a file is open for writing cannot be made read-only.
     point = "rename" if fault == "read_only" else "write"
@@ -138,7 +139,8 @@ def on_a_disk(folder: pathlib.Path, fault: str, wanted: list[dict]) -> dict[str,
     )  # Four files of each checkpoint of the chief's.
     faults = [{"worker": 0, "action": fault, "moment": moment}]
     folder.mkdir(parents=True)
-    with disk.small_disk(folder / "disk") as place:
+    disk.require_mounts(folder)
+    with small_disks.tmpfs(_KILOBYTES, folder / "disk") as place:
         job = Job(folder / "job", ROW, faults, place / "checkpoints")
         mender = Mender()
         result = _result(job, mender, wanted)
