@@ -178,7 +178,7 @@ class Training:
         batches = [workload.data(numbers) for _ in range(BATCHES)]
         inputs, labels = (np.stack(x) for x in zip(*batches, strict=True))
         data = tf.data.Dataset.from_tensor_slices((inputs, labels))
-        self._batches = data.cache()
+        self.batches = data.cache()
 
     def run(self, steps: int) -> tuple[float, float]:
         """Median seconds and processor seconds of a step.
@@ -187,7 +187,7 @@ class Training:
         """
         clock = _Clock()
         self.model.fit(
-            self._batches.repeat(),
+            self.batches.repeat(),
             steps_per_epoch=steps + 1,
             callbacks=[clock],
             verbose=0,  # pyright: ignore[reportArgumentType]
@@ -206,7 +206,7 @@ class Training:
             parts = tape.gradient(loss, values)
             return tf.concat([tf.reshape(part, [-1]) for part in parts], axis=0)
 
-        each = [gradient(*batch).numpy() for batch in self._batches]
+        each = [gradient(*batch).numpy() for batch in self.batches]
         return np.mean(each, axis=0)
 
     @property
