@@ -73,7 +73,7 @@ def fit(strategy, optimizer, directory, *, kill_at=None, epochs=3, every=3, **op
         history = model.fit(
             checkpoint.data(make_dataset),
             epochs=epochs,
-            validation_data=tf.data.Dataset.from_tensor_slices(examples()).batch(BATCH),
+            validation_data=make_dataset(0),
             callbacks=callbacks,
             shuffle=False,
             verbose=0,
