@@ -8,7 +8,7 @@ import os
 import keras
 import tensorflow as tf
 
-from tem_tf import _internals, durable_files, strategy
+from tem_tf import _internals, durable_files, event_files, strategy
 from tem_tf.optimizer import SparsifiedOptimizer
 
 
@@ -23,8 +23,9 @@ class TensorBoardSparsification(keras.callbacks.Callback):
     `mean_relative_error` (sum of ‖e‖² by sum of ‖p‖²); of the run so far `total_error`;
     of the last step `relative_error`, `residual_norm`, `residual_max`, `gradient_norm`.
 
-    The step is the optimizer's, so that a resumed run goes on where it was; under
-    `steps_per_execution` a record comes after the execution that completes its steps.
+    The step is the optimizer's, so that a resumed run goes on where it was; what a
+    killed one had written of later steps is removed. Under `steps_per_execution` a
+    record comes after the execution that completes its steps.
     Metrics are summed over workers once per record, by one collective, so the callback
     must be on all workers; the chief alone writes.
 
@@ -64,6 +65,7 @@ class TensorBoardSparsification(keras.callbacks.Callback):
         self._last_of: dict[str, dict[str, float]] = {}
         self._offset = 0  # Of the optimizer's steps to those of the metrics.
         self._step = self._recorded = self._batch = 0
+        self._has_begun = False
         self._writer = None
 
     def on_train_begin(self, logs=None):
@@ -73,17 +75,27 @@ class TensorBoardSparsification(keras.callbacks.Callback):
                 "TensorBoardSparsification needs a model compiled with a "
                 f"SparsifiedOptimizer. Received: {self.model.optimizer}"
             )
-        trained_with = _internals.strategy_of(optimizer)
-        if self._writer is None and strategy.is_chief(trained_with):
-            self._writer = tf.summary.create_file_writer(self.log_dir)
+        self._has_begun = False
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._batch = -1
+        if not self._has_begun:
+            self._begin()
+
+    def _begin(self) -> None:
+        """Starts where the optimizer is, which a checkpoint may have restored."""
+        self._has_begun = True
+        optimizer, self._last, self._last_of = self._optimizer, {}, {}
         if optimizer.built:
             self._last, self._last_of = self._summaries()
         self._step = self._recorded = int(self._last.get("steps", 0))
         steps = int(_internals.raw_iterations(optimizer).numpy())
         self._offset = steps - self._step
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._batch = -1
+        trained_with = _internals.strategy_of(optimizer)
+        if self._writer is None and strategy.is_chief(trained_with):
+            if steps:  # Of a training that was killed later.
+                event_files.keep_until(self.log_dir, steps)
+            self._writer = tf.summary.create_file_writer(self.log_dir)
 
     # All workers must take part in a record or none, so what decides is equal on all:
     # Keras's numbers of batches, and the steps that the metrics' sum says were taken.
@@ -101,7 +113,7 @@ class TensorBoardSparsification(keras.callbacks.Callback):
             self._record(last=True)
         if self._writer is not None:
             self._writer.flush()
-            durable_files.sync_files(self.log_dir, "events.out.tfevents.*")
+            durable_files.sync_files(self.log_dir, event_files.EVENTS)
 
     def summary(self) -> dict[str, float]:
         """The metrics of the run so far; collective, on all workers."""

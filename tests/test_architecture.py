@@ -31,7 +31,7 @@ LAYERS = [
     },
     {
         *("empty_batches", "forwarding_optimizer", "instance_keys", "replica_state"),
-        *("_fit_internals", "rendezvous", "wire"),
+        *("_fit_internals", "event_files", "rendezvous", "wire"),
     },
     {"compressors", "cross_device_ops", "loss_scale", "memory", "places", "roll_call"},
     {"batch_logs", "chief_writing", "worker_texts"},

@@ -281,3 +281,48 @@ def test_a_missing_tensorboard_is_told_before_training(monkeypatch, tmp_path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ImportError, match="needs the package tensorboard"):
         tem_tf.TensorBoardSparsification(tmp_path)
+
+
+def test_events_of_a_killed_training_are_there_once(tmp_path):
+    """Its later ones are removed, even if this callback comes before the checkpoint."""
+
+    class Killed(BaseException):
+        pass
+
+    class KillAt(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if checkpoint.step == 7:
+                checkpoint.wait()
+                raise Killed
+
+    def steps():
+        found = []
+        for path in (tmp_path / "logs" / "communication").glob("events*"):
+            for record in tf.data.TFRecordDataset(str(path)):
+                event = tf.compat.v1.Event.FromString(record.numpy())
+                tags = [value.tag for value in event.summary.value]
+                found += [event.step] * ("communication/density" in tags)
+        return sorted(found)
+
+    def make_dataset(epoch):
+        examples = (np.ones((40, 3), "f"), np.ones((40, 2), "f"))
+        return tf.data.Dataset.from_tensor_slices(examples).batch(4)
+
+    for kills in (True, False):
+        keras.utils.clear_session()
+        model = keras.Sequential([keras.Input([3]), keras.layers.Dense(2)])
+        model.compile(tem_tf.SparsifiedOptimizer("sgd", tem_tf.TopK(0.5)), "mse")
+        checkpoint = tem_tf.Checkpoint(tmp_path / "checkpoints", every=4)
+        board = tem_tf.TensorBoardSparsification(tmp_path / "logs", every=2)
+        callbacks = [board, checkpoint, KillAt()] if kills else [board, checkpoint]
+        try:
+            model.fit(
+                checkpoint.data(make_dataset),
+                callbacks=callbacks,
+                shuffle=False,
+                verbose=0,
+            )
+        except Killed:
+            board._writer.flush()
+            assert steps() == [2, 4, 6]
+    assert steps() == [2, 4, 6, 8, 10]

@@ -8,15 +8,15 @@ is closed it is synced as every other file is.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import tensorflow as tf
 
 from tem_studies.refusal import Refusal, writing
 from tem_studies.written_files import durable_files
+from tem_tf import event_files
 
-EVENTS = "events.out.tfevents.*"
 # What TensorFlow makes of an operating system's errors: of a full disk or quota, of
 # rights, of a directory that is gone or none, of a failing disk.
 _OF_FILES = (
@@ -67,7 +67,7 @@ def sync_events(folder: Path) -> None:
         Refusal: the operating system does not let us.
     """
     with writing(folder):
-        durable_files.sync_files(folder, EVENTS)
+        durable_files.sync_files(folder, event_files.EVENTS)
 
 
 def keep_until(folder: Path, step: int) -> None:
@@ -80,20 +80,5 @@ def keep_until(folder: Path, step: int) -> None:
     Raises:
         Refusal: the operating system does not let us.
     """
-    for path in folder.glob(EVENTS):
-        with (
-            writing(path),
-            writing_events(path),
-            durable_files.replacing(path) as partial,
-            tf.io.TFRecordWriter(str(partial)) as writer,
-        ):
-            for record in _records(path):
-                if tf.compat.v1.Event.FromString(record).step <= step:
-                    writer.write(record)
-
-
-def _records(path: Path) -> Iterator[bytes]:
-    """Records of a file, whose last one a kill may have cut."""
-    with suppress(tf.errors.DataLossError):
-        for record in tf.data.TFRecordDataset(str(path)):
-            yield record.numpy()
+    with writing(folder), writing_events(folder):
+        event_files.keep_until(folder, step)

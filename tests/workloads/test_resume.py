@@ -16,9 +16,9 @@ from tem_studies.workloads import (
 )
 from tem_studies.workloads import data_places, experiment, results, training
 from tem_studies.workloads.configuration import Configuration
-from tem_studies.workloads.event_files import EVENTS
 from tem_studies.workloads.resume_flags import resume_interval
 from tem_studies.workloads.tasks import KINDS
+from tem_tf.event_files import EVENTS
 from tests.training import make_strategy
 
 pytestmark = [
