@@ -39,7 +39,7 @@ TOOLS=(build hypothesis jsonschema pytest pytest-timeout pytest-xdist scikit-lea
 source "$(dirname "${BASH_SOURCE[0]}")/setup_environment.sh"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-TESTS=(tests/test_*.py tests/multi_worker tests/launch)
+TESTS=(tests/test_*.py tests/checkpoint tests/cluster tests/multi_worker tests/launch)
 STUDIES=(--ignore tests/multi_worker/test_workloads.py)
 
 say() { printf '%s\n' "$*" >&2; }
