@@ -24,10 +24,26 @@ def build_for_fit(model: keras.Model, batch: Any) -> None:
         part(model, "_symbolic_build")(data_batch=batch)
 
 
-def set_initial_epoch(model: keras.Model, epoch: int) -> None:
-    """Sets where `fit` begins, from a callback's `on_train_begin`."""
+def set_initial_epoch(model: keras.Model, epoch: int | None) -> None:
+    """Sets where `fit` begins, from a callback's `on_train_begin`.
+
+    Args:
+        model: The model.
+        epoch: The epoch; None: as `fit` is told. Keras leaves what is set for the next
+            `fit`, too.
+    """
     part(model, "_initial_epoch")
     model._initial_epoch = epoch
+
+
+def come_first(callback: keras.callbacks.Callback) -> None:
+    """Has a callback called before all others, from its `on_train_begin`."""
+    caller = sys._getframe(2).f_locals.get("self")
+    callbacks = getattr(caller, "callbacks", None)
+    if isinstance(callbacks, list) and callback in callbacks:
+        # None is left out: those up to this one have been called.
+        callbacks.remove(callback)
+        callbacks.insert(0, callback)
 
 
 def global_seed(make: bool = False) -> Any:

@@ -54,16 +54,12 @@ def write_arrays(path: str | os.PathLike, arrays: Mapping[str, Any]) -> Fingerpr
 
     Raises:
         OSError: it cannot be written.
-        TypeError: an array holds objects or text.
+        TypeError: see `require_numbers`.
     """
+    require_numbers(arrays)
     table, parts = [], []
     for name, array in arrays.items():
         array = np.asarray(array)
-        if array.dtype.hasobject or array.dtype.kind in "USM":
-            raise TypeError(
-                f"Arrays in a checkpoint must hold numbers. Received: {name!r} of "
-                f"dtype {array.dtype}"
-            )
         table.append([name, tf.as_dtype(array.dtype).name, list(array.shape)])
         parts.append(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
     text = json.dumps(table).encode()
@@ -75,6 +71,21 @@ def write_arrays(path: str | os.PathLike, arrays: Mapping[str, Any]) -> Fingerpr
             digest.update(view)
             size += view.nbytes
     return Fingerprint(size, digest.hexdigest())
+
+
+def require_numbers(arrays: Mapping[str, Any]) -> None:
+    """Looks whether arrays can be written.
+
+    Raises:
+        TypeError: an array holds objects or text.
+    """
+    for name, array in arrays.items():
+        dtype = np.asarray(array).dtype
+        if dtype.hasobject or dtype.kind in "USMm":
+            raise TypeError(
+                f"Arrays in a checkpoint must hold numbers. Received: {name!r} of "
+                f"dtype {dtype}"
+            )
 
 
 def read_arrays(path: str | os.PathLike, fingerprint: Fingerprint) -> Arrays:

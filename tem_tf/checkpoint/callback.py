@@ -15,6 +15,7 @@ from tem_tf import _fit_internals
 from tem_tf.checkpoint.epoch_data import EpochData
 from tem_tf.checkpoint.loop import SavedLoop
 from tem_tf.checkpoint.stop_wish import SIGNALS
+from tem_tf.replica_state import values_here
 
 
 class Checkpoint(SavedLoop, keras.callbacks.Callback):
@@ -25,7 +26,9 @@ class Checkpoint(SavedLoop, keras.callbacks.Callback):
     each worker, generators of random numbers (layers', Keras's, Python's, numpy's), the
     position and the history. A copy is taken between two steps and a thread writes it,
     whole or not at all; it counts once every worker's part is on the disk. A damaged
-    checkpoint is noticed, moved aside, and the one before is taken.
+    checkpoint is noticed, moved aside, and the one before is taken. What other
+    callbacks remember is not saved: EarlyStopping and ReduceLROnPlateau count and
+    compare anew after each start.
 
     As a callback of `fit` it goes on from the newest checkpoint in its directory, at
     the end of an epoch, or at any step if the data comes through `data`:
@@ -84,6 +87,8 @@ class Checkpoint(SavedLoop, keras.callbacks.Callback):
         self._stops = False  # Where the epoch ends.
         self._ended_early = False  # By a callback.
         self._history: dict[str, Any] | None = None  # Restored, not yet put back.
+        self._learning_rate: float | None = None  # Of an epoch that goes on.
+        self._begun_with: tuple[Any, Any] | None = None  # A model and its optimizer.
 
     def data(
         self,
@@ -103,15 +108,22 @@ class Checkpoint(SavedLoop, keras.callbacks.Callback):
             For `fit` without `steps_per_epoch`; each epoch is as long.
 
         Raises:
-            ValueError: the number of batches is not known.
+            ValueError: `make_dataset` makes no dataset; the number of batches is not
+                known, or there are none.
         """
         self._data = EpochData(make_dataset, steps)
         return self._data.dataset
 
     def on_train_begin(self, logs=None):
-        if self._saver is None:
+        # What others do where an epoch begins belongs to it, and not to the one before.
+        _fit_internals.come_first(self)
+        of_last_fit = self._begun_with
+        self._begun_with = self._trained, self._trained.optimizer
+        if self._saver is None or self._begun_with != of_last_fit:
+            self._epoch = self._batches = 0
+            self._stops = self._ended_early = False
             _build(self._trained, self._data)
-            self.begin(self._trained, self._trained.optimizer)
+            self.begin(*self._begun_with)
         self._wish.listen()
         self._check_steps()
         if self._ended_early or self._epoch >= self._asked_for["epochs"]:
@@ -123,13 +135,15 @@ class Checkpoint(SavedLoop, keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         # Not at an epoch's end, where other callbacks have still to come.
-        goes_on = epoch == self._epoch and self._batches > 0
+        goes_on = self._data is not None and epoch == self._epoch and self._batches > 0
+        _fit_internals.set_initial_epoch(self._trained, None)  # This fit has read it.
         if not goes_on:
             self._epoch, self._batches = epoch, 0
         self._put_history_back()
         if goes_on:
             assert self._metrics is not None
             self._metrics.apply()  # Keras has just reset them.
+            self._learning_rate = _learning_rate(self._trained)
             # Keras says so of every epoch that is shorter than it thinks.
             warnings.filterwarnings("ignore", message="Your input ran out of data")
         elif self._stops:
@@ -141,6 +155,11 @@ class Checkpoint(SavedLoop, keras.callbacks.Callback):
             self._data.set(epoch, self._batches)
 
     def on_train_batch_begin(self, batch, logs=None):
+        if self._learning_rate is not None:
+            # A LearningRateScheduler has begun this epoch for the second time.
+            if _learning_rate(self._trained) != self._learning_rate:
+                self._trained.optimizer.learning_rate = self._learning_rate
+            self._learning_rate = None
         # An epoch that was resumed ends here, as Keras knows it: a step that asks for
         # data where there is none moves seeds before it fails.
         if self._data is not None and self._left_out + batch >= self._data.steps:
@@ -172,6 +191,7 @@ class Checkpoint(SavedLoop, keras.callbacks.Callback):
         if self._epoch < self._asked_for["epochs"]:
             self._epoch, self._batches = self._epoch + 1, 0
             self._ended_early = self._epoch < self._asked_for["epochs"]
+        _fit_internals.set_initial_epoch(self._trained, None)
         self._finish()
 
     @property
@@ -188,6 +208,7 @@ class Checkpoint(SavedLoop, keras.callbacks.Callback):
             "step": self.step,
             "epoch": self._epoch,
             "batches": self._batches,
+            "of": None if self._data is None else self._data.steps,
             "ended_early": self._ended_early,
             "history": {} if history is None else _numbers(history.history),
             "epochs": [] if history is None else list(history.epoch),
@@ -203,6 +224,13 @@ class Checkpoint(SavedLoop, keras.callbacks.Callback):
                 "A checkpoint within an epoch needs the data it was made with: pass "
                 "`checkpoint.data(make_dataset)` to `fit`. Received: "
                 f"{self.directory} at step {self.step}"
+            )
+        if self._batches and position["of"] != self._data.steps:
+            raise ValueError(
+                "An epoch must go on with as many batches as it began with. "
+                f"Received: {self.directory} at step {self.step}, of an epoch of "
+                f"{position['of']} batches there and {self._data.steps} here. Pass the "
+                "same data, or another directory."
             )
 
     def _put_history_back(self) -> None:
@@ -234,6 +262,11 @@ def _build(model: keras.Model, data: EpochData | None) -> None:
             "A model must be built before a checkpoint can be restored. Give it a "
             "keras.Input, or pass the data through `checkpoint.data`."
         )
+
+
+def _learning_rate(model: keras.Model) -> float:
+    # A tensor, where it follows a schedule.
+    return float(values_here(model.optimizer.learning_rate)[0].numpy())
 
 
 def _numbers(history: dict[str, Any]) -> dict[str, Any]:

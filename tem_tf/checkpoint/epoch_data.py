@@ -23,19 +23,30 @@ class EpochData:
         steps: Batches of an epoch; None: as many as the dataset of epoch 0 says.
 
     Raises:
-        ValueError: the number of batches is not known.
+        ValueError: the number of batches is not known, or there are none.
     """
 
     def __init__(
         self, make_dataset: Callable[[tf.Tensor], tf.data.Dataset], steps: int | None
     ):
         if steps is None:
-            steps = int(make_dataset(tf.constant(0, tf.int64)).cardinality())
+            made = callable(make_dataset) and make_dataset(tf.constant(0, tf.int64))
+            if not isinstance(made, tf.data.Dataset):
+                raise ValueError(
+                    "`make_dataset` must be a function of the epoch that returns a "
+                    f"tf.data.Dataset. Received: make_dataset={make_dataset!r}"
+                )
+            steps = int(made.cardinality())
             if steps in UNKNOWN:
                 raise ValueError(
                     "`steps` must be the number of batches of an epoch where the "
                     "dataset of `make_dataset` does not know it. Received: steps=None"
                 )
+        if not isinstance(steps, int) or steps < 1:
+            raise ValueError(
+                "`steps`, the number of batches of an epoch, must be an integer >= 1. "
+                f"Received: steps={steps!r}"
+            )
         self.steps = steps
         self._epoch, self._taken = (
             tf.Variable(0, trainable=False, dtype=tf.int64, name=name)

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -52,7 +53,12 @@ class SavedLoop:
                 raise ValueError(
                     f"`{name}` must be an integer >= 1. Received: {name}={value!r}"
                 )
-        self.directory = os.fspath(directory)
+        if "://" in os.fspath(directory):
+            raise ValueError(
+                "`directory` must be a path in a file system that is mounted. "
+                f"Received: directory={directory!r}"
+            )
+        self.directory = os.path.abspath(directory)  # Whatever os.chdir does later.
         self.every, self.keep = every, keep
         self.step = 0  # Steps that were taken, those before the last start included.
         self._wish = StopWish(stop_signals)
@@ -89,13 +95,16 @@ class SavedLoop:
             Steps that were taken: 0 without a checkpoint.
 
         Raises:
-            ValueError: see `Checkpoint`; the optimizer is not built.
+            ValueError: see `Checkpoint`; the optimizer is not built; a part's name is
+                taken.
         """
         if not optimizer.built:
             raise ValueError(
                 "`optimizer` must be built before a checkpoint begins: call "
                 "`optimizer.build(model.trainable_variables)`."
             )
+        self.wait()
+        self.step = 0
         ours = _without_loss_scale(optimizer)
         strategy = _internals.strategy_of(ours)
         self._texts = WorkerTexts(strategy)
@@ -109,8 +118,14 @@ class SavedLoop:
             **parts_of(model, optimizer, aggregator),
             "random": Randoms(replicas),
             "position": Words(self._position, self._go_on_from),
-            **(parts or {}),
         }
+        for name in parts or {}:
+            if name in every_part or "/" in name:
+                raise ValueError(
+                    '`parts` must have names without "/", and other ones than '
+                    f"{', '.join(every_part)}. Received: {name!r}"
+                )
+        every_part |= parts or {}
         if model is not None:
             self._metrics = every_part["metrics"] = Later(every_part["metrics"])
         self._saver = Saver(
@@ -136,6 +151,7 @@ class SavedLoop:
 
         Raises:
             Stopped: a worker was asked to stop, and all have saved this step.
+            ValueError: `step` is less than the last one, or none.
         """
         self._took(step)
         if self._agreed_to_stop():
@@ -160,7 +176,17 @@ class SavedLoop:
     def _took(self, step: int) -> None:
         if self._saver is None:
             raise ValueError("A checkpoint must begin first. Call `begin`.")
-        self.step = step
+        try:
+            number = operator.index(step)
+        except TypeError:
+            number = -1
+        if number < self.step:
+            raise ValueError(
+                "`step` must be the number of steps that were taken, an integer >= "
+                f"{self.step}. Received: step={step!r}. Begin with the step that "
+                "`begin` returned."
+            )
+        self.step = number
         heartbeat.beat()
 
     def _is_due(self) -> bool:

@@ -10,11 +10,13 @@ import json
 import random
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tem_tf import _fit_internals, _internals
 from tem_tf.aggregation import Aggregator
@@ -24,6 +26,7 @@ from tem_tf.memory import Memory
 from tem_tf.replica_state import ReplicaState, unique_names, values_here
 
 _NAMES = "names"  # Of an aggregator's variables, in JSON.
+_SHOWN = 3  # Variables that an error names.
 _Each = list[np.ndarray]  # One for each replica.
 
 
@@ -280,10 +283,12 @@ def _assign(
     for i, (name, here) in enumerate(named):
         for replica, variable in enumerate(here):
             value = list(states[state_of(replica)].values())[i]
-            if tuple(variable.shape) != value.shape:
+            needed = tuple(variable.shape), tf.as_dtype(variable.dtype).name
+            found = value.shape, tf.as_dtype(value.dtype).name
+            if found != needed:
                 raise ValueError(
-                    f"What was saved as {name!r} must have the shape "
-                    f"{tuple(variable.shape)}. Received: {value.shape}"
+                    f"What was saved as {name!r} must have the shape {needed[0]} and "
+                    f"the dtype {needed[1]}. Received: {found[0]}, {found[1]}"
                 )
             variable.assign(value)
 
@@ -296,9 +301,11 @@ def renamed(saved: Sequence[str], here: Sequence[str]) -> dict[str, str]:
     Raises:
         ValueError: they are other variables.
     """
-    if list(map(_without_numbers, saved)) != list(map(_without_numbers, here)):
-        only_saved = sorted(set(saved) - set(here))[:3]
-        only_here = sorted(set(here) - set(saved))[:3]
+    there_names, here_names = ([_without_numbers(n) for n in x] for x in (saved, here))
+    if there_names != here_names:
+        there, ours = Counter(there_names), Counter(here_names)
+        only_saved = sorted((there - ours).elements())[:_SHOWN]
+        only_here = sorted((ours - there).elements())[:_SHOWN]
         raise ValueError(
             "A checkpoint must be of the same variables, in the same order. Only "
             f"saved: {only_saved}; only here: {only_here}"

@@ -25,7 +25,7 @@ import tensorflow as tf
 
 from tem_tf import heartbeat
 from tem_tf.checkpoint.agreement import require_agreement
-from tem_tf.checkpoint.array_files import Arrays, Damaged
+from tem_tf.checkpoint.array_files import Arrays, Damaged, require_numbers
 from tem_tf.checkpoint.directory import SHARED, Directory, Manifest, NewerFormat
 from tem_tf.checkpoint.parts import Part
 from tem_tf.version import VERSION
@@ -67,6 +67,7 @@ class Saver:
     ):
         self._texts, self._worker, self._parts = texts, worker, dict(parts)
         self._facts = {k: v for k, v in facts.items() if k not in _VERSIONS}
+        self._facts["parts"] = ", ".join(sorted(parts))  # Each has its state, or none.
         self._commit_seconds = commit_seconds
         self._files = Directory(directory, worker, texts.workers, keep)
         self._replicas = 1
@@ -109,6 +110,7 @@ class Saver:
 
         Raises:
             Diverged: on all workers: replicas differ in what must be equal.
+            TypeError: a part holds no numbers.
         """
         self.wait()
         require_agreement(step, self._parts, self._texts)
@@ -122,6 +124,7 @@ class Saver:
                 continue
             for replica, state in enumerate(part.read()):
                 own |= {f"{replica}/{name}/{k}": value for k, value in state.items()}
+        require_numbers({**(shared or {}), **own})  # Here: nobody hears the thread.
         self._thread = threading.Thread(
             target=self._write, args=(step, shared, own), daemon=True
         )
@@ -278,9 +281,11 @@ class Saver:
     def _set_aside(self, step: int, reason: str) -> None:
         with contextlib.suppress(OSError):
             aside = self._files.set_aside(step)
+            is_last = not self._files.committed()
+            then = "training begins anew" if is_last else "the one before it is taken"
             warnings.warn(
                 f"The checkpoint of step {step} is damaged ({reason}) and was moved to "
-                f"{aside}; the one before it is taken.",
+                f"{aside}; {then}.",
                 stacklevel=3,
             )
 

@@ -54,3 +54,19 @@ def test_the_number_of_batches_must_be_known():
     with pytest.raises(ValueError, match="`steps` must be the number of batches"):
         EpochData(unknown, None)
     assert EpochData(unknown, 4).steps == 4
+
+
+@pytest.mark.parametrize(
+    "make", [None, lambda epoch: [1, 2], tf.data.Dataset.range(3).batch(1)]
+)
+def test_a_dataset_must_be_made(make):
+    with pytest.raises(ValueError, match="`make_dataset` must be a function of the"):
+        EpochData(make, None)
+
+
+@pytest.mark.parametrize("steps", [0, -1, 2.0])
+def test_an_epoch_has_batches(steps):
+    with pytest.raises(ValueError, match="must be an integer >= 1"):
+        EpochData(make_dataset, steps)
+    with pytest.raises(ValueError, match="must be an integer >= 1"):
+        EpochData(lambda epoch: make_dataset(epoch).take(0), None)

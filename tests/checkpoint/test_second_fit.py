@@ -1,0 +1,104 @@
+"""More than one `fit`: what one leaves, and what has to be as it was."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tem_tf
+from tests.checkpoint.training import (
+    BATCH,
+    STEPS,
+    KillAt,
+    Killed,
+    examples,
+    make_dataset,
+)
+
+
+def make_model():
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(3)
+    model = keras.Sequential([keras.Input([6]), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
+    return model
+
+
+def fit(model, checkpoint, *others, epochs=3, make=make_dataset, first=True):
+    """Whether it came to its end, and its history."""
+    callbacks = [checkpoint, *others] if first else [*others, checkpoint]
+    data = checkpoint.data(make)
+    try:
+        history = model.fit(
+            data, epochs=epochs, callbacks=callbacks, shuffle=False, verbose=0
+        )
+    except Killed:
+        checkpoint.wait()
+        return None
+    return history.history
+
+
+def weights(model):
+    return [weight.tolist() for weight in model.get_weights()]
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # Keras's callback.
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("kill_at", [3, STEPS + 1, STEPS + 3])
+def test_a_learning_rate_is_lowered_once_an_epoch(kill_at, first, tmp_path):
+    def ending(directory, *kill):
+        model = make_model()
+        halved = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate / 2)
+        checkpoint = tem_tf.Checkpoint(directory, every=1)
+        history = fit(model, checkpoint, halved, *kill, epochs=2, first=first)
+        return history and (history, weights(model))
+
+    undisturbed = ending(tmp_path / "undisturbed")
+    assert ending(tmp_path / "killed", KillAt(kill_at)) is None
+    assert ending(tmp_path / "killed") == undisturbed
+
+
+def test_a_fit_after_one_that_went_on_trains_all_its_epochs(tmp_path):
+    fit(make_model(), tem_tf.Checkpoint(tmp_path), KillAt(STEPS * 2 + 1))
+    fit(make_model(), tem_tf.Checkpoint(tmp_path), epochs=2)
+    for epochs in (2, 3):  # There is nothing to do; there is.
+        model = make_model()
+        fit(model, tem_tf.Checkpoint(tmp_path), epochs=epochs)
+        history = model.fit(*examples(), batch_size=BATCH, epochs=2, verbose=0)
+        assert history.epoch == [0, 1]
+
+
+def test_another_model_goes_on_from_what_was_saved(tmp_path):
+    checkpoint = tem_tf.Checkpoint(tmp_path)
+    first, other = make_model(), make_model()
+    fit(first, checkpoint, epochs=2)
+    fit(other, checkpoint, epochs=2)
+    assert weights(other) == weights(first)
+    fit(other, checkpoint, epochs=3)
+    last = make_model()
+    fit(last, tem_tf.Checkpoint(tmp_path), epochs=3)
+    assert weights(last) == weights(other) != weights(first)
+
+
+def test_an_optimizer_compiled_anew_is_the_one_that_is_saved(tmp_path):
+    checkpoint, model = tem_tf.Checkpoint(tmp_path), make_model()
+    fit(model, checkpoint, epochs=1)
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
+    fit(model, checkpoint, epochs=2)
+    last = make_model()
+    fit(last, tem_tf.Checkpoint(tmp_path), epochs=2)
+    for ours, saved in zip(
+        model.optimizer.variables, last.optimizer.variables, strict=True
+    ):
+        np.testing.assert_array_equal(ours, saved)
+
+
+def test_an_epoch_goes_on_with_as_many_batches(tmp_path):
+    def make_halves(epoch):
+        dataset = tf.data.Dataset.from_tensor_slices(examples())
+        return dataset.shuffle(BATCH, seed=epoch).batch(BATCH // 2)
+
+    fit(make_model(), tem_tf.Checkpoint(tmp_path, every=1), KillAt(3))
+    message = f"of an epoch of {STEPS} batches there and {2 * STEPS} here"
+    with pytest.raises(ValueError, match=message):
+        fit(make_model(), tem_tf.Checkpoint(tmp_path), make=make_halves)
