@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -31,6 +32,7 @@ from tem_studies.help_text import help_text
 from tem_studies.refusal import Refusal
 from tem_studies.workloads.flags import RUN_FLAGS
 from tem_studies.workloads.resume_flags import resume_interval
+from tem_studies.workloads.stop_signals import leaving_at_once
 
 if TYPE_CHECKING:
     from tem_studies.workloads.configuration import Configuration
@@ -157,13 +159,18 @@ def train() -> int:
     Raises:
         Refusal: flags, data and cluster do not fit together.
     """
+    interval = resume_interval(
+        _given(), FLAGS.resume, FLAGS.resume_interval, FLAGS.overwrite
+    )
+    with leaving_at_once() if interval else nullcontext():
+        return _train(interval)
+
+
+def _train(interval: int | None) -> int:
     from tem_studies.workloads import command_line as workloads
     from tem_studies.workloads.environment import Start
 
     configuration = configure()
-    interval = resume_interval(
-        _given(), FLAGS.resume, FLAGS.resume_interval, FLAGS.overwrite
-    )
     if interval and (result := workloads.finished(configuration)):
         print(
             f"this run has finished: there is nothing to do\n{workloads.report(result)}"

@@ -24,6 +24,7 @@ from tem_studies.workloads.results import (
     pruning_record,
 )
 from tem_studies.workloads.run_state import RunState
+from tem_studies.workloads.stop_signals import left_to_the_checkpoint
 from tem_studies.workloads.tasks import KINDS
 from tem_studies.workloads.training import Trainer
 from tem_studies.workloads.versions import versions
@@ -117,21 +118,9 @@ class Experiment:
 
     def _run(self) -> dict[str, Any]:
         self._progress.say(self._description())
-        self._go_on()
-        state = self._state
-        with self._stopwatch("prune"):
-            if state.masks is None:
-                state.masks = self._new_masks()
-            self._trainer.prune(state.masks)
-        with self._stopwatch("build"):
-            self._trainer.compile()
-        gradients = self._trainer.optimizer.path
-        self._progress.say(f"gradients: {gradients}")
-        if state.status is None:
-            state.status = self._train()
-            if self._checkpoint is not None and state.status != "diverged":
-                self._checkpoint.end(self._trainer.steps)
-        test = None
+        with left_to_the_checkpoint():
+            masks, gradients = self._trained()
+        state, test = self._state, None
         if state.status != "diverged":
             with self._stopwatch("test"):
                 test = self._score(self._task.test)
@@ -154,12 +143,30 @@ class Experiment:
             "history": state.history,
             "test": test,
             "communication": state.communication,
-            "pruning": pruning_record(self._model, state.masks),
+            "pruning": pruning_record(self._model, masks),
             "seconds": self._stopwatch.seconds,
         }
         self.directory.save_result(result)
         self.directory.forget_resume()
         return result
+
+    def _trained(self) -> tuple[list[np.ndarray], str]:
+        """Trains to the end, which is saved; returns masks and the gradients' path."""
+        self._go_on()
+        state = self._state
+        with self._stopwatch("prune"):
+            if state.masks is None:
+                state.masks = self._new_masks()
+            self._trainer.prune(state.masks)
+        with self._stopwatch("build"):
+            self._trainer.compile()
+        gradients = self._trainer.optimizer.path
+        self._progress.say(f"gradients: {gradients}")
+        if state.status is None:
+            state.status = self._train()
+        if self._checkpoint is not None and state.status != "diverged":
+            self._checkpoint.end(self._trainer.steps)
+        return state.masks, gradients
 
     def _go_on(self) -> None:
         """Restores what a killed run has left, and from now on saves. Collective."""

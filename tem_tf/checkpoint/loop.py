@@ -138,9 +138,13 @@ class SavedLoop:
             COMMIT_SECONDS,
         )
         self._before_saving = before_saving
-        self._saver.restore(replicas)
+        self._wish.listen()  # From now on a wish is kept, to be granted between steps.
+        try:
+            self._saver.restore(replicas)
+        except BaseException:
+            self._wish.ignore()
+            raise
         self._saved = self._asked = self.step
-        self._wish.listen()
         return self.step
 
     def after(self, step: int) -> None:

@@ -1,11 +1,14 @@
 """launch/'s manifests and Dockerfile: by their schemas, and as workers read them."""
 
+import configparser
 import pathlib
 import shutil
 import subprocess
 
 import pytest
+from absl.testing import flagsaver
 
+from tem_studies import command_line
 from tem_tf import cluster
 
 yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
@@ -156,19 +159,43 @@ def test_the_pods_of_the_job_set_find_one_another():
     assert found[3].address == f"{name}-1-1.{subdomain}:2222"
 
 
-def test_the_manifests_run_one_image_with_one_claim():
+def pods():
+    """What a pod of each manifest is to be."""
     *_, job = documents("kubernetes")
-    specs = [
+    return [
         job["spec"]["template"]["spec"],
         job_set()["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"],
         tf_job()["spec"]["tfReplicaSpecs"]["Worker"]["template"]["spec"],
     ]
+
+
+def test_the_manifests_run_one_image_with_one_claim():
+    specs = pods()
     for spec in specs:
         (container,) = spec["containers"]
         assert f"--tag {container['image']} " in (LAUNCH / "Dockerfile").read_text()
-        script = pathlib.Path(container["command"][1]).relative_to("/opt/tem_tf")
-        assert (LAUNCH.parent / script).is_file()
         assert spec["volumes"] == specs[0]["volumes"]
+
+
+@pytest.mark.parametrize("spec", pods(), ids=["kubernetes", "jobset", "tfjob"])
+def test_a_new_pod_goes_on_from_the_shared_volume(spec):
+    """Its command is one that tem-tf takes, and its state outlives it."""
+    (container,) = spec["containers"]
+    program, *flags = container["command"]
+    setup = configparser.ConfigParser()
+    setup.read(LAUNCH.parent / "setup.cfg")
+    assert f"\n{program} = " in setup["options.entry_points"]["console_scripts"]
+    with flagsaver.flagsaver():
+        command_line.parse([program, *flags])
+        configuration = command_line.configure()
+        assert command_line.FLAGS.resume == "auto"
+    (mount,) = container["volumeMounts"]
+    (volume,) = spec["volumes"]
+    assert mount["name"] == volume["name"]
+    assert (
+        pathlib.Path(mount["mountPath"]) in pathlib.Path(configuration.logdir).parents
+    )
+    assert spec["terminationGracePeriodSeconds"] >= 120
 
 
 def test_the_dockerfile_is_without_lint():

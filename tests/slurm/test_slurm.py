@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.slurm.one_machine import NODES, missing, one_machine_slurm
+from tests.slurm.one_machine import NODES, missing
 
 ROOT = pathlib.Path(__file__).parents[2]
 SCRIPT = str(ROOT / "launch" / "slurm.sbatch")
@@ -26,13 +26,6 @@ line = [known, os.environ.get("SLURMD_NODENAME"), os.environ.get("SLURM_RESTART_
 file = os.open(sys.argv[1], os.O_APPEND | os.O_CREAT | os.O_WRONLY)
 os.write(file, json.dumps(line).encode() + b"\\n")
 """
-
-
-@pytest.fixture(scope="module")
-def slurm():
-    with one_machine_slurm() as running:
-        running.environment |= {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-        yield running
 
 
 def tell(directory, name):

@@ -1,6 +1,8 @@
 """Runs that are killed and go on: the same results, files and events in the end."""
 
 import signal
+import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -14,10 +16,17 @@ from tem_studies.refusal import Refusal
 from tem_studies.workloads import (
     command_line as runs,
 )
-from tem_studies.workloads import data_places, experiment, results, training
+from tem_studies.workloads import (
+    data_places,
+    experiment,
+    results,
+    stop_signals,
+    training,
+)
 from tem_studies.workloads.configuration import Configuration
 from tem_studies.workloads.resume_flags import resume_interval
 from tem_studies.workloads.tasks import KINDS
+from tem_tf.checkpoint import stop_wish
 from tem_tf.event_files import EVENTS
 from tests.training import make_strategy
 
@@ -172,6 +181,57 @@ def test_a_wish_to_stop_is_one_step_and_then_exit_code_75(run, monkeypatch):
     assert stopped.value.code == 75
     monkeypatch.undo()
     assert run("run", IMAGES)["status"] == "finished"
+
+
+def test_a_signal_once_the_last_step_is_saved_ends_the_run_until_it_goes_on(
+    run, monkeypatch, capfd
+):
+    """Here and before training it ends the process, for which `Killed` stands."""
+
+    def leave(code):
+        assert code == 75
+        raise Killed
+
+    def asked(*_):
+        signal.raise_signal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    whole = run("whole", IMAGES)
+    with stop_signals.leaving_at_once(), monkeypatch.context() as patch:
+        patch.setattr(stop_signals.os, "_exit", leave)
+        with pytest.raises(Killed):
+            asked()
+        patch.setattr(experiment.Experiment, "_score", asked)
+        for _ in range(2):  # The second goes on after the last step.
+            with pytest.raises(Killed):
+                run("run", IMAGES)
+    words = "SIGTERM: the same command, started again, goes on\n"
+    assert capfd.readouterr().err.count(words) == 3
+    assert signal.getsignal(signal.SIGTERM) == before == signal.SIG_DFL
+    ended = run("run", IMAGES)
+    assert ended["test"] == whole["test"]
+    assert ended["history"] == whole["history"]
+
+
+def test_the_signals_are_those_of_a_checkpoint():
+    assert tuple(each.name for each in stop_signals.SIGNALS) == stop_wish.SIGNALS
+
+
+def test_a_run_that_has_just_started_ends_with_exit_code_75(tmp_path):
+    """Before TensorFlow is there, at the first look into LOGDIR."""
+    code = (
+        "import signal, sys\n"
+        "from tem_studies import command_line\n"
+        "from tem_studies.workloads import command_line as runs\n"
+        "runs.finished = lambda _: signal.raise_signal(signal.SIGUSR1)\n"
+        "command_line.main(sys.argv)"
+    )
+    flags = ["--datasource=digits", "--resume=auto", f"--logdir={tmp_path}"]
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *flags], capture_output=True, text=True
+    )
+    assert ended.returncode == 75, ended.stderr
+    assert "SIGUSR1: the same command, started again, goes on\n" in ended.stderr
 
 
 def test_a_finished_run_is_left_as_it_is(run, tmp_path, monkeypatch, capsys):
