@@ -39,8 +39,6 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from shaped_links import RATES, ShapedLinks
 from worker_group import ROOT, START_SECONDS, WorkerGroup, checkout
 
-from tem_studies.written_files import write_text  # noqa: E402
-
 SIZE = 11_173_962
 OURS = "tem_tf"
 BEFORE = "tem_tf, before"
@@ -282,6 +280,9 @@ def main() -> None:
             result["columns"].append(column)
             text = json.dumps(result, indent=2)
             if arguments.json:  # What there is so far.
+                # Here: a worker of another Python has no tem_tf.
+                from tem_studies.written_files import write_text
+
                 write_text(arguments.json, text + "\n")
     print(text)
 

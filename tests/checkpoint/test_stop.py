@@ -13,6 +13,7 @@ from tests.checkpoint.training import (
     ending,
     examples,
     fit,
+    held_out,
     make_dataset,
     make_model,
 )
@@ -45,7 +46,7 @@ def asked(directory, batches, **data):
         model.fit(
             **data,
             epochs=3,
-            validation_data=make_dataset(0),
+            validation_data=held_out(),
             callbacks=[AskAt(batches), checkpoint],
             shuffle=False,
             verbose=0,
