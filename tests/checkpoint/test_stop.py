@@ -25,13 +25,16 @@ def adam():
 
 
 class AskAt(keras.callbacks.Callback):
-    """Asks to stop, as a scheduler would, after so many batches."""
+    """Asks to stop, as a scheduler would, while such a batch is trained.
+
+    At its end the checkpoint, which Keras calls first, would have asked already.
+    """
 
     def __init__(self, batches):
         super().__init__()
         self._left = batches
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_begin(self, batch, logs=None):
         self._left -= 1
         if self._left == 0:
             signal.raise_signal(signal.SIGUSR1)
