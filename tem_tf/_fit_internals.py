@@ -36,14 +36,26 @@ def set_initial_epoch(model: keras.Model, epoch: int | None) -> None:
     model._initial_epoch = epoch
 
 
-def come_first(callback: keras.callbacks.Callback) -> None:
-    """Has a callback called before all others, from its `on_train_begin`."""
-    caller = sys._getframe(2).f_locals.get("self")
-    callbacks = getattr(caller, "callbacks", None)
-    if isinstance(callbacks, list) and callback in callbacks:
-        # None is left out: those up to this one have been called.
-        callbacks.remove(callback)
-        callbacks.insert(0, callback)
+def surround(first: keras.callbacks.Callback, last: keras.callbacks.Callback) -> bool:
+    """Has one callback called before all others and one after them.
+
+    Args:
+        first: One of `fit`'s callbacks, from whose `on_train_begin` this is called.
+        last: Another one, new to `fit`; its `on_train_begin` is called.
+
+    Returns:
+        False where no list of Keras's has called.
+    """
+    callbacks = getattr(sys._getframe(2).f_locals.get("self"), "callbacks", None)
+    if not isinstance(callbacks, list) or first not in callbacks:
+        return False
+    # While Keras goes through the list, which leaves out none: those up to this one
+    # have been called.
+    callbacks.remove(first)
+    callbacks.insert(0, first)
+    if last not in callbacks:
+        callbacks.append(last)
+    return True
 
 
 def global_seed(make: bool = False) -> Any:

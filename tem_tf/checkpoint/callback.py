@@ -88,6 +88,8 @@ class Checkpoint(SavedLoop, keras.callbacks.Callback):
         self._ended_early = False  # By a callback.
         self._history: dict[str, Any] | None = None  # Restored, not yet put back.
         self._learning_rate: float | None = None  # Of an epoch that goes on.
+        self._last = _Last(self._training_ends)
+        self._has_last = False  # Whether Keras calls it.
         self._begun_with: tuple[Any, Any] | None = None  # A model and its optimizer.
 
     def data(
@@ -115,8 +117,9 @@ class Checkpoint(SavedLoop, keras.callbacks.Callback):
         return self._data.dataset
 
     def on_train_begin(self, logs=None):
-        # What others do where an epoch begins belongs to it, and not to the one before.
-        _fit_internals.come_first(self)
+        # What others do where an epoch begins belongs to it, and not to the one before;
+        # what they do where training ends is saved, as the best weights put back.
+        self._has_last = _fit_internals.surround(self, self._last)
         of_last_fit = self._begun_with
         self._begun_with = self._trained, self._trained.optimizer
         if self._saver is None or self._begun_with != of_last_fit:
@@ -187,6 +190,10 @@ class Checkpoint(SavedLoop, keras.callbacks.Callback):
             self._stop()  # As of the last epoch's end.
 
     def on_train_end(self, logs=None):
+        if not self._has_last:
+            self._training_ends()
+
+    def _training_ends(self) -> None:
         self._put_history_back()
         if self._epoch < self._asked_for["epochs"]:
             self._epoch, self._batches = self._epoch + 1, 0
@@ -251,13 +258,30 @@ class Checkpoint(SavedLoop, keras.callbacks.Callback):
         )
 
 
+class _Last(keras.callbacks.Callback):
+    """Stands behind all other callbacks where training ends.
+
+    Args:
+        on_train_end: What to do.
+    """
+
+    def __init__(self, on_train_end: Callable[[], None]):
+        super().__init__()
+        self._on_train_end = on_train_end
+
+    def on_train_end(self, logs=None):
+        self._on_train_end()
+
+
 def _build(model: keras.Model, data: EpochData | None) -> None:
     """Makes what Keras would make in the first step: a checkpoint sets its values."""
     if data is not None:
         _fit_internals.build_for_fit(model, next(iter(data.dataset)))
-    elif model.built and not model.optimizer.built:
+    # A model of one's own class may call itself built when its layers are not.
+    is_built = model.built and model.weights
+    if is_built and not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
-    if not model.built:
+    if not is_built:
         raise ValueError(
             "A model must be built before a checkpoint can be restored. Give it a "
             "keras.Input, or pass the data through `checkpoint.data`."

@@ -18,12 +18,13 @@ SIGNALS = ("SIGTERM", "SIGUSR1")
 
 
 class Stopped(SystemExit):
-    """All workers have stopped after the same step and have saved it.
+    """All workers have stopped after the same step, and what was saved is on the disk.
 
     Not caught, it ends the process with the exit code 75, "try again later".
 
     Attributes:
-        step: The checkpoint's.
+        step: Of the last checkpoint: the step after which all have stopped or, in a
+            `fit` without `Checkpoint.data`, the end of the last epoch; 0 before one.
     """
 
     def __init__(self, step: int):

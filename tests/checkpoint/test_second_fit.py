@@ -58,6 +58,21 @@ def test_a_learning_rate_is_lowered_once_an_epoch(kill_at, first, tmp_path):
     assert ending(tmp_path / "killed") == undisturbed
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_best_weights_that_were_put_back_are_saved(first, tmp_path):
+    def ending():
+        model = make_model()
+        stop = keras.callbacks.EarlyStopping(
+            "loss", patience=1, min_delta=100.0, restore_best_weights=True
+        )
+        history = fit(model, tem_tf.Checkpoint(tmp_path), stop, first=first)
+        return history, weights(model)
+
+    ended = ending()
+    assert len(ended[0]["loss"]) == 2  # It ended early.
+    assert ending() == ended
+
+
 def test_a_fit_after_one_that_went_on_trains_all_its_epochs(tmp_path):
     fit(make_model(), tem_tf.Checkpoint(tmp_path), KillAt(STEPS * 2 + 1))
     fit(make_model(), tem_tf.Checkpoint(tmp_path), epochs=2)
@@ -102,3 +117,22 @@ def test_an_epoch_goes_on_with_as_many_batches(tmp_path):
     message = f"of an epoch of {STEPS} batches there and {2 * STEPS} here"
     with pytest.raises(ValueError, match=message):
         fit(make_model(), tem_tf.Checkpoint(tmp_path), make=make_halves)
+
+
+def test_layers_must_be_built(tmp_path):
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__(name="own")
+            self.dense = keras.layers.Dense(1)
+
+        def call(self, x):
+            return self.dense(x)
+
+        def build(self, shape):
+            self.built = True
+
+    model = Own()
+    model.compile("sgd", "mse")
+    model.build([None, 6])
+    with pytest.raises(ValueError, match="A model must be built before"):
+        model.fit(*examples(), callbacks=[tem_tf.Checkpoint(tmp_path)], verbose=0)
