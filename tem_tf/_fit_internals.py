@@ -66,8 +66,7 @@ def global_seed(make: bool = False) -> Any:
     """
     if make:
         return part(seed_generator, "global_seed_generator")().state
-    name = part(seed_generator, "GLOBAL_SEED_GENERATOR")
-    generator = global_state.get_global_attribute(name)
+    generator = global_state.get_global_attribute("global_seed_generator")
     return None if generator is None else generator.state
 
 
