@@ -25,7 +25,8 @@ from tem_studies.convex.trace import Trace
 from tem_studies.refusal import Refusal, writing
 from tem_studies.workloads import study_files
 from tem_studies.workloads.bounded_files import read_npy
-from tem_studies.workloads.event_files import EVENTS, events
+from tem_studies.workloads.event_files import events
+from tem_tf.event_files import EVENTS
 
 # What is read of run.json and of curves.csv.
 _SCHEMA = {

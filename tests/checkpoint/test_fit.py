@@ -46,14 +46,24 @@ def directory(tmp_path_factory):
 
 
 def rows():
-    """All ways on one replica; a few on two, the rest of them only if asked for."""
-    few = ("topk_16_bits", "adaptive_threshold", "accumulated")
+    """A few ways; all of them, also on two replicas, only if asked for."""
+    few = {
+        "dense": (1,),
+        "topk_16_bits": (1, 2),
+        "momentum_correction": (1,),
+        "adaptive_threshold": (1, 2),
+        "accumulated": (1,),
+        "scaled": (1,),
+    }
     for way in WAYS:
-        yield way, 1
-        marks = () if way in few else pytest.mark.exhaustive
-        yield pytest.param(way, 2, marks=marks)
+        for replicas in (1, 2):
+            asked = replicas not in few.get(way, ())
+            yield pytest.param(
+                way, replicas, marks=pytest.mark.exhaustive if asked else ()
+            )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("way", "replicas"), list(rows()))
 def test_killed_twice_it_ends_the_same(way, replicas, directory, tmp_path):
     strategy = make_strategy(replicas)

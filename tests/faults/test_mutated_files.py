@@ -7,7 +7,7 @@ import pytest
 from tests.faults import mutated_files
 
 
-@pytest.mark.parametrize("count", [40, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [40, pytest.param(300, marks=pytest.mark.exhaustive)])
 @pytest.mark.timeout(900)
 def test_every_altered_file_is_refused_or_read(count):
     found = list(mutated_files.run(mutated_files.KINDS, count, seed=0))

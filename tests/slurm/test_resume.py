@@ -21,7 +21,7 @@ SCRIPT = str(ROOT / "launch" / "slurm.sbatch")
 MAIN = ROOT / "main.py"
 STEPS, EVERY = 60, 5
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.exhaustive,  # Minutes, on a SLURM that is made for them.
     pytest.mark.multi_worker,
     pytest.mark.timeout(900),
     pytest.mark.skipif(bool(missing()), reason=f"missing: {missing()}"),

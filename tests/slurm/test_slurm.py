@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 SCRIPT = str(ROOT / "launch" / "slurm.sbatch")
 PYTHON = sys.executable
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.exhaustive,  # Minutes, on a SLURM that is made for them.
     pytest.mark.skipif(bool(missing()), reason=f"missing: {missing()}"),
 ]
 

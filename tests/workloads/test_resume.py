@@ -133,8 +133,12 @@ def events(folder):
 
 @pytest.mark.parametrize(
     ("settings", "replicas"),
-    [(IMAGES, 1), (IMAGES, 2), (TEXT, 1), (TEXT, 2)],
-    ids=["images-1", "images-2", "text-1", "text-2"],
+    [
+        pytest.param(IMAGES, 1, id="images-1"),
+        pytest.param(IMAGES, 2, id="images-2", marks=pytest.mark.exhaustive),
+        pytest.param(TEXT, 1, id="text-1", marks=pytest.mark.exhaustive),
+        pytest.param(TEXT, 2, id="text-2"),
+    ],
 )
 def test_a_run_that_was_killed_twice_ends_the_same(run, tmp_path, settings, replicas):
     whole = run("whole", settings, replicas)
