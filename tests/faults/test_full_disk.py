@@ -14,6 +14,7 @@ from tem_studies import written_files
 from tem_studies.refusal import Refusal
 from tem_studies.workloads import event_files, figure_files, study_files
 from tem_studies.workloads.results import STEPS, RunDirectory
+from tem_tf.event_files import EVENTS
 from tests.faults import small_disks
 
 # Keras 3.15 asks numpy 2 for an array in the old way when it saves.
@@ -140,7 +141,7 @@ def test_closed_events_are_synced(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", recorded)
     with event_files.events(tmp_path / "run"):
         tf.summary.scalar("name", 1.0, step=0)
-    (file,) = (tmp_path / "run").glob(event_files.EVENTS)
+    (file,) = (tmp_path / "run").glob(EVENTS)
     assert synced == [file, tmp_path / "run"]
 
 

@@ -21,6 +21,7 @@ from tem_studies.workloads import (
     study_files,
 )
 from tem_studies.workloads.configuration import Configuration
+from tem_studies.workloads.logdir import SCHEMA_PATH
 
 # Keras 3.15 asks numpy 2 for an array in the old way when it saves.
 pytestmark = [
@@ -96,7 +97,7 @@ def test_run_leaves_what_it_promises(run):
         target_sparsity=0.5, compressor="hard_threshold", threshold=0.01, replicas=2
     )
     written = json.loads((directory / "result.json").read_text())
-    jsonschema.validate(written, json.loads(results.SCHEMA_PATH.read_text()))
+    jsonschema.validate(written, json.loads(SCHEMA_PATH.read_text()))
     assert written == json.loads(json.dumps(result))
     assert written["status"] == "finished"
     assert [record["step"] for record in written["history"]] == [3, 6, 7]
@@ -178,7 +179,7 @@ def test_running_mean_is_evaluated_beside_the_last_weights(run):
     # Six steps an epoch: the mean starts again at the last step, the seventh.
     result, directory = run("mean", replicas=2, running_mean_epochs=1, **settings)
     written = json.loads((directory / "result.json").read_text())
-    jsonschema.validate(written, json.loads(results.SCHEMA_PATH.read_text()))
+    jsonschema.validate(written, json.loads(SCHEMA_PATH.read_text()))
     for with_mean, without in zip(result["history"], plain["history"], strict=True):
         assert without.items() <= with_mean.items()
     means = [r["running_mean_validation_loss"] for r in result["history"]]
@@ -227,7 +228,7 @@ def test_divergence_ends_the_run_with_a_status(run, settings, records):
     assert result["test"] is None
     assert len(result["history"]) == records
     written = json.loads((directory / "result.json").read_text())
-    jsonschema.validate(written, json.loads(results.SCHEMA_PATH.read_text()))
+    jsonschema.validate(written, json.loads(SCHEMA_PATH.read_text()))
     assert list((directory / "checkpoints").iterdir()) == []
 
 

@@ -14,8 +14,8 @@ from absl import flags
 from absl.testing import flagsaver
 
 from tem_studies import command_line
-from tem_studies.workloads import results
 from tem_studies.workloads.configuration import Configuration
+from tem_studies.workloads.logdir import SCHEMA_PATH
 
 ROOT = pathlib.Path(__file__).parents[2]
 NAMES = " ".join(command_line.GROUPS.values()).split()
@@ -56,7 +56,7 @@ def start(arguments, program=("main.py",), **environment):
 def result_of(directory):
     """A run's result, checked against the schema."""
     result = json.loads((directory / "result.json").read_text())
-    jsonschema.validate(result, json.loads(results.SCHEMA_PATH.read_text()))
+    jsonschema.validate(result, json.loads(SCHEMA_PATH.read_text()))
     return result
 
 

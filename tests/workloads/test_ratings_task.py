@@ -10,6 +10,7 @@ import tensorflow as tf
 from tem_studies.workloads import experiment, ratings_files, ratings_task, results
 from tem_studies.workloads.configuration import Configuration
 from tem_studies.workloads.examples import Share
+from tem_studies.workloads.logdir import SCHEMA_PATH
 from tem_studies.workloads.neumf import NeuMF
 from tem_studies.workloads.optimizers import make_optimizer
 from tem_studies.workloads.ratings_files import Ratings
@@ -217,7 +218,7 @@ def test_two_tastes_are_learnt(data, compression, tmp_path):
     run = experiment.Experiment(configuration, strategy, data, results.Stopwatch())
     run.run()
     written = json.loads((tmp_path / "result.json").read_text())
-    jsonschema.validate(written, json.loads(results.SCHEMA_PATH.read_text()))
+    jsonschema.validate(written, json.loads(SCHEMA_PATH.read_text()))
     # A user's taste leaves 15 of some 40 unrated items of it and all of the other, so
     # that one who knows the taste finds the item among ten of about 30: 0.6. One who
     # does not has 0.2 or less.

@@ -15,6 +15,7 @@ from tem_studies.workloads import experiment, results, text_task
 from tem_studies.workloads.configuration import Configuration
 from tem_studies.workloads.examples import Share
 from tem_studies.workloads.language_model import LanguageModel
+from tem_studies.workloads.logdir import SCHEMA_PATH
 from tem_studies.workloads.text_files import TextData
 from tem_studies.workloads.training import Trainer
 
@@ -232,7 +233,7 @@ def test_dropout_differs_between_steps_replicas_and_places():
         share = Share(tf.constant(replica), 4, tf.constant(step, tf.int64))
         # The same streams for all replicas: they differ in their masks alone.
         task.train._streams = tf.tile(task.train._streams[:1], [4, 1])
-        task.train._states = text_task.ReplicaState()
+        task.train.carried = text_task.ReplicaState()
         task.train.prepare(4, 4)
         return float(task.train.learn(model, tf.constant([0]), share)[0])
 
@@ -300,7 +301,7 @@ def test_a_text_of_two_words_is_learnt(tmp_path):
     run = experiment.Experiment(configuration, strategy, data, results.Stopwatch())
     run.run()
     written = json.loads((tmp_path / "result.json").read_text())
-    jsonschema.validate(written, json.loads(results.SCHEMA_PATH.read_text()))
+    jsonschema.validate(written, json.loads(SCHEMA_PATH.read_text()))
     first, last = written["history"]
     # Two equally frequent words have perplexity 2 to who knows nothing else.
     assert last["validation_perplexity"] < min(1.7, first["validation_perplexity"])
