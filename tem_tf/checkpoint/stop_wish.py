@@ -78,11 +78,12 @@ class StopWish:
                 self._before[each] = signal.SIG_DFL
 
     def ignore(self) -> None:
-        """Leaves the signals to what they did before."""
+        """Leaves the signals to what they did before, and forgets the wish."""
         for each, before in self._before.items():
             if signal.getsignal(each) == self._note:
                 signal.signal(each, before)
         self._before.clear()
+        self.given = False  # The next training is asked anew.
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         del number, frame
