@@ -36,7 +36,9 @@ def set_initial_epoch(model: keras.Model, epoch: int | None) -> None:
     model._initial_epoch = epoch
 
 
-def surround(first: keras.callbacks.Callback, last: keras.callbacks.Callback) -> bool:
+def surround(
+    first: keras.callbacks.Callback, last: keras.callbacks.Callback
+) -> list[keras.callbacks.Callback] | None:
     """Has one callback called before all others and one after them.
 
     Args:
@@ -44,18 +46,18 @@ def surround(first: keras.callbacks.Callback, last: keras.callbacks.Callback) ->
         last: Another one, new to `fit`; its `on_train_begin` is called.
 
     Returns:
-        False where no list of Keras's has called.
+        All of `fit`'s callbacks; None where no list of Keras's has called.
     """
     callbacks = getattr(sys._getframe(2).f_locals.get("self"), "callbacks", None)
     if not isinstance(callbacks, list) or first not in callbacks:
-        return False
+        return None
     # While Keras goes through the list, which leaves out none: those up to this one
     # have been called.
     callbacks.remove(first)
     callbacks.insert(0, first)
     if last not in callbacks:
         callbacks.append(last)
-    return True
+    return callbacks
 
 
 def global_seed(make: bool = False) -> Any:

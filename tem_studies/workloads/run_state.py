@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tem_tf.checkpoint import Part, Plain, Words
+from tem_tf.checkpoint import Json, NamedArrays, Part
 
 
 @dataclasses.dataclass
@@ -33,9 +33,9 @@ class RunState:
     def parts(self) -> dict[str, Part]:
         """What a checkpoint holds of it."""
         return {
-            "results": Words(self._words, self._take_words),
-            "records": Plain(lambda: {"all": self.steps()}, self._take_records),
-            "masks": Plain(self._masks, self._take_masks),
+            "results": Json(self._words, self._take_words),
+            "records": NamedArrays(lambda: {"all": self.steps()}, self._take_records),
+            "masks": NamedArrays(self._masks, self._take_masks),
         }
 
     def steps(self) -> np.ndarray:

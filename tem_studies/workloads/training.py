@@ -21,7 +21,7 @@ from tem_studies.workloads.examples import Examples, Share
 from tem_studies.workloads.replicas import spans_processes
 from tem_studies.workloads.running_mean import RunningMean
 from tem_studies.workloads.step_records import StepRecords
-from tem_tf.checkpoint import Kept, Own, Part
+from tem_tf.checkpoint import Part, ReplicaStates, ReplicaVariables
 
 
 class Trainer:
@@ -142,11 +142,13 @@ class Trainer:
 
     def parts(self) -> dict[str, Part]:
         """What a checkpoint holds beside model and optimizer."""
-        parts: dict[str, Part] = {"meters": Own(lambda: [self._meters], "sum")}
+        parts: dict[str, Part] = {
+            "meters": ReplicaVariables(lambda: [self._meters], "sum")
+        }
         if self._mean is not None:
-            parts["running_mean"] = Kept(self._mean.state, "mean")
+            parts["running_mean"] = ReplicaStates(self._mean.state, "mean")
         if self._train.carried is not None:
-            parts["carried"] = Kept(self._train.carried, "rows")
+            parts["carried"] = ReplicaStates(self._train.carried, "rows")
         return parts
 
     def go_on_from(self, steps: int) -> None:

@@ -12,7 +12,7 @@ import json
 import zlib
 from collections.abc import Mapping
 
-from tem_tf.checkpoint.parts import Part, Shared
+from tem_tf.checkpoint.parts import Part, SharedVariables
 from tem_tf.worker_texts import WorkerTexts
 
 _SHOWN = 3  # Variables that an error names.
@@ -60,6 +60,6 @@ def _digests(parts: Mapping[str, Part]) -> dict[str, list[int]]:
     return {
         name: [zlib.crc32(variable.numpy().tobytes()) for variable in here]
         for part in parts.values()
-        if isinstance(part, Shared)
+        if isinstance(part, SharedVariables)
         for name, here in part.variables()
     }

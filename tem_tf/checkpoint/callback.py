@@ -12,8 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 from tem_tf import _fit_internals
+from tem_tf.checkpoint.callback_states import CallbackStates
 from tem_tf.checkpoint.epoch_data import EpochData
-from tem_tf.checkpoint.loop import SavedLoop
+from tem_tf.checkpoint.loop import Deferred, SavedLoop
 from tem_tf.checkpoint.stop_wish import SIGNALS
 from tem_tf.replica_state import values_here
 
@@ -24,11 +25,11 @@ class Checkpoint(SavedLoop, keras.callbacks.Callback):
     What is saved: weights, the optimizer's variables, residuals, the compressor's
     state, accumulated gradients, the loss's scale, metrics, batch-norm statistics of
     each worker, generators of random numbers (layers', Keras's, Python's, numpy's), the
-    position and the history. A copy is taken between two steps and a thread writes it,
-    whole or not at all; it counts once every worker's part is on the disk. A damaged
-    checkpoint is noticed, moved aside, and the one before is taken. What other
-    callbacks remember is not saved: EarlyStopping and ReduceLROnPlateau count and
-    compare anew after each start.
+    position, the history, and what Keras's EarlyStopping, ReduceLROnPlateau and
+    ModelCheckpoint remember of earlier epochs, which other callbacks do for themselves.
+    A copy is taken between two steps and a thread writes it, whole or not at all; it
+    counts once every worker's part is on the disk. A damaged checkpoint is noticed,
+    moved aside, and the one before is taken.
 
     As a callback of `fit` it goes on from the newest checkpoint in its directory, at
     the end of an epoch, or at any step if the data comes through `data`:
@@ -83,13 +84,14 @@ class Checkpoint(SavedLoop, keras.callbacks.Callback):
         SavedLoop.__init__(self, directory, every, keep, stop_signals)
         self._data: EpochData | None = None
         self._epoch = self._batches = 0  # Of the current epoch so many are done.
-        self._left_out = 0  # Batches that Keras does not count.
+        self._resumed_at = 0  # Batches of the epoch that Keras does not count.
         self._stops = False  # Where the epoch ends.
         self._ended_early = False  # By a callback.
         self._history: dict[str, Any] | None = None  # Restored, not yet put back.
         self._learning_rate: float | None = None  # Of an epoch that goes on.
         self._last = _Last(self._training_ends)
-        self._has_last = False  # Whether Keras calls it.
+        self._callbacks: list[keras.callbacks.Callback] | None = None  # Of this `fit`.
+        self._states = Deferred(CallbackStates(lambda: self._callbacks or ()))
         self._begun_with: tuple[Any, Any] | None = None  # A model and its optimizer.
 
     def data(
@@ -119,14 +121,14 @@ class Checkpoint(SavedLoop, keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         # What others do where an epoch begins belongs to it, and not to the one before;
         # what they do where training ends is saved, as the best weights put back.
-        self._has_last = _fit_internals.surround(self, self._last)
+        self._callbacks = _fit_internals.surround(self, self._last)
         of_last_fit = self._begun_with
         self._begun_with = self._trained, self._trained.optimizer
         if self._saver is None or self._begun_with != of_last_fit:
             self._epoch = self._batches = 0
             self._stops = self._ended_early = False
             _build(self._trained, self._data)
-            self.begin(*self._begun_with)
+            self.begin(*self._begun_with, {"callbacks": self._states})
         self._wish.listen()
         self._check_steps()
         if self._ended_early or self._epoch >= self._asked_for["epochs"]:
@@ -143,6 +145,7 @@ class Checkpoint(SavedLoop, keras.callbacks.Callback):
         if not goes_on:
             self._epoch, self._batches = epoch, 0
         self._put_history_back()
+        self._states.apply()  # Where training begins the callbacks forget.
         if goes_on:
             assert self._metrics is not None
             self._metrics.apply()  # Keras has just reset them.
@@ -153,7 +156,7 @@ class Checkpoint(SavedLoop, keras.callbacks.Callback):
             self._save_and_stop()
         elif self._is_due():
             self._save()
-        self._left_out = self._batches
+        self._resumed_at = self._batches
         if self._data is not None:
             self._data.set(epoch, self._batches)
 
@@ -165,12 +168,12 @@ class Checkpoint(SavedLoop, keras.callbacks.Callback):
             self._learning_rate = None
         # An epoch that was resumed ends here, as Keras knows it: a step that asks for
         # data where there is none moves seeds before it fails.
-        if self._data is not None and self._left_out + batch >= self._data.steps:
+        if self._data is not None and self._resumed_at + batch >= self._data.steps:
             raise StopIteration
 
     def on_train_batch_end(self, batch, logs=None):
         # After the last batch Keras may make the next epoch's iterator at once.
-        done = self._left_out + batch + 1
+        done = self._resumed_at + batch + 1
         if self._data is not None:
             done = min(done, self._data.steps)
         self._took(self.step + done - self._batches)
@@ -190,7 +193,7 @@ class Checkpoint(SavedLoop, keras.callbacks.Callback):
             self._stop()  # As of the last epoch's end.
 
     def on_train_end(self, logs=None):
-        if not self._has_last:
+        if self._callbacks is None:  # `_last` is not among them.
             self._training_ends()
 
     def _training_ends(self) -> None:

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from tem_tf import _internals, heartbeat
 from tem_tf.checkpoint.array_files import Arrays
-from tem_tf.checkpoint.parts import Part, Randoms, Words, parts_of
+from tem_tf.checkpoint.parts import Json, Part, Randoms, parts_of
 from tem_tf.checkpoint.saver import Saver
 from tem_tf.checkpoint.stop_wish import SIGNALS, Stopped, StopWish
 from tem_tf.cluster import task_of_resolver
@@ -67,7 +67,7 @@ class SavedLoop:
         self._saved = self._asked = (
             0  # Steps of the last checkpoint, the last question.
         )
-        self._metrics: Later | None = None
+        self._metrics: Deferred | None = None
         self._before_saving: Callable[[], None] | None = None
 
     def begin(
@@ -98,10 +98,12 @@ class SavedLoop:
             ValueError: see `Checkpoint`; the optimizer is not built; a part's name is
                 taken.
         """
-        if not optimizer.built:
+        if not getattr(optimizer, "built", False):
             raise ValueError(
-                "`optimizer` must be built before a checkpoint begins: call "
-                "`optimizer.build(model.trainable_variables)`."
+                "`optimizer` must be a Keras optimizer that is built before a "
+                "checkpoint begins: call "
+                "`optimizer.build(model.trainable_variables)`. Received: "
+                f"optimizer={optimizer!r}"
             )
         self.wait()
         self.step = 0
@@ -117,7 +119,7 @@ class SavedLoop:
         every_part = {
             **parts_of(model, optimizer, aggregator),
             "random": Randoms(replicas),
-            "position": Words(self._position, self._go_on_from),
+            "position": Json(self._position, self._go_on_from),
         }
         for name in parts or {}:
             if name in every_part or "/" in name:
@@ -127,7 +129,7 @@ class SavedLoop:
                 )
         every_part |= parts or {}
         if model is not None:
-            self._metrics = every_part["metrics"] = Later(every_part["metrics"])
+            self._metrics = every_part["metrics"] = Deferred(every_part["metrics"])
         self._saver = Saver(
             self.directory,
             self.keep,
@@ -252,7 +254,7 @@ class SavedLoop:
         self.step = position["step"]
 
 
-class Later(Part):
+class Deferred(Part):
     """A part that is set when it is told to, and not where the others are.
 
     Args:

@@ -60,7 +60,7 @@ class Part:
         return list(states)
 
 
-class Shared(Part):
+class SharedVariables(Part):
     """Variables that training keeps equal on all replicas: weights, slots.
 
     Args:
@@ -81,11 +81,11 @@ class Shared(Part):
         _assign(self._variables(), states, lambda replica: 0)
 
 
-class Own(Part):
+class ReplicaVariables(Part):
     """Variables of which each replica has a value: statistics, metrics, seeds.
 
     Args:
-        variables: As of `Shared`.
+        variables: As of `SharedVariables`.
         join: What becomes of them under another number of replicas: "mean", of real
             numbers, the first replica's of integers; "sum", which the first replica
             has; "rows", one after another, shared out anew.
@@ -112,12 +112,12 @@ class Own(Part):
         return _joined(states, replicas, self._join)
 
 
-class Kept(Part):
+class ReplicaStates(Part):
     """What is kept in a `ReplicaState`.
 
     Args:
         state: The state.
-        join: As of `Own`.
+        join: As of `ReplicaVariables`.
     """
 
     is_shared = False
@@ -180,7 +180,7 @@ class Randoms(Part):
         return [states[i] if i < len(states) else states[0] for i in range(replicas)]
 
 
-class Words(Part):
+class Json(Part):
     """JSON that is equal on all workers: a history, a position.
 
     Args:
@@ -199,7 +199,7 @@ class Words(Part):
         self._put(json.loads(states[0]["json"].tobytes()))
 
 
-class Remembered(Part):
+class AggregatorState(Part):
     """What an aggregator keeps on each replica: residuals and all that goes with them.
 
     Args:
@@ -230,7 +230,7 @@ class Remembered(Part):
         return new
 
 
-class Plain(Part):
+class NamedArrays(Part):
     """State of one's own by name, of this process, as some steps' records.
 
     Args:
@@ -255,15 +255,17 @@ def parts_of(
 
     Without a model its weights are those that the optimizer was built with.
     """
-    parts: dict[str, Part] = {"optimizer": Shared(lambda: optimizer.variables)}
+    parts: dict[str, Part] = {"optimizer": SharedVariables(lambda: optimizer.variables)}
     if aggregator is not None:
-        parts["remembered"] = Remembered(aggregator)
+        parts["remembered"] = AggregatorState(aggregator)
     if model is None:
-        parts["weights"] = Shared(lambda: _internals.trained_variables(optimizer))
+        parts["weights"] = SharedVariables(
+            lambda: _internals.trained_variables(optimizer)
+        )
     else:
-        parts["weights"] = Shared(lambda: model.trainable_variables)
-        parts["statistics"] = Own(lambda: model.non_trainable_variables)
-        parts["metrics"] = Own(lambda: model.metrics_variables, "sum")
+        parts["weights"] = SharedVariables(lambda: model.trainable_variables)
+        parts["statistics"] = ReplicaVariables(lambda: model.non_trainable_variables)
+        parts["metrics"] = ReplicaVariables(lambda: model.metrics_variables, "sum")
     return parts
 
 

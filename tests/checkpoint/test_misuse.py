@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import tem_tf
-from tem_tf.checkpoint import Own, Plain
+from tem_tf.checkpoint import NamedArrays, ReplicaVariables
 
 
 def make_optimizer(dtype="float32", shape=(3,)):
@@ -25,7 +25,7 @@ def begin(directory, parts=None, **of_optimizer):
 
 
 def plain(value=0):
-    return Plain(lambda: {"value": value}, lambda arrays: None)
+    return NamedArrays(lambda: {"value": value}, lambda arrays: None)
 
 
 def test_a_relative_directory_stays_where_it_was(tmp_path, monkeypatch):
@@ -72,7 +72,7 @@ def test_parts_are_those_that_were_saved(there, here, tmp_path):
 
 
 def test_what_is_no_number_is_refused_where_it_is_saved(tmp_path):
-    for part in (plain("text"), Own(lambda: [tf.Variable("text")])):
+    for part in (plain("text"), ReplicaVariables(lambda: [tf.Variable("text")])):
         checkpoint = begin(tmp_path, {"mine": part})
         with pytest.raises(TypeError, match="must hold numbers"):
             checkpoint.after(1)

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import tem_tf
-from tem_tf.checkpoint.parts import Own
+from tem_tf.checkpoint.parts import ReplicaVariables
 from tem_tf.checkpoint.redistribution import redistribute
 from tests.training import make_strategy
 
@@ -110,17 +110,17 @@ def test_accumulated_gradients_keep_their_sum():
 )
 def test_variables_of_each_replica_are_joined(join, joined):
     states = [{"a": np.float32([1, 2])}, {"a": np.float32([3, 6])}]
-    new = Own(lambda: [], join).redistribute(states, 3)
+    new = ReplicaVariables(lambda: [], join).redistribute(states, 3)
     np.testing.assert_array_equal([state["a"] for state in new], joined)
 
 
 def test_rows_are_shared_out_anew_and_integers_are_the_firsts():
     states = [{"a": np.float32([[1], [2], [3]])}, {"a": np.float32([[4], [5], [6]])}]
-    new = Own(lambda: [], "rows").redistribute(states, 3)
+    new = ReplicaVariables(lambda: [], "rows").redistribute(states, 3)
     np.testing.assert_array_equal(
         [state["a"][:, 0] for state in new], [[1, 2], [3, 4], [5, 6]]
     )
     seeds = [{"a": np.uint32([7, 8])}, {"a": np.uint32([7, 8])}]
     np.testing.assert_array_equal(
-        Own(lambda: []).redistribute(seeds, 1)[0]["a"], [7, 8]
+        ReplicaVariables(lambda: []).redistribute(seeds, 1)[0]["a"], [7, 8]
     )

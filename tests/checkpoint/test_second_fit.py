@@ -73,6 +73,45 @@ def test_best_weights_that_were_put_back_are_saved(first, tmp_path):
     assert ending() == ended
 
 
+def patient(directory):
+    """Callbacks that decide by what they remember of earlier epochs."""
+    return (
+        keras.callbacks.EarlyStopping(
+            "loss", patience=4, min_delta=100.0, restore_best_weights=True
+        ),
+        keras.callbacks.ReduceLROnPlateau(
+            "loss", patience=1, cooldown=1, min_delta=100.0, min_lr=1e-4
+        ),
+        keras.callbacks.ModelCheckpoint(
+            f"{directory}/best.keras", "loss", save_best_only=True, mode="max"
+        ),
+    )
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # Keras's callback.
+@pytest.mark.parametrize("kill_at", [STEPS + 1, STEPS * 3 + 2, STEPS * 4 + 1])
+def test_callbacks_remember_the_epochs_before_a_kill(kill_at, tmp_path):
+    def ending(directory, *kill):
+        model = make_model()
+        others = patient(directory)
+        checkpoint = tem_tf.Checkpoint(f"{directory}/checkpoints", every=2)
+        history = fit(model, checkpoint, *others, *kill, epochs=9)
+        early, plateau, best = others
+        remembered = [early.wait, early.best, early.best_epoch, early.stopped_epoch]
+        remembered += [plateau.wait, plateau.best, plateau.cooldown_counter, best.best]
+        return history and (history, weights(model), remembered)
+
+    undisturbed = ending(tmp_path / "undisturbed")
+    assert len(undisturbed[0]["loss"]) == 5  # It ended early.
+    assert ending(tmp_path / "killed", KillAt(kill_at)) is None
+    assert ending(tmp_path / "killed") == undisturbed
+    best, ours = (
+        keras.models.load_model(tmp_path / name / "best.keras")
+        for name in ("undisturbed", "killed")
+    )
+    assert weights(ours) == weights(best)
+
+
 def test_a_fit_after_one_that_went_on_trains_all_its_epochs(tmp_path):
     fit(make_model(), tem_tf.Checkpoint(tmp_path), KillAt(STEPS * 2 + 1))
     fit(make_model(), tem_tf.Checkpoint(tmp_path), epochs=2)
