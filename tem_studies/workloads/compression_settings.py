@@ -80,10 +80,12 @@ def read_counts(path: str) -> list[int]:
         raise Refusal(f"{rule} Received: counts={path!r} ({error}).") from error
     if not lines:
         raise Refusal(f"{rule} Received: counts={path!r}, which is empty.")
+    counts = []
     for number, line in enumerate(lines, 1):
-        word = line.strip()
+        word = line.strip()  # Of more than what int() passes over.
         # Its length first: Python refuses to read integers of thousands of digits.
         if not word.isdecimal() or len(word) > 10 or int(word) >= 2**31:
             shown = repr(line[:60])
             raise Refusal(f"{rule} Received: {shown} in line {number} of {path}.")
-    return [int(line) for line in lines]
+        counts.append(int(word))
+    return counts

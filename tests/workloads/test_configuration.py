@@ -11,6 +11,7 @@ from tem_studies.workloads import architectures, data_sources, optimizers, tasks
 from tem_studies.workloads.compression_settings import (
     COMPRESSOR_SETTINGS,
     MEMORY_SETTINGS,
+    read_counts,
 )
 from tem_studies.workloads.configuration import (
     OPTIMIZERS,
@@ -391,3 +392,9 @@ def test_one_decay_epoch_is_a_tuple_of_one():
 def test_an_empty_logdir_is_refused():
     with pytest.raises(Refusal, match="`logdir` must name a directory"):
         Configuration(logdir="")
+
+
+def test_counts_are_read_whatever_blanks_are_about_them(tmp_path):
+    path = tmp_path / "counts.txt"
+    path.write_bytes(b"3\n 5 \n1\x1f\x1f\n")
+    assert read_counts(str(path)) == [3, 5, 1]
