@@ -39,11 +39,12 @@ class Events:
     def __init__(self, stop_signals: Iterable[int]):
         self._queue: queue.SimpleQueue = queue.SimpleQueue()
         # Before the start, so that a job in the background of a script, for which the
-        # shell ignores SIGINT, does not hand that down. nohup's SIGHUP stays ignored.
-        numbers = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, *stop_signals}
-        if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
-            numbers -= {signal.SIGHUP}
-        for number in numbers:
+        # shell ignores SIGINT, does not hand that down. nohup's SIGHUP stays ignored,
+        # unless it is asked for by its name.
+        numbers = {signal.SIGINT, signal.SIGTERM}
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            numbers.add(signal.SIGHUP)
+        for number in numbers.union(stop_signals):
             # SimpleQueue.put may be called from a signal handler.
             signal.signal(number, lambda n, _: self.put(Event("signal", number=n)))
         # Where it is ignored, as a parent may hand it down, there are no exit codes.
