@@ -152,7 +152,8 @@ run_row() { # PYTHON TENSORFLOW KERAS; fails if a test does, or if none could ru
     rm -f "$log.xml"
     {
       python -m tem_tf.native build || echo "Testing without the native kernels."
-      python -m pytest -n 0 -ra --junit-xml "$log.xml" -o junit_logging=no \
+      python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -ra \
+        --junit-xml "$log.xml" -o junit_logging=no \
         "${STUDIES[@]}" "${selection[@]}" "${TESTS[@]}"
     } >"$log-tests.log" 2>&1 || status=$?
     grep -E '^(FAILED|ERROR) ' "$log-tests.log" >&2 || true
