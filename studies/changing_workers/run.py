@@ -1,13 +1,13 @@
 r"""Four workers, then two, then three: does the accuracy of a training suffer?
 
-    python studies/changing_workers/run.py PATH_DATA    # 18 trainings; may be stopped
+    python studies/changing_workers/run.py PATH_DATA    # 48 trainings; may be stopped
     python studies/changing_workers/run.py --report     # the table again
 
 PATH_DATA holds Fashion-MNIST/. Simple-CNN by main.py, 750 steps of batch 96, hard
 threshold or Top-k with error feedback, virtual workers. One training of three is asked
 to stop (SIGUSR1) once its checkpoints of steps 250 and 500 are there, and goes on with
 another number of workers (`--resume auto`): what is held back is shared out anew.
-Beside it four workers and, as what their number does by itself, two.
+Beside it four workers all along and, as what a number does by itself, two and three.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from tem_studies.written_files import write_table  # noqa: E402
 
 RESULTS = HERE / "results.csv"
 STEPS, STAGE = 750, 250
-SEEDS = (0, 1, 2)
-WORKERS = {"4": (4,), "2": (2,), "4, 2, 3": (4, 2, 3)}
+SEEDS = (0, 1, 2, 3, 4, 5)
+WORKERS = {"4": (4,), "2": (2,), "3": (3,), "4, 2, 3": (4, 2, 3)}
 COMPRESSION = {
     "threshold": "--compressor hard_threshold --threshold 0.1",
     "topk": "--compressor topk --density 0.01",
@@ -47,7 +47,7 @@ SETTINGS = (
     f"--resume_interval {STAGE}"
 )
 COLUMNS = ("compressor", "workers", "seed", "accuracy", "density", "stopped_at")
-_T = 4.303  # Student's t, two degrees of freedom, 95 %: of three differences.
+_T = 2.571  # Student's t, five degrees of freedom, 95 %: of six differences.
 _REQUEUE = 75  # Exit code of a training that has stopped on wish.
 
 
