@@ -4,7 +4,7 @@ r"""Four workers, then two, then three: does the accuracy of a training suffer?
     python studies/changing_workers/run.py --report     # the table again
 
 PATH_DATA holds Fashion-MNIST/. Simple-CNN by main.py, 750 steps of batch 96, hard
-threshold or Top-k with error feedback, virtual workers. One training of three is asked
+threshold or Top-k with error feedback, virtual workers. One training of four is asked
 to stop (SIGUSR1) once its checkpoints of steps 250 and 500 are there, and goes on with
 another number of workers (`--resume auto`): what is held back is shared out anew.
 Beside it four workers all along and, as what a number does by itself, two and three.
