@@ -155,41 +155,34 @@ class _HalfWritten:
         self._file.write(content)
 
 
-def in_steps(trigger: Trigger, model: Any, compressed: bool) -> None:
-    """Reaches trace and the exchange of a model that was not trained yet.
+def in_exchanges(trigger: Trigger) -> None:
+    """Reaches the exchanges of models that are made from now on.
 
-    Args:
-        trigger: Told.
-        model: Compiled.
-        compressed: Whether gradients travel by our exchange and not by Keras's.
+    Ours and Keras's own, of which a training has one.
     """
     import keras
 
     from tem_tf.transport import Exchange
 
-    model.train_step = trigger.around("trace", model.train_step)
-    if compressed:
-        rounds = Exchange.rounds
+    rounds = Exchange.rounds
+    optimizer = keras.optimizers.Optimizer
+    all_reduce = optimizer._all_reduce_sum_gradients
 
-        def rounds_to_stop(exchange, asked, ask, rider):
-            asked = _told(trigger, "before exchange", asked)
-            received = rounds(exchange, asked, ask, rider)
-            return _told(trigger, "after exchange", received)
+    def rounds_to_stop(exchange, asked, ask, rider):
+        asked = _told(trigger, "before exchange", asked)
+        received = rounds(exchange, asked, ask, rider)
+        return _told(trigger, "after exchange", received)
 
-        Exchange.rounds = rounds_to_stop
-    else:
-        optimizer = keras.optimizers.Optimizer
-        all_reduce = optimizer._all_reduce_sum_gradients
+    def all_reduce_to_stop(self, grads_and_vars):
+        gradients, variables = zip(*grads_and_vars, strict=True)
+        gradients = _told(trigger, "before exchange", gradients)
+        pairs = all_reduce(self, list(zip(gradients, variables, strict=True)))
+        gradients, variables = zip(*pairs, strict=True)
+        gradients = _told(trigger, "after exchange", gradients)
+        return list(zip(gradients, variables, strict=True))
 
-        def all_reduce_to_stop(self, grads_and_vars):
-            gradients, variables = zip(*grads_and_vars, strict=True)
-            gradients = _told(trigger, "before exchange", gradients)
-            pairs = all_reduce(self, list(zip(gradients, variables, strict=True)))
-            gradients, variables = zip(*pairs, strict=True)
-            gradients = _told(trigger, "after exchange", gradients)
-            return list(zip(gradients, variables, strict=True))
-
-        optimizer._all_reduce_sum_gradients = all_reduce_to_stop
+    Exchange.rounds = rounds_to_stop
+    optimizer._all_reduce_sum_gradients = all_reduce_to_stop
 
 
 def _told(trigger: Trigger, point: str, nest: Any) -> Any:

@@ -15,7 +15,7 @@ import sys
 import time
 
 from tests.faults import disk
-from tests.faults.points import Moment, Trigger, in_files, in_steps
+from tests.faults.points import Moment, Trigger, in_exchanges, in_files
 
 EPOCHS, EVERY = 5, 2  # Of eight steps each; steps between two checkpoints.
 
@@ -114,11 +114,9 @@ def _train(settings: dict, worker: int, trigger: Trigger, notes: Notes) -> dict:
     trigger.reach("start")
     directory = pathlib.Path(settings["directory"])
     in_files(trigger, directory, is_chief=worker == 0)
+    in_exchanges(trigger)
     model = make_model(strategy, ROWS[settings["row"]])
-    optimizer = model.optimizer
-    compressed = isinstance(optimizer, tem_tf.SparsifiedOptimizer)
-    compressed = compressed and not optimizer.aggregator.options.leave_gradients_alone
-    in_steps(trigger, model, compressed)
+    model.train_step = trigger.around("trace", model.train_step)
     checkpoint = tem_tf.Checkpoint(directory, every=EVERY)
     history = model.fit(
         checkpoint.data(make_dataset),
