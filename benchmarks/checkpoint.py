@@ -5,10 +5,11 @@
     python benchmarks/checkpoint.py --short               # few steps, for CI
 
 The networks and data of overhead.py, one worker, with a hard threshold of the size that
-it finds. Blocks of `--every` steps with and without a checkpoint take turns: in one of
-each two a checkpoint is taken after half of the steps, so that the copy, the comparison
-and the thread that writes lie within; the block ends when it is written. Shown are the
-means of a step over blocks and the ratio of pairs: median, least, greatest.
+it finds. Blocks of three times `--every` steps with and without checkpoints take turns:
+in one of each two a checkpoint is taken every so many steps, the first after half of
+them, so that the copy, the comparison and the thread that writes lie within; the block
+ends when all are written. Shown are the means of a step over blocks and the ratio of
+pairs: median, least, greatest.
 """
 
 from __future__ import annotations
@@ -33,10 +34,11 @@ from benchmarks import overhead
 from tem_studies.written_files import write_text
 
 MODELS = ["simple-cnn", "neumf", "lstm"]
+PERIODS = 3  # Checkpoints of a block.
 
 
 class Saving(keras.callbacks.Callback):
-    """Takes one checkpoint, in the middle of a block of `every` steps."""
+    """Takes a checkpoint every so many steps, the first after half as many."""
 
     def __init__(self, checkpoint: tem_tf.Checkpoint, every: int):
         super().__init__()
@@ -51,7 +53,8 @@ class Saving(keras.callbacks.Callback):
 def measure(name: str, turns: int, every: int) -> dict[str, Any]:
     """One row: milliseconds of a step, with and without, and their ratio."""
     workload = overhead.WORKLOADS[name]
-    total = 2 + 2 * turns * every
+    steps = PERIODS * every
+    total = 2 + (2 * turns + 1) * steps
     threshold = tem_tf.HardThreshold(overhead.threshold(workload, total))
     optimizer = tem_tf.SparsifiedOptimizer(workload.optimizer(), threshold)
     training = overhead.Training(workload, optimizer)
@@ -74,11 +77,11 @@ def measure(name: str, turns: int, every: int) -> dict[str, Any]:
         block(2, [])
         checkpoint.begin(training.model, optimizer)
         saving = Saving(checkpoint, every)
-        block(every, [saving])  # The first makes the directory.
+        block(steps, [saving])  # The first makes the directory.
         plain, saved = [], []
         for turn in range(turns):
             for has in (False, True)[:: -1 if turn % 2 else 1]:
-                (saved if has else plain).append(block(every, [saving] * has))
+                (saved if has else plain).append(block(steps, [saving] * has))
         files = [p for p in pathlib.Path(folder).rglob("*") if p.is_file()]
         size = sum(path.stat().st_size for path in files) // 2  # Two are kept.
     ratios = [with_it / without for with_it, without in zip(saved, plain, strict=True)]
@@ -101,7 +104,7 @@ def main() -> None:
         "--models", nargs="*", choices=overhead.WORKLOADS, default=MODELS
     )
     parser.add_argument("--turns", type=int, default=5, help="Pairs of blocks.")
-    parser.add_argument("--every", type=int, default=100, help="Steps of a block.")
+    parser.add_argument("--every", type=int, default=100, help="Steps between two.")
     parser.add_argument("--short", action="store_true", help="for CI: one of them")
     parser.add_argument("--output", help="JSON file for the results.")
     flags = parser.parse_args()
