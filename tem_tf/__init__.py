@@ -36,6 +36,7 @@ from tem_tf.checkpoint import Checkpoint, Stopped
 from tem_tf.compressors import (
     Accordion,
     AdaptiveThreshold,
+    AllEntries,
     At,
     AtLeast,
     Broadcast,
@@ -79,6 +80,7 @@ from tem_tf.worker_texts import require_same_on_all_workers
 __all__ = [
     "Accordion",
     "AdaptiveThreshold",
+    "AllEntries",
     "Aggregator",
     "At",
     "AtLeast",

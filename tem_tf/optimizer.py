@@ -55,8 +55,9 @@ class SparsifiedOptimizer(ForwardingOptimizer):
             dense all-reduce.
         value_dtype: How values travel: "float32" (default), "bfloat16" with 8, or
             "float16" with 11 significant bits and a scale that a message's values
-            share. What rounding takes away stays in the memory; without memory it is
-            lost. Small variables and warm-up are float32 always.
+            share; "int8", "int4", "int2" or "sign" in so many bits or one, with a scale
+            for 64 values. What rounding takes away stays in the memory; without memory
+            it is lost. Small variables and warm-up are float32 always.
         nonfinite: What a NaN or Inf in a worker's gradient does: "raise" (default)
             ends all workers at that step; "zero" counts that worker's gradient as
             zero; "skip" leaves weights, the inner optimizer's variables, `iterations`

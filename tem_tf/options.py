@@ -46,7 +46,7 @@ class Options:
         named = isinstance(self.value_dtype, str)
         if not named or self.value_dtype not in VALUE_DTYPES:
             raise ValueError(
-                '`value_dtype` must be "float32", "bfloat16" or "float16". '
+                f"`value_dtype` must be one of {', '.join(VALUE_DTYPES)}. "
                 f"Received: value_dtype={self.value_dtype!r}"
             )
         if self.compressor.lossless and self.value_dtype != "float32":

@@ -6,7 +6,7 @@ that hang on no value, which is all that XLA compiles.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -21,6 +21,8 @@ class SparseGradient(NamedTuple):
         size: Int. n, the length of the vector.
         known: Bool. Whether all replicas send the entries at these very positions, so
             that none travel and values can be summed on the way.
+        grid: To which the values are rounded, where that is to be known when they are
+            written; see `wire.rounded`.
 
     Example:
 
@@ -33,6 +35,7 @@ class SparseGradient(NamedTuple):
     indices: tf.Tensor
     size: int
     known: bool = False
+    grid: Any = None
 
     @classmethod
     def from_mask(cls, vector: tf.Tensor, mask: tf.Tensor) -> SparseGradient:

@@ -12,6 +12,7 @@ from tem_tf.layout import pack, total_size, unpack
 
 COMPRESSORS = {
     "identity": tem_tf.Identity(),
+    "all_entries": tem_tf.AllEntries(),
     "hard_threshold": tem_tf.HardThreshold(0.5),
     "hard_threshold_sends_none": tem_tf.HardThreshold(1e30),
     "hard_threshold_sends_all": tem_tf.HardThreshold(1e-30),

@@ -23,6 +23,7 @@ SHAPES = ((400, 500), (90_000,), (100, 100), (7,))  # Some 300,000 entries.
 
 COMPRESSORS = {
     "identity": tem_tf.Identity(),
+    "all_entries": tem_tf.AllEntries(),
     "hard_threshold": tem_tf.HardThreshold(1.0),
     "hard_threshold_ramp": tem_tf.HardThreshold(tem_tf.Ramp(2.0, 0.5, steps=6)),
     "topk_layer": tem_tf.TopK(density=0.05),
@@ -43,7 +44,7 @@ MEMORIES = {
     "ef21": tem_tf.EF21(),
     "ef21_sgdm": tem_tf.EF21SGDM(0.3),
 }
-VALUE_DTYPES = ("float32", "bfloat16", "float16")
+VALUE_DTYPES = ("float32", "bfloat16", "float16", "int8", "int4", "int2", "sign")
 CLIPPED = ("accordion", "sign")  # `local_clipnorm` is given with these.
 # These have float32 alone.
 _WHOLE = ("identity", "powersgd", "sign")
@@ -68,6 +69,10 @@ FEW = [
     ("powersgd", "decaying", "float32"),
     ("sign", "ef21", "float32"),
     ("topk_schedule", "decaying", "float32"),
+    ("all_entries", "error_feedback", "sign"),
+    ("hard_threshold", "error_feedback", "int2"),
+    ("random_k", "dgc", "int4"),
+    ("topk_model", "ef21", "int8"),
     ("hard_threshold_ramp", "no_memory", "float32"),
 ]
 

@@ -56,6 +56,7 @@ FEW = [
     ("random_k_ramp", "error_feedback", "float16"),
     ("powersgd", "decaying", "float32"),
     ("sign", "ef21", "float32"),
+    ("topk_layer", "error_feedback", "int2"),
 ]
 FEW_LOSSES = [("adaptive_threshold", "error_feedback", "float32")]
 

@@ -28,6 +28,21 @@ int64_t below(int64_t limit) { return generator() % static_cast<uint64_t>(limit)
   std::exit(1);
 }
 
+constexpr int kTypes = wire::kSign + 1;
+
+// Any ascending ones are levels of few bits, as far as safety goes.
+wire::ValueCode code_of(int type) {
+  static const std::vector<float> levels = [] {
+    std::vector<float> ascending(wire::kMostLevels);
+    for (int i = 0; i < wire::kMostLevels; ++i) ascending[i] = 0.03f * i - 0.9f;
+    return ascending;
+  }();
+  wire::ValueCode code;
+  code.type = type;
+  code.levels = levels.data();
+  return code;
+}
+
 struct Expectation {
   int64_t size, block;
   int value_type;
@@ -55,16 +70,22 @@ Sent make() {
   for (float& x : values) x = std::ldexp(below(2000) - 1000.0f, below(60) - 30);
   for (float& x : block) x = below(100);
   const bool shared = below(8) == 0;
-  const int type = below(3);
+  const int type = below(kTypes);
+  wire::ValueCode code = code_of(type);
+  std::vector<float> scales((count + wire::kGroup - 1) / wire::kGroup);
+  if (wire::few_bits(type) != 0) {
+    code.scale = 1 + below(wire::kGreatestSpread);
+    for (float& x : scales) x = below(5) == 0 ? 0.0f : std::ldexp(1.0f, below(240) - 118);
+  }
 
   const wire::Header header =
-      wire::plan(values.data(), indices.data(), shared, count, size, block.size(), type,
+      wire::plan(values.data(), indices.data(), shared, count, size, block.size(), code,
                  below(4));
   std::vector<float> dense(header.index_code == wire::kAll ? size : 0);
   Sent sent{Words(header.words),
             {size, static_cast<int64_t>(block.size()), type, shared ? count : -1}};
-  wire::write(header, values.data(), indices.data(), count, block.data(), dense.data(),
-              sent.words.data());
+  wire::write(header, values.data(), scales.data(), indices.data(), count, block.data(),
+              dense.data(), sent.words.data());
   return sent;
 }
 
@@ -143,7 +164,7 @@ wire::Refusal decode(const Words& words, const Expectation& expected) {
   wire::Header header;
   wire::Refusal why =
       wire::read_header(exact.get(), length, expected.size, expected.block,
-                        expected.value_type, expected.shared_count, &header);
+                        code_of(expected.value_type), expected.shared_count, &header);
   if (!why.empty()) return why;
   if (header.words > length) fail("a payload is no longer than what was received");
   if (header.count > header.size) fail("no more entries than the vector has");
@@ -166,7 +187,7 @@ wire::Refusal decode(const Words& words, const Expectation& expected) {
   if (short_enough) sum(header, exact.get(), values.get(), indices.get());
   // There is one way only to write indices in a code: writing again gives the words.
   const int64_t index_words = header.words - wire::kHeaderWords - header.block -
-                              wire::value_words(header.values(), header.value_type);
+                              wire::value_words(header.values(), header.value.type);
   Words again(index_words);
   if (header.index_code == wire::kGaps) {
     wire::write_gaps(indices.get(), header.count, header.low_bits, again.data());
@@ -195,7 +216,7 @@ int main(int, char** arguments) {
     if (below(2) && words.size() >= 6) {  // A reader that expects what is claimed.
       if (words[2] < 0x80000000u) expected.size = words[2];
       if (words[4] < 0x80000000u) expected.block = words[4];
-      expected.value_type = (words[5] >> 4) % 3;
+      expected.value_type = (words[5] >> 4) % 16 % kTypes;
       expected.shared_count = (words[5] & 15) == wire::kShared ? words[3] : -1;
     }
     wire::Refusal why = decode(words, expected);

@@ -16,6 +16,7 @@ Settings = Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]
 
 COMPRESSOR_SETTINGS: Settings = {
     "none": ((), ()),
+    "all": ((), ()),
     "hard_threshold": (("threshold",), ()),
     "adaptive_threshold": (("density",), ()),
     "topk": (("density",), ("topk_scope", "density_ramp_steps")),

@@ -27,7 +27,7 @@ from tem_studies.workloads.workload_settings import (
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam")
 DECAY_TYPES = ("constant", "linear", "step")
 TOPK_SCOPES = ("layer", "model")
-VALUE_DTYPES = ("float32", "bfloat16", "float16")
+VALUE_DTYPES = ("float32", "bfloat16", "float16", "int8", "int4", "int2", "sign")
 
 # Settings that may differ between the workers of one run: places on their own disks
 # and the share of the processor.

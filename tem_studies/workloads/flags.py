@@ -353,8 +353,9 @@ RUN_FLAGS: dict[str, tuple[FlagRow, ...]] = {
             "value_dtype",
             str,
             "float32",
-            "How sent values travel: float32, bfloat16 or float16. What rounding takes "
-            "away stays in the residual.",
+            "How sent values travel: float32, bfloat16, float16, or in 8, 4, 2 bits or "
+            "one: int8, int4, int2, sign. What rounding takes away stays in the "
+            "residual.",
         ),
     ),
     "Workers": (

@@ -4,6 +4,7 @@
 families of compressors.
 """
 
+from tem_tf.compressors.all_entries import AllEntries
 from tem_tf.compressors.checks import check_asked, check_own, check_vectors
 from tem_tf.compressors.contract import (
     MOST_ROUNDS,
@@ -30,6 +31,7 @@ from tem_tf.compressors.topk import Accordion, TopK, TopKSchedule
 
 COMPRESSORS: dict[str, type[Compressor]] = {
     "none": Identity,
+    "all": AllEntries,
     "hard_threshold": HardThreshold,
     "topk": TopK,
     "topk_schedule": TopKSchedule,
@@ -43,6 +45,7 @@ __all__ = [
     "MOST_ROUNDS",
     "RULES",
     "Accordion",
+    "AllEntries",
     "AdaptiveThreshold",
     "Asked",
     "At",

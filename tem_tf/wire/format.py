@@ -5,7 +5,7 @@ neither bytes nor bfloat16, and fail on zero-length tensors:
 
     6 words         header: lengths, codes, flags such as "my gradient was not finite"
     index words     indices: gaps in a Rice code, a bitmap, or nothing
-    value words     float32, or two 16-bit values to a word
+    value words     float32, two 16-bit values to a word, or scales and codes
     m words         dense block (small variables, sent whole), float32
     any words       padding, up to the longest payload of the step
 
@@ -74,13 +74,27 @@ def rounded(message: Any, value_dtype: str) -> Any:
     To be called before the residual is computed, so that what rounding takes away is
     kept. Messages that are no entries have a code of their own, and stay what they are.
     """
-    if isinstance(message, MaskedGradient):  # Zeros change neither scale nor rounding.
-        vector = value_types.round_values(message.vector, value_dtype)
-        return message._replace(vector=vector)
+    if isinstance(message, MaskedGradient):
+        return message._replace(vector=_rounded_vector(message, value_dtype))
     if not isinstance(message, SparseGradient):
         return message
-    values = value_types.round_values(message.values, value_dtype)
-    return message._replace(values=values)
+    grid = message.grid or value_types.grid_of(message.values, value_dtype)
+    values = value_types.round_values(message.values, value_dtype, grid)
+    return message._replace(values=values, grid=grid)
+
+
+def _rounded_vector(message: MaskedGradient, value_dtype: str) -> tf.Tensor:
+    if value_types.has_zero(value_dtype):  # Zeros change neither scale nor rounding.
+        return value_types.round_values(message.vector, value_dtype)
+    # Entries are in groups as they would travel: one after another, then zeros.
+    size = message.mask.shape[0]
+    place = tf.cumsum(tf.cast(message.mask, tf.int32)) - 1
+    place = tf.where(message.mask, place, size)[:, tf.newaxis]  # The last is dropped.
+    values = tf.scatter_nd(place, message.vector, [size + 1])[:size]
+    grid = value_types.grid_of(values, value_dtype, message.entries())
+    values = value_types.round_values(values, value_dtype, grid)
+    back = tf.gather_nd(tf.pad(values, [[0, 1]]), place)
+    return tf.where(message.mask, back, tf.zeros_like(back))
 
 
 def encode(
@@ -97,8 +111,8 @@ def encode(
         message: k entries of a vector of n, in ascending order of their indices.
         block: float32 (m,).
         flags: int32 scalar. `NONFINITE`, `EMPTY`, both or 0.
-        value_dtype: "float32", "bfloat16" or "float16": how the entries' values travel.
-            The block stays float32: nothing keeps what rounding would take from it.
+        value_dtype: One of `VALUE_DTYPES`: how the entries' values travel. The block
+            stays float32: nothing keeps what rounding would take from it.
         shared: Whether every receiver knows the indices, so that none travel; then
             they may be in any order.
         library: The native ops, which give the same words sooner; None: TensorFlow's.
@@ -114,12 +128,15 @@ def encode(
     size, count = message.size, tf.size(message.values)
     indices, values = message.indices, message.values
     value_type = VALUE_DTYPES.index(value_dtype)
+    grid = message.grid or value_types.grid_of(values, value_dtype)
     if library is not None:
+        scales, spread = grid or (tf.zeros([0]), tf.constant(0))
         return library.tem_tf_encode(
-            *(values, indices, block, flags),
+            *(values, indices, block, flags, scales, spread),
             size=size,
             value_type=value_type,
             shared=shared,
+            levels=value_types.levels(value_dtype),
         )
 
     def gaps() -> tuple[tf.Tensor, ...]:
@@ -144,9 +161,7 @@ def encode(
     else:
         steps = tf.concat([[-1], indices, [size]], axis=0)
         ascending = tf.reduce_all(steps[1:] > steps[:-1])
-        code = index_codes.choose_code(
-            count, size, lambda x: value_types.words_of_values(x, value_dtype)
-        )
+        code = _choose_code(count, size, value_dtype)
         code = checked(code, ascending, _NOT_ASCENDING, WRITE)
         index_words, low_bits, values = tf.switch_case(
             code,
@@ -156,7 +171,7 @@ def encode(
                 ALL: everything,
             },
         )
-    value_words, scale = value_types.encode_values(values, value_dtype)
+    value_words, scale = value_types.encode_values(values, value_dtype, grid)
     codes = (
         code
         + (value_type << 4)
@@ -193,7 +208,7 @@ def words_of(
 
     words = of_values(count)
     if not message.known:
-        code = index_codes.choose_code(message.entries(), size, of_values)
+        code = _choose_code(message.entries(), size, value_dtype)
         bitmap = tf.cast(index_codes.words_of_bits(size), tf.int64)
         gaps = index_codes.words_of_gaps(message.mask)
         sparse = words + tf.where(code == BITMAP, bitmap, gaps)
@@ -236,6 +251,7 @@ def decode(
             size=size,
             block_size=block_size,
             value_type=expected,
+            levels=value_types.levels(value_dtype),
         )
         indices = shared_indices if shared else indices
         return Payload(SparseGradient(values, indices, size), *rest)
@@ -244,19 +260,20 @@ def decode(
     low_bits, scale = header.low_bits, header.scale
     payload = checked(payload, header.value_type == expected, _OTHER_VALUES)
 
-    half = value_dtype == "float16"
-    least, greatest = value_types.LEAST_SCALE, value_types.GREATEST_SCALE
+    least, greatest = value_types.scales_between(value_dtype)
     payload = checked(
         payload,
         (code <= SHARED)
         & known_flags(header.flags)
         & (low_bits <= tf.where(code == GAPS, index_codes.GREATEST_LOW_BITS, 0))
-        & (scale >= (least if half else 0))
-        & (scale <= (greatest if half else 0))
+        & (scale >= least)
+        & (scale <= greatest)
         & ((code == SHARED) == shared),
         BAD_CODES,
     )
     good = (count >= 0) & (count <= size) & (words <= tf.size(payload))
+    if not value_types.has_zero(value_dtype):
+        good &= (code != ALL) | (count == size)
     if shared_indices is not None:
         good &= count == tf.size(shared_indices)
     values_sent = tf.where(code == ALL, size, count)
@@ -291,10 +308,8 @@ def decode(
     else:
         indices = shared_indices
     if value_dtype != "float32":
-        unused = tf.where(
-            values_sent % 2 == 1, tf.bitwise.right_shift(payload[:end][-1], 16), 0
-        )
-        value_words = checked(value_words, unused == 0, _BAD_VALUES)
+        good = value_types.good_words(value_words, values_sent, value_dtype)
+        value_words = checked(value_words, good, _BAD_VALUES)
     values = value_types.decode_values(value_words, values_sent, scale, value_dtype)
     block = tf.bitcast(payload[end:words], tf.float32)
     return Payload(
@@ -306,6 +321,17 @@ def decode(
     )
 
 
+def _choose_code(count: tf.Tensor, size: int, value_dtype: str) -> tf.Tensor:
+    """See `index_codes.choose_code`; ALL may need zeros between the entries."""
+    code = index_codes.choose_code(
+        count, size, lambda x: value_types.words_of_values(x, value_dtype)
+    )
+    if value_types.has_zero(value_dtype):
+        return code
+    # A bitmap takes one more bit for each entry.
+    return tf.where((code == ALL) & (count < size), BITMAP, code)
+
+
 _OTHER_VALUES = (
     "the values of a payload are of another type: do all workers have the same "
     "value_dtype?"
@@ -314,7 +340,7 @@ _BAD_INDICES = (
     "the indices in a payload are not ascending numbers within the gradient, as many "
     "as its header says."
 )
-_BAD_VALUES = "unused bits of the values of a payload are not zero."
+_BAD_VALUES = "unused bits of the values of a payload are not zero, or no scale is so."
 _NOT_ASCENDING = (
     "the indices of a message are not ascending numbers within the gradient."
 )

@@ -18,7 +18,7 @@ import tensorflow as tf
 from tem_tf.sparse_gradient import SparseGradient
 from tem_tf.wire.format import decode
 from tem_tf.wire.header import checked
-from tem_tf.wire.value_types import VALUE_DTYPES
+from tem_tf.wire.value_types import VALUE_DTYPES, levels
 
 
 class Summed(NamedTuple):
@@ -80,6 +80,7 @@ def sum_payloads(
             N=len(sizes),
             block_size=block_size,
             value_type=VALUE_DTYPES.index(value_dtype),
+            levels=levels(value_dtype),
             shared=shared,
             threads=threads,
         )

@@ -1,4 +1,4 @@
-"""How values travel: as float32, as bfloat16, or as float16 times a power of two.
+"""How values travel: as float32, in 16 bits, or in 8, 4, 2 or 1 (`few_bits`).
 
 bfloat16 has float32's exponents and 8 significant bits. float16 has 11 and few
 exponents, so all values v of a message share a scale 2^s, and v·2^-s is what is
@@ -15,8 +15,11 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from tem_tf.wire import few_bits
+from tem_tf.wire.few_bits import Grid
+
 # Names, in the order of their numbers on the wire.
-VALUE_DTYPES = ("float32", "bfloat16", "float16")
+VALUE_DTYPES = ("float32", "bfloat16", "float16", *few_bits.BITS)
 
 # Exponents s: the least for which every float16 times 2^s is a normal float32 or zero,
 # and that of the largest float32.
@@ -31,20 +34,54 @@ _NAN = {"bfloat16": 0x7FC0, "float16": 0x7E00}
 
 
 def words_of_values(count: tf.Tensor | int, value_dtype: str) -> tf.Tensor | int:
-    """32-bit words that `count` values take; an odd 16-bit one is followed by zero."""
+    """32-bit words that `count` values take; the last is filled up with zeros."""
+    if value_dtype in few_bits.BITS:
+        codes = few_bits.words_of_codes(count, value_dtype)
+        return few_bits.words_of_scales(count) + codes
     return count if value_dtype == "float32" else (count + 1) // 2
 
 
-def encode_values(values: tf.Tensor, value_dtype: str) -> tuple[tf.Tensor, tf.Tensor]:
+def has_zero(value_dtype: str) -> bool:
+    """Whether every message may have zeros among its values."""
+    return value_dtype not in few_bits.BITS
+
+
+def levels(value_dtype: str) -> tuple[float, ...]:
+    """What the native ops need to know of few bits: see `few_bits.levels`."""
+    return few_bits.levels(value_dtype) if value_dtype in few_bits.BITS else ()
+
+
+def grid_of(
+    values: tf.Tensor, value_dtype: str, count: tf.Tensor | None = None
+) -> Grid | None:
+    """What values are rounded to: see `few_bits.grid_of`; None where each has its own.
+
+    Args:
+        values: float32 (m,).
+        value_dtype: One of `VALUE_DTYPES`.
+        count: As there.
+    """
+    if value_dtype in few_bits.BITS:
+        return few_bits.grid_of(values, count)
+    return None
+
+
+def encode_values(
+    values: tf.Tensor, value_dtype: str, grid: Grid | None = None
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Rounds values and lays their bits end to end.
 
     Args:
         values: float32 (k,).
         value_dtype: One of `VALUE_DTYPES`.
+        grid: `grid_of` the values before they were rounded. Default: of these.
 
     Returns:
-        int32 words, (k,) or (⌈k/2⌉,), and the int32 scale s, 0 unless float16.
+        int32 words, and int32 scale: s of float16, the spread of few bits, else 0.
     """
+    if value_dtype in few_bits.BITS:
+        grid = grid or few_bits.grid_of(values)
+        return few_bits.encode_values(values, grid, value_dtype), grid.spread
     if value_dtype == "float32":
         return tf.bitcast(values, tf.int32), tf.constant(0)
     bits = tf.bitcast(values, tf.int32)
@@ -69,6 +106,8 @@ def decode_values(
     words: tf.Tensor, count: tf.Tensor, scale: tf.Tensor, value_dtype: str
 ) -> tf.Tensor:
     """Reads what `encode_values` wrote: float32 (count,)."""
+    if value_dtype in few_bits.BITS:
+        return few_bits.decode_values(words, count, scale, value_dtype)
     if value_dtype == "float32":
         return tf.bitcast(words, tf.float32)
     codes = tf.reshape(tf.bitcast(words, tf.uint16), [-1])[:count]
@@ -79,8 +118,35 @@ def decode_values(
     return halves * _power_of_two(scale)
 
 
-def round_values(values: tf.Tensor, value_dtype: str) -> tf.Tensor:
-    """Returns values (k,) as the others will decode them; twice changes nothing."""
+def scales_between(value_dtype: str) -> tuple[int, int]:
+    """The least and the greatest scale that `encode_values` returns."""
+    if value_dtype in few_bits.BITS:
+        return few_bits.LEAST_SPREAD, few_bits.GREATEST_SPREAD
+    return (LEAST_SCALE, GREATEST_SCALE) if value_dtype == "float16" else (0, 0)
+
+
+def good_words(words: tf.Tensor, count: tf.Tensor, value_dtype: str) -> tf.Tensor:
+    """Whether `encode_values` can have written the words of so many values: bool."""
+    if value_dtype in few_bits.BITS:
+        return few_bits.good_words(words, count, value_dtype)
+    if value_dtype == "float32":
+        return tf.constant(True)
+    last = tf.concat([[0], words], axis=0)[-1]
+    return (count % 2 == 0) | (tf.bitwise.right_shift(last, 16) == 0)
+
+
+def round_values(
+    values: tf.Tensor, value_dtype: str, grid: Grid | None = None
+) -> tf.Tensor:
+    """Returns values (k,) as the others will decode them; twice changes nothing.
+
+    Args:
+        values: float32 (k,).
+        value_dtype: One of `VALUE_DTYPES`.
+        grid: Theirs, or of what they were rounded from. Default: `grid_of` them.
+    """
+    if value_dtype in few_bits.BITS:
+        return few_bits.round_to(values, grid or few_bits.grid_of(values), value_dtype)
     if value_dtype == "float32":
         return values
     words, scale = encode_values(values, value_dtype)

@@ -113,8 +113,8 @@ TOPK = {"compressor": "topk", "density": 0.1}
         ),
         (
             {"compressor": "gzip"},
-            "`compressor` must be one of none, hard_threshold, adaptive_threshold, "
-            "topk, topk_schedule, random_k, accordion, dgc. "
+            "`compressor` must be one of none, all, hard_threshold, "
+            "adaptive_threshold, topk, topk_schedule, random_k, accordion, dgc. "
             "Received: compressor='gzip'.",
         ),
         (
@@ -162,9 +162,9 @@ TOPK = {"compressor": "topk", "density": 0.1}
             for density in (0.0, 1.5, math.nan, "10%", True)
         ),
         (
-            TOPK | {"value_dtype": "int8"},
-            "`value_dtype` must be one of float32, bfloat16, float16. "
-            "Received: value_dtype='int8'.",
+            TOPK | {"value_dtype": "int16"},
+            "`value_dtype` must be one of float32, bfloat16, float16, int8, int4, "
+            "int2, sign. Received: value_dtype='int16'.",
         ),
         (
             TOPK | {"dense_below": -1},

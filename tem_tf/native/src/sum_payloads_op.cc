@@ -12,6 +12,7 @@
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/shape_inference.h"
+#include "value_code.h"
 #include "wire_sum.h"
 
 namespace tem_tf {
@@ -33,6 +34,7 @@ REGISTER_OP("TemTfSumPayloads")
     .Attr("sizes: list(int)")
     .Attr("block_size: int >= 0")
     .Attr("value_type: int")
+    .Attr("levels: list(float)")
     .Attr("shared: bool")
     .Attr("threads: int = 0")
     .Input("rows: int32")
@@ -74,7 +76,7 @@ class SumPayloads : public OpKernel {
   explicit SumPayloads(OpKernelConstruction* context) : OpKernel(context) {
     OP_REQUIRES_OK(context, context->GetAttr("sizes", &sizes_));
     OP_REQUIRES_OK(context, context->GetAttr("block_size", &block_size_));
-    OP_REQUIRES_OK(context, context->GetAttr("value_type", &value_type_));
+    OP_REQUIRES_OK(context, value_code(context, &levels_, &value_));
     OP_REQUIRES_OK(context, context->GetAttr("shared", &shared_));
     OP_REQUIRES_OK(context, context->GetAttr("threads", &threads_));
     for (int64_t size : sizes_) size_ += size;
@@ -96,7 +98,7 @@ class SumPayloads : public OpKernel {
       wire::Header& header = headers[r];
       const int64_t shared_count = shared_ ? shared_indices.NumElements() : -1;
       if (Refused(context, wire::read_header(row(r), length, size_, block_size_,
-                                             value_type_, shared_count, &header))) {
+                                             value_, shared_count, &header))) {
         return;
       }
       const bool own = header.index_code == wire::kGaps ||
@@ -204,7 +206,8 @@ class SumPayloads : public OpKernel {
   std::vector<int64_t> sizes_;
   int64_t size_ = 0;
   int64_t block_size_;
-  int value_type_;
+  std::vector<float> levels_;
+  wire::ValueCode value_;
   bool shared_;
   int threads_;
 };

@@ -44,7 +44,8 @@ constexpr char kBadLengths[] = "the lengths in the header of a payload do not ag
 constexpr char kBadIndices[] =
     "the indices in a payload are not ascending numbers within the gradient, as many "
     "as its header says.";
-constexpr char kBadValues[] = "unused bits of the values of a payload are not zero.";
+constexpr char kBadValues[] =
+    "unused bits of the values of a payload are not zero, or no scale is so.";
 
 inline Refusal other_version(uint32_t version) {
   return "a payload is of wire format " + std::to_string(version) +
@@ -63,16 +64,16 @@ struct Header {
   int64_t count = 0;    // k
   int64_t block = 0;    // m
   int index_code = kGaps;
-  int value_type = kFloat32;
   int low_bits = 0;
   int flags = 0;
-  int scale = 0;
+  ValueCode value;
 
   int64_t values() const { return index_code == kAll ? size : count; }
 };
 
 // The code of a message, from k and n alone: everything if that is no longer than any
-// other, else a bitmap if it is no longer than gaps can be.
+// other, else a bitmap if it is no longer than gaps can be. In few bits there is no zero
+// for what lies between the entries.
 inline int choose_index_code(int64_t count, int64_t size, int value_type) {
   const int64_t gaps =
       count == 0 ? 0
@@ -81,7 +82,7 @@ inline int choose_index_code(int64_t count, int64_t size, int value_type) {
   const int64_t bitmap = words_of_bits(size);
   if (value_words(size, value_type) <=
       value_words(count, value_type) + std::min(gaps, bitmap)) {
-    return kAll;
+    return few_bits(value_type) != 0 && count < size ? kBitmap : kAll;
   }
   return bitmap <= gaps ? kBitmap : kGaps;
 }
@@ -97,39 +98,42 @@ inline bool ascending(const int32_t* indices, int64_t count, int64_t size) {
   return good && previous < size;
 }
 
-// The header of a message whose indices are `ascending`, or shared.
+// The header of a message whose indices are `ascending`, or shared. `value.scale` is the
+// spread of few bits, and otherwise found here.
 inline Header plan(const float* values, const int32_t* indices, bool shared,
-                   int64_t count, int64_t size, int64_t block, int value_type,
+                   int64_t count, int64_t size, int64_t block, const ValueCode& value,
                    int flags) {
   Header header;
   header.size = size;
   header.block = block;
-  header.value_type = value_type;
+  header.value = value;
   header.flags = flags;
   header.count = count;
   header.index_code =
-      shared ? kShared : choose_index_code(count, size, value_type);
+      shared ? kShared : choose_index_code(count, size, value.type);
   int64_t index_bits = 0;
   if (header.index_code == kGaps && count > 0) {
     header.low_bits = choose_low_bits(indices, count, size, &index_bits);
   } else if (header.index_code == kBitmap) {
     index_bits = size;
   }
-  if (value_type == kFloat16) header.scale = half_scale(values, count);
+  if (value.type == kFloat16) header.value.scale = half_scale(values, count);
   header.words = kHeaderWords + words_of_bits(index_bits) +
-                 value_words(header.values(), value_type) + block;
+                 value_words(header.values(), value.type) + block;
   return header;
 }
 
 inline uint32_t pack_codes(const Header& header) {
-  return static_cast<uint32_t>(header.index_code | (header.value_type << 4) |
+  return static_cast<uint32_t>(header.index_code | (header.value.type << 4) |
                                (header.low_bits << 8) | (header.flags << 16)) |
-         (static_cast<uint32_t>(header.scale) << 24);
+         (static_cast<uint32_t>(header.value.scale) << 24);
 }
 
-// Writes `header.words` words. `dense` is room for n floats, needed for kAll alone.
-inline void write(const Header& header, const float* values, const int32_t* indices,
-                  int64_t count, const float* block, float* dense, uint32_t* words) {
+// Writes `header.words` words. `scales` are those of groups in few bits; `dense` is room
+// for n floats, needed for kAll alone.
+inline void write(const Header& header, const float* values, const float* scales,
+                  const int32_t* indices, int64_t count, const float* block,
+                  float* dense, uint32_t* words) {
   const uint32_t start[kHeaderWords] = {kMagic,
                                         static_cast<uint32_t>(header.words),
                                         static_cast<uint32_t>(header.size),
@@ -138,7 +142,7 @@ inline void write(const Header& header, const float* values, const int32_t* indi
                                         pack_codes(header)};
   std::copy_n(start, kHeaderWords, words);
   uint32_t* tail = words + header.words - header.block;
-  uint32_t* body = tail - value_words(header.values(), header.value_type);
+  uint32_t* body = tail - value_words(header.values(), header.value.type);
   if (header.index_code == kGaps) {
     write_gaps(indices, count, header.low_bits, words + kHeaderWords);
   } else if (header.index_code == kBitmap) {
@@ -148,7 +152,7 @@ inline void write(const Header& header, const float* values, const int32_t* indi
     for (int64_t i = 0; i < count; ++i) dense[indices[i]] = values[i];
     values = dense;
   }
-  write_values(values, header.values(), header.value_type, header.scale, body);
+  write_values(values, header.values(), header.value, scales, body);
   if (header.block > 0) std::memcpy(tail, block, header.block * sizeof(float));
 }
 
@@ -156,8 +160,8 @@ inline void write(const Header& header, const float* values, const int32_t* indi
 // `shared_count` is the number of shared indices, or -1 where the payload must bring
 // its own.
 inline Refusal read_header(const uint32_t* words, int64_t length, int64_t size,
-                           int64_t block, int value_type, int64_t shared_count,
-                           Header* header) {
+                           int64_t block, const ValueCode& expected,
+                           int64_t shared_count, Header* header) {
   if (length < kHeaderWords) return kTooShort;
   if ((words[0] ^ kMagic) > 255) return kNotOurs;
   if (words[0] != kMagic) return other_version(words[0] & 255);
@@ -166,24 +170,26 @@ inline Refusal read_header(const uint32_t* words, int64_t length, int64_t size,
   header->count = static_cast<int32_t>(words[3]);
   header->block = static_cast<int32_t>(words[4]);
   header->index_code = words[5] & 15;
-  header->value_type = (words[5] >> 4) & 15;
+  header->value = expected;
+  const int value_type = (words[5] >> 4) & 15;
   header->low_bits = (words[5] >> 8) & 255;
   header->flags = (words[5] >> 16) & 15;
   const uint32_t kind = (words[5] >> 20) & 15;
-  header->scale = static_cast<int32_t>(words[5]) >> 24;
+  const int scale = header->value.scale = static_cast<int32_t>(words[5]) >> 24;
   if (kind != 0) return other_kind(kind);
   if (header->size != size || header->block != block) return kOtherSizes;
-  if (header->value_type != value_type) return kOtherValues;
-  const bool half = value_type == kFloat16;
+  if (value_type != expected.type) return kOtherValues;
+  const bool half = value_type == kFloat16, few = few_bits(value_type) != 0;
   if (header->index_code > kShared || header->flags > kAllFlags ||
       header->low_bits > (header->index_code == kGaps ? kMaximalLowBits : 0) ||
-      header->scale < (half ? kLeastScale : 0) ||
-      header->scale > (half ? kGreatestScale : 0) ||
+      scale < (half ? kLeastScale : few ? kLeastSpread : 0) ||
+      scale > (half ? kGreatestScale : few ? kGreatestSpread : 0) ||
       (header->index_code == kShared) != (shared_count >= 0)) {
     return kBadCodes;
   }
   const int64_t count = header->count;
   if (count < 0 || count > size || header->words > length ||
+      (few && header->index_code == kAll && count < size) ||
       (shared_count >= 0 && count != shared_count)) {
     return kBadLengths;
   }
@@ -203,7 +209,7 @@ struct Parts {
   Parts(const Header& header, const uint32_t* words)
       : indices(words + kHeaderWords),
         values(words + header.words - header.block -
-               value_words(header.values(), header.value_type)),
+               value_words(header.values(), header.value.type)),
         block(words + header.words - header.block) {}
 
   const uint32_t *indices, *values, *block;
@@ -222,8 +228,8 @@ inline Refusal read_indices(const Header& header, const uint32_t* words,
     good = read_bitmap(parts.indices, header.count, header.size, indices);
   }
   if (!good) return kBadIndices;
-  const bool odd = header.value_type != kFloat32 && header.values() % 2 != 0;
-  return odd && (parts.block[-1] >> 16) != 0 ? kBadValues : Refusal();
+  good = good_values(parts.values, header.values(), header.value.type);
+  return good ? Refusal() : kBadValues;
 }
 
 // Reads all that follows such a header: `header.values()` values, as many indices unless
@@ -236,8 +242,7 @@ inline Refusal read_body(const Header& header, const uint32_t* words, float* val
     for (int64_t i = 0; i < header.size; ++i) indices[i] = static_cast<int32_t>(i);
   }
   const Parts parts(header, words);
-  read_values(parts.values, 0, header.values(), header.value_type, header.scale,
-              values);
+  read_values(parts.values, header.values(), 0, header.values(), header.value, values);
   if (header.block > 0) std::memcpy(block, parts.block, header.block * sizeof(float));
   return why;
 }

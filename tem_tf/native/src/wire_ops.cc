@@ -1,12 +1,14 @@
 // The wire format as TensorFlow ops. Single-threaded: a message is small, or a copy.
 
 #include <limits>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/shape_inference.h"
+#include "value_code.h"
 #include "wire_code.h"
 
 namespace tem_tf {
@@ -32,7 +34,7 @@ class Encode : public OpKernel {
  public:
   explicit Encode(OpKernelConstruction* context) : OpKernel(context) {
     OP_REQUIRES_OK(context, context->GetAttr("size", &size_));
-    OP_REQUIRES_OK(context, context->GetAttr("value_type", &value_type_));
+    OP_REQUIRES_OK(context, value_code(context, &levels_, &value_));
     OP_REQUIRES_OK(context, context->GetAttr("shared", &shared_));
   }
 
@@ -55,9 +57,20 @@ class Encode : public OpKernel {
                 InvalidArgument("tem_tf cannot write the wire: a message has flags that "
                                 "do not exist."));
     const float* floats = values.flat<float>().data();
-    const wire::Header header = wire::plan(
-        floats, positions, shared_, count, size_,
-        block.NumElements(), value_type_, flags);
+    wire::ValueCode value = value_;
+    if (wire::few_bits(value.type) != 0) {
+      value.scale = context->input(5).flat<int32_t>()(0);
+      const int64_t groups = (count + wire::kGroup - 1) / wire::kGroup;
+      OP_REQUIRES(context,
+                  context->input(4).NumElements() == groups &&
+                      value.scale >= wire::kLeastSpread &&
+                      value.scale <= wire::kGreatestSpread,
+                  InvalidArgument("tem_tf cannot write the wire: a message of ", count,
+                                  " values has ", context->input(4).NumElements(),
+                                  " scales and the spread ", value.scale, "."));
+    }
+    const wire::Header header = wire::plan(floats, positions, shared_, count, size_,
+                                           block.NumElements(), value, flags);
     OP_REQUIRES(context, header.words <= std::numeric_limits<int32_t>::max(),
                 InvalidArgument("tem_tf cannot write the wire: a message takes ",
                                 header.words, " words, and 2^31 - 1 is the most."));
@@ -69,14 +82,16 @@ class Encode : public OpKernel {
     Tensor* payload = nullptr;
     OP_REQUIRES_OK(context, context->allocate_output(
                                 0, TensorShape({header.words}), &payload));
-    wire::write(header, floats, positions, count, block.flat<float>().data(),
+    wire::write(header, floats, context->input(4).flat<float>().data(), positions,
+                count, block.flat<float>().data(),
                 header.values() > count ? dense.flat<float>().data() : nullptr,
                 reinterpret_cast<uint32_t*>(payload->flat<int32_t>().data()));
   }
 
  private:
   int64_t size_;
-  int value_type_;
+  std::vector<float> levels_;
+  wire::ValueCode value_;
   bool shared_;
 };
 
@@ -85,16 +100,16 @@ class Decode : public OpKernel {
   explicit Decode(OpKernelConstruction* context) : OpKernel(context) {
     OP_REQUIRES_OK(context, context->GetAttr("size", &size_));
     OP_REQUIRES_OK(context, context->GetAttr("block_size", &block_size_));
-    OP_REQUIRES_OK(context, context->GetAttr("value_type", &value_type_));
+    OP_REQUIRES_OK(context, value_code(context, &levels_, &value_));
   }
 
   void Compute(OpKernelContext* context) override {
     const Tensor& payload = context->input(0);
     const uint32_t* words = words_of(payload);
     wire::Header header;
-    refuse(context, wire::read_header(words, payload.NumElements(), size_, block_size_,
-                                      value_type_,
-                                      context->input(1).flat<int32_t>()(0), &header));
+    refuse(context,
+           wire::read_header(words, payload.NumElements(), size_, block_size_, value_,
+                             context->input(1).flat<int32_t>()(0), &header));
     if (!context->status().ok()) return;
     // No allocation is larger than the payload allows: its header has been checked.
     const bool shared = header.index_code == wire::kShared;
@@ -125,7 +140,8 @@ class Decode : public OpKernel {
 
   int64_t size_;
   int64_t block_size_;
-  int value_type_;
+  std::vector<float> levels_;
+  wire::ValueCode value_;
 };
 
 REGISTER_OP("TemTfEncode")
@@ -133,9 +149,12 @@ REGISTER_OP("TemTfEncode")
     .Input("indices: int32")
     .Input("block: float")
     .Input("flags: int32")
+    .Input("scales: float")
+    .Input("spread: int32")
     .Output("payload: int32")
     .Attr("size: int")
     .Attr("value_type: int")
+    .Attr("levels: list(float)")
     .Attr("shared: bool")
     .SetShapeFn([](InferenceContext* c) {
       c->set_output(0, c->Vector(InferenceContext::kUnknownDim));
@@ -154,6 +173,7 @@ REGISTER_OP("TemTfDecode")
     .Attr("size: int")
     .Attr("block_size: int")
     .Attr("value_type: int")
+    .Attr("levels: list(float)")
     .SetShapeFn([](InferenceContext* c) {
       int64_t block_size;
       TF_RETURN_IF_ERROR(c->GetAttr("block_size", &block_size));

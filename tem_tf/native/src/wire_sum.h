@@ -39,7 +39,7 @@ inline void add_entries(const Header& header, const uint32_t* words,
   float* sums = nullptr;
   for (int64_t first = 0; first < header.count; first += kValuesAtOnce) {
     const int64_t count = std::min(kValuesAtOnce, header.count - first);
-    read_values(parts.values, first, count, header.value_type, header.scale, values);
+    read_values(parts.values, header.count, first, count, header.value, values);
     for (int64_t j = 0; j < count; ++j) {
       const int64_t index = indices[first + j];
       if (index < begin || index >= end) {
@@ -62,7 +62,7 @@ inline void add_stretch(const Header& header, const uint32_t* words, int64_t fir
   float values[kValuesAtOnce];
   for (int64_t at = 0; at < count; at += kValuesAtOnce) {
     const int64_t some = std::min(kValuesAtOnce, count - at);
-    read_values(parts.values, first + at, some, header.value_type, header.scale, values);
+    read_values(parts.values, header.size, first + at, some, header.value, values);
     for (int64_t j = 0; j < some; ++j) sums[at + j] += values[j];
   }
 }

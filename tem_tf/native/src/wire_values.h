@@ -1,4 +1,4 @@
-// Values on the wire: float32, bfloat16, or float16 with a shared power of two.
+// Values on the wire: float32, bfloat16, float16 with a shared power of two, few bits.
 //
 // Integer arithmetic, so that the compiler's and the processor's ideas of rounding,
 // subnormals and NaN do not matter. tem_tf/wire/value_types.py is the twin.
@@ -10,10 +10,32 @@
 #include <cstdint>
 #include <cstring>
 
+#include "wire_few_bits.h"
+
 namespace tem_tf {
 namespace wire {
 
-enum ValueType { kFloat32 = 0, kBfloat16 = 1, kFloat16 = 2 };
+enum ValueType {
+  kFloat32 = 0,
+  kBfloat16 = 1,
+  kFloat16 = 2,
+  kInt8 = 3,
+  kInt4 = 4,
+  kInt2 = 5,
+  kSign = 6,
+};
+
+// Bits of a value in few bits; 0 of the others.
+inline int few_bits(int value_type) {
+  return value_type >= kInt8 ? 8 >> (value_type - kInt8) : 0;
+}
+
+// How the values of a message are written and read.
+struct ValueCode {
+  int type = kFloat32;
+  int scale = 0;                   // s of float16, the spread of few bits, else 0.
+  const float* levels = nullptr;  // e_i - 1, of few bits.
+};
 
 // Exponents of the power of two that float16 values share: the least for which every
 // float16 decodes to a normal float32 or zero, and that of the largest float32.
@@ -21,6 +43,8 @@ constexpr int kLeastScale = -101;
 constexpr int kGreatestScale = 113;
 
 inline int64_t value_words(int64_t count, int value_type) {
+  const int bits = few_bits(value_type);
+  if (bits != 0) return scale_words(count) + code_words(count, bits);
   return value_type == kFloat32 ? count : (count + 1) / 2;
 }
 
@@ -95,16 +119,21 @@ inline float from_half(uint32_t code, float scale) {
   return float_of(bits_of(value) | ((code & 0x8000u) << 16));
 }
 
-// Writes `count` values as words; `scale` is half_scale's.
-inline void write_values(const float* values, int64_t count, int value_type, int scale,
-                         uint32_t* words) {
-  if (value_type == kFloat32) {
+// Writes `count` values as words; `scales` are those of groups in few bits.
+inline void write_values(const float* values, int64_t count, const ValueCode& how,
+                         const float* scales, uint32_t* words) {
+  if (how.type == kFloat32) {
     if (count > 0) std::memcpy(words, values, count * sizeof(float));
     return;
   }
-  const float inverse = power_of_two(-scale);
+  const int bits = few_bits(how.type);
+  if (bits != 0) {
+    const Levels levels(how.levels, bits, how.scale);
+    return write_few_bits(values, count, scales, levels, bits, words);
+  }
+  const float inverse = power_of_two(-how.scale);
   const auto code = [&](float value) {
-    return value_type == kBfloat16 ? to_bfloat16(value) : to_half(value, inverse);
+    return how.type == kBfloat16 ? to_bfloat16(value) : to_half(value, inverse);
   };
   for (int64_t i = 0; i + 1 < count; i += 2) {
     words[i / 2] = code(values[i]) | (code(values[i + 1]) << 16);
@@ -112,18 +141,30 @@ inline void write_values(const float* values, int64_t count, int value_type, int
   if (count % 2 != 0) words[count / 2] = code(values[count - 1]);
 }
 
-// Reads `count` values from the value numbered `first` on.
-inline void read_values(const uint32_t* words, int64_t first, int64_t count,
-                        int value_type, int scale, float* values) {
-  if (value_type == kFloat32) {
+// Reads `count` values from the value numbered `first` on, of `all`.
+inline void read_values(const uint32_t* words, int64_t all, int64_t first,
+                        int64_t count, const ValueCode& how, float* values) {
+  if (how.type == kFloat32) {
     if (count > 0) std::memcpy(values, words + first, count * sizeof(float));
     return;
   }
-  const float factor = power_of_two(scale);
+  const int bits = few_bits(how.type);
+  if (bits != 0) {
+    const Levels levels(how.levels, bits, how.scale);
+    return read_few_bits(words, all, first, count, levels, bits, values);
+  }
+  const float factor = power_of_two(how.scale);
   for (int64_t i = first; i < first + count; ++i) {
     const uint32_t code = (words[i / 2] >> (16 * (i % 2))) & 0xffffu;
-    *values++ = value_type == kBfloat16 ? from_bfloat16(code) : from_half(code, factor);
+    *values++ = how.type == kBfloat16 ? from_bfloat16(code) : from_half(code, factor);
   }
+}
+
+// Whether `write_values` can have written the words of so many values.
+inline bool good_values(const uint32_t* words, int64_t count, int value_type) {
+  const int bits = few_bits(value_type);
+  if (bits != 0) return good_few_bits(words, count, bits);
+  return value_type == kFloat32 || count % 2 == 0 || words[count / 2] >> 16 == 0;
 }
 
 }  // namespace wire
