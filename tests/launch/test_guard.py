@@ -1,5 +1,6 @@
 """The guard, and what else must not depend on who started or watches the launcher."""
 
+import contextlib
 import os
 import pathlib
 import shlex
@@ -48,11 +49,12 @@ def guard_of(launcher, pids):
 def guards_of(launcher):
     """The guards among a running launcher's children, by what they run."""
     path = pathlib.Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children")
-    return [
-        pid
-        for pid in map(int, path.read_text().split())
-        if b"guard_process.py" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
+    guards = []
+    for pid in map(int, path.read_text().split()):
+        with contextlib.suppress(OSError):  # It has ended meanwhile.
+            if b"guard_process.py" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes():
+                guards.append(pid)
+    return guards
 
 
 def test_a_killed_guard_leaves_a_run_as_it_is(tmp_path):

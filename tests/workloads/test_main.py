@@ -162,7 +162,7 @@ def test_several_decay_epochs_follow_one_flag():
         (("--speed=1",), "Unknown command line flag 'speed'"),
         (("digits",), "Every argument must follow a flag. Received: digits."),
         (("--error_feedback=maybe",), "flag --error_feedback=maybe: "),
-        (("--compressor", "gzip"), "`compressor` must be one of none, hard_threshold"),
+        (("--compressor", "gzip"), "`compressor` must be one of none, all, "),
         (("--compressor", "topk"), "`compressor` topk needs `density`."),
         (("--path_data", "/nowhere"), "`path_data` must be a directory."),
         (("--arch", "lstm"), "`arch` lstm cannot be trained on `datasource` mnist."),
