@@ -120,7 +120,9 @@ def test_a_graph_and_other_shapes_round_alike(value_dtype):
         np.testing.assert_array_equal(bits(masked), bits(sparse.to_dense()))
 
 
-@pytest.mark.parametrize(("value_dtype", "most"), [("int4", 11.9), ("int2", 9.9)])
+@pytest.mark.parametrize(
+    ("value_dtype", "most"), [("int4", 11.9), ("int2", 9.9), ("sign", 8.9)]
+)
 def test_bits_of_an_entry_of_a_sparse_gradient(value_dtype, most):
     """Of random places, which take the most."""
     size, count = 11_173_962, 174_593
