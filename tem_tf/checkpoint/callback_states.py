@@ -50,10 +50,10 @@ class CallbackStates(Part):
             for name in names:
                 if (value := state.get(f"{key}/{name}")) is not None:
                     setattr(callback, name, value.item())
-            weights = [
-                v for k, v in state.items() if k.startswith(f"{key}/{_WEIGHTS}/")
-            ]
-            if weights:
+            # By their numbers: nobody says that arrays come back in their order.
+            number = sum(name.startswith(f"{key}/{_WEIGHTS}/") for name in state)
+            if number:
+                weights = [state[f"{key}/{_WEIGHTS}/{i}"] for i in range(number)]
                 setattr(callback, _WEIGHTS, weights)
 
     def _each(

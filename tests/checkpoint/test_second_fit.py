@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import tem_tf
+from tem_tf.checkpoint.callback_states import CallbackStates
 from tests.checkpoint.training import (
     BATCH,
     STEPS,
@@ -110,6 +111,16 @@ def test_callbacks_remember_the_epochs_before_a_kill(kill_at, tmp_path):
         for name in ("undisturbed", "killed")
     )
     assert weights(ours) == weights(best)
+
+
+def test_best_weights_come_back_in_their_order():
+    before, after = keras.callbacks.EarlyStopping(), keras.callbacks.EarlyStopping()
+    before.wait, before.best, before.best_epoch = 2, 0.5, 3
+    before.best_weights = [np.full([2], i, np.float32) for i in range(12)]
+    (state,) = CallbackStates(lambda: [before]).read()
+    CallbackStates(lambda: [after]).write([dict(sorted(state.items()))])
+    assert (after.wait, after.best, after.best_epoch) == (2, 0.5, 3)
+    assert [weight[0] for weight in after.best_weights] == list(range(12))
 
 
 def test_a_fit_after_one_that_went_on_trains_all_its_epochs(tmp_path):
