@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tem_tf import _internals
+from tem_tf import _collective_internals
 from tem_tf.capacity import LADDER, capacity_of, next_demand, rung_of
 from tem_tf.instance_keys import Use
 
@@ -45,7 +45,7 @@ class Gathered(NamedTuple):
     traffic: Traffic
 
 
-class SparsifiedCrossDeviceOps(_internals.DelegatingCrossDeviceOps):
+class SparsifiedCrossDeviceOps(_collective_internals.DelegatingCrossDeviceOps):
     """Cross-device ops with the gradient's exchange beside the dense ones.
 
     Every reduction and gather that others ask for (metrics, batch norm, Keras's logs)
@@ -64,7 +64,7 @@ class SparsifiedCrossDeviceOps(_internals.DelegatingCrossDeviceOps):
     @classmethod
     def of(cls, strategy: tf.distribute.Strategy) -> SparsifiedCrossDeviceOps:
         """Returns the strategy's own, if it has such, else a new one."""
-        installed = _internals.cross_device_ops(strategy)
+        installed = _collective_internals.cross_device_ops(strategy)
         return installed if isinstance(installed, cls) else cls()
 
     def gather_payloads(
@@ -94,7 +94,7 @@ class SparsifiedCrossDeviceOps(_internals.DelegatingCrossDeviceOps):
         demand = tf.cast(demand, tf.int64)
         if context.num_replicas_in_sync == 1:
             return Gathered(payload[tf.newaxis], Traffic.none(demand))
-        all_gather = _internals.collective_all_gather(context.strategy)
+        all_gather = _collective_internals.collective_all_gather(context.strategy)
         if all_gather is not None:
             replicas = context.num_replicas_in_sync
             if fixed_length:
@@ -104,7 +104,7 @@ class SparsifiedCrossDeviceOps(_internals.DelegatingCrossDeviceOps):
                 return Gathered(rows, Traffic.none(demand))
             key = use.of("gather").first_key()
             return _gather_learnt(all_gather, replicas, payload, demand, key)
-        if not _internals.is_multi_worker(context.strategy):
+        if not _collective_internals.is_multi_worker(context.strategy):
             rows = context.merge_call(_stack_rows, args=(payload,))
             return Gathered(rows, Traffic.none(demand))
         # Eagerly with several devices per worker: no collective of our own can run.
@@ -129,7 +129,7 @@ class SparsifiedCrossDeviceOps(_internals.DelegatingCrossDeviceOps):
         context = _replica_context()
         if context.num_replicas_in_sync == 1:
             return values
-        all_reduce = _internals.collective_all_reduce(context.strategy)
+        all_reduce = _collective_internals.collective_all_reduce(context.strategy)
         if all_reduce is None:
             return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
         length = values.shape[0]
@@ -153,7 +153,7 @@ class SparsifiedCrossDeviceOps(_internals.DelegatingCrossDeviceOps):
         context = _replica_context()
         if (
             context.num_replicas_in_sync == 1
-            or _internals.collective_all_gather(context.strategy) is not None
+            or _collective_internals.collective_all_gather(context.strategy) is not None
         ):
             return tf.cond(predicate, true_fn, false_fn)
         return tf.nest.map_structure(

@@ -17,7 +17,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tem_tf import _fit_internals, _internals, chief_writing
+from tem_tf import _collective_internals, _fit_internals, chief_writing
 from tem_tf.worker_texts import WorkerTexts
 
 
@@ -49,7 +49,7 @@ class FitStart:
         call = _fit_internals.call_that_begins()
         if call is None or call.data in self._begun:
             return
-        if not _internals.is_multi_worker(self._strategy):
+        if not _collective_internals.is_multi_worker(self._strategy):
             return
         self._begun.add(call.data)
         callbacks = []

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tem_tf import _internals
+from tem_tf import _collective_internals
 from tem_tf.cross_device_ops import SparsifiedCrossDeviceOps
 from tem_tf.instance_keys import Use
 
@@ -133,12 +133,12 @@ def _gather_first(
 ) -> tf.Tensor:
     """All replicas' words, int32 (replicas, n)."""
     strategy = tf.distribute.get_strategy()
-    all_gather = _internals.collective_all_gather(strategy)
+    all_gather = _collective_internals.collective_all_gather(strategy)
     if all_gather is None:
         return ops.gather_payloads(words, use).rows
     # TensorFlow's own next key: that of a plain worker's all-reduce of its gradients,
     # so that both end with an error where they would wait for ever.
-    key = _internals.next_instance_key(strategy)
+    key = _collective_internals.next_instance_key(strategy)
     return tf.reshape(all_gather(words, key), [ops.replicas(), -1])
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tem_tf import _internals
+from tem_tf import _collective_internals, _internals
 from tem_tf.cross_device_ops import SparsifiedCrossDeviceOps
 from tem_tf.handshake import handshake, require_same, with_all_workers
 from tem_tf.instance_keys import Use
@@ -72,7 +72,7 @@ class Meeting:
     def in_step(self, ops: SparsifiedCrossDeviceOps, step: tf.Tensor) -> None:
         """The same before the first exchange; replica context."""
         strategy = tf.distribute.get_strategy()
-        if _internals.is_multi_worker(strategy) and not _internals.in_xla():
+        if _collective_internals.is_multi_worker(strategy) and not _internals.in_xla():
             with _internals.conditions_as_one_op():
                 met = tf.cond(
                     self._state.read(_MET),
@@ -83,7 +83,7 @@ class Meeting:
 
     def _at_once(self) -> None:
         strategy = tf.distribute.get_strategy()
-        multi_worker = _internals.is_multi_worker(strategy)
+        multi_worker = _collective_internals.is_multi_worker(strategy)
         if not multi_worker or not tf.distribute.in_cross_replica_context():
             return
         ops = SparsifiedCrossDeviceOps.of(strategy)

@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tem_tf import _internals, rendezvous, roll_call
+from tem_tf import _collective_internals, _internals, rendezvous, roll_call
 from tem_tf.batch_logs import BatchLogs, ReadyLog
 from tem_tf.cluster import (
     START_SECONDS,
@@ -104,7 +104,7 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
                 f"try again: {_START['failed']}. Start the process anew."
             )
         # Once per process: a second strategy finds TensorFlow's server running.
-        joins = task is not None and not _internals.server_runs()
+        joins = task is not None and not _collective_internals.server_runs()
         with contextlib.ExitStack() as start:
             if task is not None and joins:
                 check_public(task, refuse_public)
@@ -118,16 +118,19 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
                     )
                 )
                 start.enter_context(termination_kept())
+            elif task is not None:
+                _check_cluster(task)
+                start.enter_context(_collective_internals.server_kept())
             try:
                 super().__init__(cluster_resolver, communication_options)
             except Exception as error:
-                if joins and _internals.server_runs():
+                if joins and _collective_internals.server_runs():
                     _START["failed"] = f"{type(error).__name__}: {error}"
                 raise
         if task is not None:
             _START["task"] = task
-        _internals.take_instance_keys_at_the_call(self)
-        _internals.wrap_cross_device_ops(self, SparsifiedCrossDeviceOps)
+        _collective_internals.take_instance_keys_at_the_call(self)
+        _collective_internals.wrap_cross_device_ops(self, SparsifiedCrossDeviceOps)
         self.empty_batches = EmptyBatches(len(self.extended.worker_devices))
         self._fit_start = FitStart(self, functools.partial(is_chief, self))
 
@@ -153,7 +156,7 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
                 fn = self.empty_batches.sparing(fn, statistics)
         run = super().run
         outputs = run(fn, args, kwargs, options)
-        if model is None or not _internals.is_multi_worker(self):
+        if model is None or not _collective_internals.is_multi_worker(self):
             return outputs
         return self._batch_logs.reduced(self, run, model, outputs)
 
@@ -197,7 +200,7 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         """As in the base class, and of complex numbers, which no collective carries."""
         reduce = functools.partial(super().reduce, reduce_op, axis=axis)
         dtype = tf.convert_to_tensor(self.experimental_local_results(value)[0]).dtype
-        if not _internals.is_multi_worker(self):
+        if not _collective_internals.is_multi_worker(self):
             return reduce(value)
         if dtype == tf.string:
             raise ValueError(
@@ -221,6 +224,22 @@ def _found_task(start_seconds: float) -> Task | None:
     # The roll is called once per process: the first is busy with training afterwards.
     known = _START.get("task")
     return known or roll_call.answer(task, start_seconds)
+
+
+def _check_cluster(task: Task) -> None:
+    """Refuses another cluster than the one that this process is in.
+
+    Raises:
+        ValueError: it is another.
+    """
+    known = _START.get("task")  # None where TensorFlow's own strategy came first.
+    if known is not None and (known.cluster, known.name) != (task.cluster, task.name):
+        raise ValueError(
+            "A process belongs to one cluster for life. Received: "
+            f"{task.name} of {len(task.addresses)} workers, in a process that is "
+            f"{known.name} of {len(known.addresses)}, or other addresses. Start "
+            "another process."
+        )
 
 
 def _resolver(task: Task) -> Any:
@@ -263,7 +282,7 @@ def is_chief(strategy: tf.distribute.Strategy | None = None) -> bool:
     if strategy is None and tf.distribute.has_strategy():
         strategy = tf.distribute.get_strategy()
     resolver = getattr(strategy, "cluster_resolver", None)
-    if resolver is not None and _internals.is_multi_worker(strategy):
+    if resolver is not None and _collective_internals.is_multi_worker(strategy):
         task = task_of_resolver(resolver)
     else:
         task = _START.get("task") or find_task()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tem_tf import _internals
+from tem_tf import _collective_internals
 from tem_tf.cross_device_ops import SparsifiedCrossDeviceOps
 from tem_tf.instance_keys import Use, new_owner
 
@@ -28,7 +28,7 @@ class WorkerTexts:
     @property
     def workers(self) -> int:
         """Number of processes."""
-        if not _internals.is_multi_worker(self._strategy):
+        if not _collective_internals.is_multi_worker(self._strategy):
             return 1
         devices = len(self._strategy.extended.worker_devices)
         return self._strategy.num_replicas_in_sync // devices
@@ -39,7 +39,7 @@ class WorkerTexts:
         Args:
             text: This worker's, without characters of code 0.
         """
-        if not _internals.is_multi_worker(self._strategy):
+        if not _collective_internals.is_multi_worker(self._strategy):
             return [text]
         if self._gather is None:
             self._gather = self._traced()

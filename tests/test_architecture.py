@@ -31,7 +31,13 @@ LAYERS = [
     },
     {
         *("empty_batches", "forwarding_optimizer", "instance_keys", "replica_state"),
-        *("_fit_internals", "event_files", "rendezvous", "wire"),
+        *(
+            "_collective_internals",
+            "_fit_internals",
+            "event_files",
+            "rendezvous",
+            "wire",
+        ),
     },
     {"compressors", "cross_device_ops", "loss_scale", "memory", "places", "roll_call"},
     {"batch_logs", "chief_writing", "worker_texts"},
@@ -56,7 +62,7 @@ LAYERS = [
     {"__init__"},
 ]
 PLUGIN_NEEDS = {"keras", "numpy", "tensorflow"}  # The install_requires of setup.cfg.
-INTERNALS = {"_internals.py", "_fit_internals.py"}  # name private parts of others.
+INTERNALS = {"_internals.py", "_collective_internals.py", "_fit_internals.py"}
 PRIVATE_MODULES = re.compile(r"\b(tensorflow\.python|keras\.src)\b")
 MAXIMAL_LINES = 400
 # What checks a command line, before anything is imported that takes seconds.

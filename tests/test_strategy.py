@@ -12,7 +12,8 @@ import pytest
 import tensorflow as tf
 
 import tem_tf
-from tem_tf import _internals, strategy
+from tem_tf import _collective_internals, _internals, strategy
+from tem_tf.cluster import Task
 from tem_tf.instance_keys import Use, new_owner
 
 
@@ -150,7 +151,7 @@ def test_a_process_whose_tensorflow_failed_to_join_is_told_to_start_anew(monkeyp
     monkeypatch.setattr(strategy, "_START", {})
     monkeypatch.setattr(strategy.rendezvous, "meet", lambda *_: None)
     runs = iter([False, True])
-    monkeypatch.setattr(_internals, "server_runs", lambda: next(runs))
+    monkeypatch.setattr(_collective_internals, "server_runs", lambda: next(runs))
 
     def fail(*_):
         raise tf.errors.UnknownError(None, None, "no server")
@@ -159,4 +160,15 @@ def test_a_process_whose_tensorflow_failed_to_join_is_told_to_start_anew(monkeyp
     with pytest.raises(tf.errors.UnknownError, match="no server"):
         tem_tf.MultiWorkerMirroredStrategy()
     with pytest.raises(RuntimeError, match="no server. Start the process anew"):
+        tem_tf.MultiWorkerMirroredStrategy()
+
+
+def test_a_process_that_is_in_a_cluster_cannot_join_another(monkeypatch):
+    known = Task({"worker": ("127.0.0.1:1", "127.0.0.1:2")}, "worker", 0, "the test")
+    monkeypatch.setattr(strategy, "_START", {"task": known})
+    monkeypatch.setattr(_collective_internals, "server_runs", lambda: True)
+    cluster = {"worker": ["127.0.0.1:1", "127.0.0.1:3"]}
+    task = {"type": "worker", "index": 0}
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": task}))
+    with pytest.raises(ValueError, match="belongs to one cluster for life"):
         tem_tf.MultiWorkerMirroredStrategy()

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import keras
 import tensorflow as tf
 
-from tem_tf import _internals, heartbeat
+from tem_tf import _collective_internals, _internals, heartbeat
 from tem_tf.checkpoint.array_files import Arrays
 from tem_tf.checkpoint.parts import Json, Part, Randoms, parts_of
 from tem_tf.checkpoint.saver import Saver
@@ -290,7 +290,7 @@ def _without_loss_scale(optimizer: Any) -> Any:
 
 
 def _number_of_worker(strategy: tf.distribute.Strategy) -> int:
-    if not _internals.is_multi_worker(strategy):
+    if not _collective_internals.is_multi_worker(strategy):
         return 0
     task = task_of_resolver(strategy.cluster_resolver)
     return list(task.addresses).index(task.name)

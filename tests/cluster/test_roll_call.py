@@ -168,10 +168,13 @@ def test_a_port_in_use_is_told_with_its_origin(first):
 
 
 WORKER = """
+import time
 import tensorflow as tf, tem_tf
 from tem_studies.workloads.environment import AS_USUAL, role
 before = role(AS_USUAL)
 strategy = tem_tf.MultiWorkerMirroredStrategy(start_seconds=120)
+if tem_tf.is_chief():
+    time.sleep(2)  # The other one is in its first collective by then.
 again = tem_tf.MultiWorkerMirroredStrategy(start_seconds=120)
 assert again.num_replicas_in_sync == strategy.num_replicas_in_sync == 2
 assert before.is_chief == tem_tf.is_chief() == tem_tf.is_chief(strategy)
@@ -203,4 +206,5 @@ def test_two_processes_with_ranks_alone_train_as_one_cluster():
     finally:
         for worker in workers:
             worker.kill()
+            worker.communicate()  # Closes our ends of its pipes.
     assert [out for out, _ in outputs] == ["chief 1\n", "other 1\n"], outputs
