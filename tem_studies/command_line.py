@@ -127,16 +127,25 @@ def _values(names: Iterable[str]) -> dict[str, Any]:
     return {name: FLAGS[name].value for name in names}
 
 
-def settings_of_run() -> dict[str, Any]:
+def flags_of_run() -> dict[str, Any]:
     """The flags of one run by name; without `logdir` where none was chosen."""
-    from tem_studies.workloads.workload_settings import DPS_NETWORKS
-
     settings = _values(name for group in GROUPS.values() for name in group.split())
-    if not FLAGS["target_sparsity"].present and settings["arch"] not in DPS_NETWORKS:
-        settings["target_sparsity"] = 0.0
     if settings["logdir"] is None:
         del settings["logdir"]
     return settings
+
+
+def settings_of_run() -> dict[str, Any]:
+    """The same, with what the network usually has where no flag was given.
+
+    Raises:
+        Refusal: what the environment says of other workers is wrong.
+    """
+    from tem_studies.workloads.environment import count_workers
+    from tem_studies.workloads.workload_settings import with_usual
+
+    settings = flags_of_run()
+    return with_usual(settings, _given(), count_workers(settings["workers"]))
 
 
 def configure() -> Configuration:
@@ -215,7 +224,7 @@ def run_comparison() -> int:
     from tem_studies.comparison import command_line as comparisons
 
     settings = _values([*_names(COMPARISON_FLAGS).split(), *SHARED_WITH_STUDY])
-    planned = comparisons.configure(settings_of_run(), settings, _given())
+    planned = comparisons.configure(flags_of_run(), settings, _given())
     text = comparisons.carry_out(*planned)
     print(text)
     return 0

@@ -33,6 +33,7 @@ from tem_tf import testing
 from tem_tf.aggregation import Aggregator
 from tem_tf.callbacks import TensorBoardSparsification
 from tem_tf.checkpoint import Checkpoint, Stopped
+from tem_tf.compressed_adamw import CompressedAdamW
 from tem_tf.compressors import (
     Accordion,
     AdaptiveThreshold,
@@ -60,6 +61,7 @@ from tem_tf.compressors import (
     TopKSchedule,
 )
 from tem_tf.cross_device_ops import SparsifiedCrossDeviceOps
+from tem_tf.local_updates import LocalUpdates
 from tem_tf.memory import (
     EF21,
     EF21SGDM,
@@ -86,6 +88,7 @@ __all__ = [
     "AtLeast",
     "Broadcast",
     "Checkpoint",
+    "CompressedAdamW",
     "Compressor",
     "DecayingErrorFeedback",
     "Done",
@@ -97,6 +100,7 @@ __all__ = [
     "Heard",
     "Identity",
     "Largest",
+    "LocalUpdates",
     "Memory",
     "Message",
     "MomentumCorrection",

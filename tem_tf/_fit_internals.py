@@ -84,6 +84,7 @@ class Call(NamedTuple):
 
     Attributes:
         function: Its name.
+        model: Whose method it is.
         data: Keras's `TFEpochIterator`; one for training, one more for validation.
         callbacks: As the user gave them; Keras's `CallbackList` once they are begun.
         epochs: How many epochs `fit` has; 1 for the others.
@@ -91,6 +92,7 @@ class Call(NamedTuple):
     """
 
     function: str
+    model: keras.Model
     data: Any
     callbacks: Any
     epochs: int
@@ -117,6 +119,7 @@ def call_that_begins() -> Call | None:
     training = given.get("epoch_iterator")
     return Call(
         function,
+        given["self"],
         data,
         given.get("callbacks"),
         given.get("epochs", 1),
@@ -156,8 +159,13 @@ def hooks_of(callback: keras.callbacks.Callback) -> Iterator[tuple[str, Callable
     for name in dir(keras.callbacks.Callback):
         if name.startswith("on_") or name == "set_model":
             method = getattr(callback, name)
-            if not getattr(method, "_is_default", False):
+            if not does_nothing(method):
                 yield name, method
+
+
+def does_nothing(method: Callable) -> bool:
+    """Whether a callback's method is Keras's own, which does nothing."""
+    return getattr(method, "_is_default", False)
 
 
 def array_shuffle_seeds(data: Any) -> list[tuple[int, int]]:

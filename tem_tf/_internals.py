@@ -219,3 +219,23 @@ def in_xla() -> bool:
     return not tf.executing_eagerly() and control_flow_util.GraphOrParentsInXlaContext(
         graph
     )
+
+
+def slots(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
+    """What a built optimizer keeps of each variable: momenta and the like."""
+    first = part(optimizer, "_iterations"), part(optimizer, "_learning_rate")
+    others = {id(variable) for variable in first}
+    return [v for v in optimizer.variables if id(v) not in others]
+
+
+def moving_statistics(model: keras.Model) -> list[keras.Variable]:
+    """What layers keep of the batches that they saw, such as batch normalisation's.
+
+    Not the weights of layers that are not to be trained.
+    """
+    return [
+        variable
+        for layer in part(model, "_flatten_layers")()
+        for variable in part(layer, "_non_trainable_variables")
+        if "float" in variable.dtype
+    ]

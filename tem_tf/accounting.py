@@ -123,3 +123,14 @@ class Accounts:
         totals, tables = np.split(rows, [len(metrics.zeros())], axis=1)
         tables = tables.reshape(len(rows), 2, -1, len(metrics.COLUMNS))
         return totals, tables
+
+
+def words_of(segments: Segments, variables: dict[str, Any]) -> int:
+    """32-bit words that variables take in dtypes of their own.
+
+    Args:
+        segments: Theirs.
+        variables: By name, shape and dtype.
+    """
+    sizes = [s.size * variables[s.name][1].size for s in segments]
+    return -(-sum(sizes) // 4)

@@ -7,13 +7,13 @@ thresholds and metrics are in units of a worker's own, undivided gradient.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from tem_tf import fused_step, lone_exchange, metrics, native
-from tem_tf.accounting import Accounts
+from tem_tf.accounting import Accounts, words_of
 from tem_tf.asking_plan import asking_plan
 from tem_tf.compressors import Compressor, Everything, check_vectors
 from tem_tf.cross_device_ops import SparsifiedCrossDeviceOps
@@ -82,17 +82,26 @@ class Aggregator:
         )
         self.variables: dict[str, tuple[tuple[int, ...], tf.DType]] = {}
         self._weights: dict[str, Any] = {}
+        self._common = lambda _, variable: tf.convert_to_tensor(variable)
         self._skips = self.options.nonfinite == "skip"
         self._in_xla = False  # Whether XLA compiles the step that was traced last.
         self.facts: dict[str, str] = {}  # What else must not differ between workers.
 
-    def build(self, variables: Sequence[Any], names: Sequence[str] | None = None):
+    def build(
+        self,
+        variables: Sequence[Any],
+        names: Sequence[str] | None = None,
+        common: Callable[[str, Any], tf.Tensor] | None = None,
+    ):
         """Makes the memory of variables, once; in the strategy's scope.
 
         Args:
             variables: Of Keras or TensorFlow, of static shape.
             names: Theirs, all different. Default: their paths or names.
+            common: Of a name and its variable, what all workers must have in common
+                before the first exchange. Default: its value.
         """
+        self._common = common or self._common
         names = unique_names(variables) if names is None else names
         self.variables |= {
             name: (tuple(variable.shape), tf.as_dtype(variable.dtype))
@@ -212,11 +221,7 @@ class Aggregator:
         self._skips = True
 
     def meet(self, step: tf.Tensor) -> None:
-        """Compares workers, before the first exchange, where somebody else exchanges.
-
-        Args:
-            step: int64 scalar.
-        """
+        """Compares workers before the first exchange; at `step`, int64 scalar."""
         ops = SparsifiedCrossDeviceOps.of(tf.distribute.get_strategy())
         self._meeting.in_step(ops, step)
 
@@ -276,8 +281,10 @@ class Aggregator:
 
     def _initial_weights(self) -> dict[str, Any]:
         return {
-            f"{name} {list(shape)} {dtype.name}": self._weights[name]
-            for name, (shape, dtype) in self.variables.items()
+            f"{name} {list(shape)} {dtype.name}": self._common(name, weight)
+            for (name, (shape, dtype)), weight in zip(
+                self.variables.items(), self._weights.values(), strict=True
+            )
         }
 
     def _built_in(self) -> tf.distribute.Strategy:
@@ -371,7 +378,7 @@ class Aggregator:
 
     def _account(self, layout: Layout, outcome: Outcome, unit: float) -> None:
         beside, dense = outcome.beside, self._dense_words(layout)
-        other_words = _words(layout.other, self.variables)
+        other_words = words_of(layout.other, self.variables)
         table = metrics.in_own_units(outcome.table, unit, outcome.clipped)
         skipped = tf.constant(False)
         if self._skips:  # What was sent has not left.
@@ -390,10 +397,4 @@ class Aggregator:
 
     def _dense_words(self, layout: Layout) -> int:
         compressed = total_size(layout.segments) + total_size(layout.small)
-        return compressed + _words(layout.other, self.variables)
-
-
-def _words(segments: Segments, variables: dict[str, Any]) -> int:
-    """32-bit words that variables take in dtypes of their own."""
-    sizes = [s.size * variables[s.name][1].size for s in segments]
-    return -(-sum(sizes) // 4)
+        return compressed + words_of(layout.other, self.variables)

@@ -22,7 +22,7 @@ from tem_tf import _internals
 from tem_tf.cross_device_ops import SparsifiedCrossDeviceOps
 from tem_tf.instance_keys import Use, new_owner
 
-MODES = ("global", "local")
+MODES = ("global", "local", None)
 
 # By dtype, the one in which it travels and is added up. Half precision has words of its
 # own size, of which no collective is made; in float32 the sum of two is rounded as
@@ -55,16 +55,16 @@ class BatchLogs:
     """Reduces what Keras's trainer logs of a step.
 
     Args:
-        mode: "global" or "local", as in `MultiWorkerMirroredStrategy`.
+        mode: "global", "local" or None, as in `MultiWorkerMirroredStrategy`.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: it is none of them.
     """
 
-    def __init__(self, mode: str):
+    def __init__(self, mode: str | None):
         if mode not in MODES:
             raise ValueError(
-                '`batch_logs` must be "global" or "local". Received: '
+                '`batch_logs` must be "global", "local" or None. Received: '
                 f"batch_logs={mode!r}. Callbacks see means over all workers with "
                 '"global".'
             )
@@ -96,7 +96,8 @@ class BatchLogs:
         places = [index for index, row in enumerate(rows) if _is_carried(row[0])]
         if not places:
             return outputs
-        if self.mode == "local" and _gives_way_to_metrics(outputs, model, run):
+        mode = self.mode or ("local" if is_local(model) else "global")
+        if mode == "local" and _gives_way_to_metrics(outputs, model, run):
             means = [_mean([_Part.of(value) for value in rows[i]]) for i in places]
         elif len(strategy.extended.worker_devices) > 1 or _internals.in_xla():
             return outputs
@@ -169,6 +170,11 @@ def _mean(parts: Sequence[_Part]) -> tf.Tensor:
     total = tf.reduce_sum(tf.stack([part.total for part in parts]))
     count = tf.reduce_sum(tf.stack([part.count for part in parts]))
     return _Part(total, count, parts[0].dtype).mean()
+
+
+def is_local(model: keras.Model) -> bool:
+    """Whether workers have weights of their own for some steps (`LocalUpdates`)."""
+    return hasattr(getattr(model, "optimizer", None), "synchronise_in_step")
 
 
 def _is_carried(value: Any) -> bool:

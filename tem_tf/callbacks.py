@@ -9,11 +9,14 @@ import keras
 import tensorflow as tf
 
 from tem_tf import _internals, durable_files, event_files, strategy
-from tem_tf.optimizer import SparsifiedOptimizer
+from tem_tf.aggregating_optimizer import AggregatingOptimizer
+from tem_tf.local_updates import LocalUpdates
 
 
 class TensorBoardSparsification(keras.callbacks.Callback):
     """Writes the communication metrics of a `SparsifiedOptimizer` to TensorBoard.
+
+    Also those of `LocalUpdates`, per exchange.
 
     Under `communication/`: of the steps since the last record `density`, and per step
     and replica `entries_sent`, `payload_bytes`, `padded_bytes`, `dense_bytes`; of the
@@ -70,10 +73,10 @@ class TensorBoardSparsification(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         optimizer = self._optimizer
-        if not isinstance(optimizer, SparsifiedOptimizer):
+        if not isinstance(optimizer, AggregatingOptimizer):
             raise ValueError(
                 "TensorBoardSparsification needs a model compiled with a "
-                f"SparsifiedOptimizer. Received: {self.model.optimizer}"
+                f"SparsifiedOptimizer or LocalUpdates. Received: {self.model.optimizer}"
             )
         self._has_begun = False
 
@@ -88,7 +91,7 @@ class TensorBoardSparsification(keras.callbacks.Callback):
         optimizer, self._last, self._last_of = self._optimizer, {}, {}
         if optimizer.built:
             self._last, self._last_of = self._summaries()
-        self._step = self._recorded = int(self._last.get("steps", 0))
+        self._step = self._recorded = self._taken(self._last)
         steps = int(_internals.raw_iterations(optimizer).numpy())
         self._offset = steps - self._step
         trained_with = _internals.strategy_of(optimizer)
@@ -127,13 +130,19 @@ class TensorBoardSparsification(keras.callbacks.Callback):
             return optimizer.inner_optimizer
         return optimizer
 
+    def _taken(self, summary: dict[str, float]) -> int:
+        """The steps that were taken: of `LocalUpdates` the local ones."""
+        if isinstance(self._optimizer, LocalUpdates):
+            return int(_internals.raw_iterations(self._optimizer).numpy())
+        return int(summary.get("steps", 0))
+
     def _is_due(self, step: int) -> bool:
         return step // self.every > self._recorded // self.every
 
     def _record(self, last: bool = False) -> None:
         """Sums over workers, and writes if so many steps were taken indeed."""
         now, now_of = self._summaries()
-        self._step = int(now["steps"])
+        self._step = self._taken(now)
         if not self._is_due(self._step) and not (last and self._step > self._recorded):
             return
         if self._writer is not None:

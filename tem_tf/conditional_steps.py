@@ -23,7 +23,7 @@ from tem_tf.accumulator import Accumulator
 from tem_tf.empty_batches import batch_is_empty
 from tem_tf.gradient_sums import GradientSums, all_finite
 from tem_tf.inner_optimizer import check_steps
-from tem_tf.layout import COMPRESSED_DTYPES, Gradient, values_of
+from tem_tf.layout import COMPRESSED_DTYPES, Gradient, values_of, with_values
 from tem_tf.loss_scale import DYNAMIC, LossScale
 from tem_tf.nonfinite import require_finite, require_none_counted
 from tem_tf.outcome import Summed
@@ -119,7 +119,7 @@ class ConditionalSteps:
         means, complete = self._accumulator.add(
             gradients, variables, self._sums.names(variables)
         )
-        _where_agreed(complete, lambda *means: self._update(means, variables), means)
+        where_agreed(complete, lambda *means: self._update(means, variables), means)
 
     def raise_what_xla_could_not(self) -> None:
         """Raises for NaN at steps that XLA has compiled; in cross-replica context.
@@ -152,7 +152,7 @@ class ConditionalSteps:
         with tf.control_dependencies(self._checks(summed)):
             # 5 The update, or nothing.
             finite = tf.equal(summed.nonfinite, 0) if self._may_skip else None
-            _where_agreed(
+            where_agreed(
                 finite,
                 lambda *sums: self._inner.apply(list(sums), variables),
                 summed.gradients,
@@ -187,7 +187,7 @@ class ConditionalSteps:
         self._sums.aggregator.skip_nonfinite()
 
 
-def _where_agreed(
+def where_agreed(
     predicate: tf.Tensor | None,
     function: Callable,
     tensors: Sequence[Gradient],
@@ -241,7 +241,7 @@ def _zero_if_batch_is_empty(gradients: Sequence[Gradient]) -> list[Gradient]:
     if is_empty is None:
         return list(gradients)
     return [
-        _with_values(g, tf.where(is_empty, tf.zeros_like(values_of(g)), values_of(g)))
+        with_values(g, tf.where(is_empty, tf.zeros_like(values_of(g)), values_of(g)))
         for g in gradients
     ]
 
@@ -250,15 +250,9 @@ def _wide(gradient: Gradient) -> Gradient:
     """In float32 where 16 bits could not hold what the loss's scale has lifted."""
     if gradient.dtype not in COMPRESSED_DTYPES:
         return gradient
-    return _with_values(gradient, tf.cast(values_of(gradient), tf.float32))
+    return with_values(gradient, tf.cast(values_of(gradient), tf.float32))
 
 
 def _map(function: Callable, gradient: Gradient, scalar: tf.Tensor) -> Gradient:
     values = function(values_of(gradient), tf.cast(scalar, gradient.dtype))
-    return _with_values(gradient, values)
-
-
-def _with_values(gradient: Gradient, values: tf.Tensor) -> Gradient:
-    if isinstance(gradient, tf.IndexedSlices):
-        return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
-    return values
+    return with_values(gradient, values)

@@ -18,6 +18,7 @@ import keras
 import tensorflow as tf
 
 from tem_tf import _collective_internals, _fit_internals, chief_writing
+from tem_tf.synchronised_callbacks import synchronise_first
 from tem_tf.worker_texts import WorkerTexts
 
 
@@ -55,6 +56,8 @@ class FitStart:
         callbacks = []
         if not isinstance(call.callbacks, keras.callbacks.CallbackList):
             callbacks = keras.tree.flatten(call.callbacks) if call.callbacks else []
+        if call.function == "fit":
+            synchronise_first(call.model, callbacks)
         if not self._is_chief():
             chief_writing.write_elsewhere(callbacks, call.function)
         if call.function == "predict":  # Which needs no other worker.

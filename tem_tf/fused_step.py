@@ -52,6 +52,8 @@ def why_not(options: Options) -> str | None:
         compressor, Sparsifier, ("compress",)
     ):
         return f"{type(compressor).__name__} is no sparsifier by a rule"
+    if not compressor.in_kernels:
+        return f"they do not know the rule of {type(compressor).__name__} with blocks"
     if not isinstance(memory, ErrorFeedback) or _changes(
         memory, ErrorFeedback, ("init", "compensate", "update", "apply")
     ):
@@ -161,6 +163,11 @@ class FusedStep:
         if isinstance(rule, AtLeast):
             threshold = tf.cast(rule.threshold, tf.float32)
             return ops.select_threshold(threshold=threshold, **common)
+        if isinstance(rule, Largest) and rule.block is not None:
+            raise ValueError(
+                "`in_kernels` must be False for a sparsifier whose rule has blocks. "
+                f"Received: {type(self.compressor).__name__}"
+            )
         if isinstance(rule, Largest):
             return ops.select_topk(counts=rule.counts, **common)
         return ops.select_given(given=rule.meant(), **common)

@@ -25,12 +25,20 @@ LOSS_SCALING = (
 )
 
 
-def check_inner(inner: Any, wrapper: type) -> None:
+LOSES_UNDER_ADAM = (
+    "Adam's variance is wrong of gradients that arrive in pieces, and training loses "
+    "quality by it. tem_tf.CompressedAdamW compresses the momentum, "
+    "tem_tf.LocalUpdates what the weights have moved: see docs/adamw.md."
+)
+
+
+def check_inner(inner: Any, wrapper: type, role: str = "inner_optimizer") -> None:
     """Refuses what cannot be wrapped.
 
     Args:
         inner: The argument of the wrapper.
-        wrapper: Its class.
+        wrapper: Its class, or one of which all wrappers are.
+        role: The argument's name.
 
     Raises:
         ValueError: it is no Keras optimizer, scales losses, is in another wrapper, or
@@ -38,21 +46,21 @@ def check_inner(inner: Any, wrapper: type) -> None:
     """
     if not isinstance(inner, keras.optimizers.Optimizer):
         raise ValueError(
-            "`inner_optimizer` must be a Keras optimizer such as "
-            f"keras.optimizers.SGD(0.1). Received: inner_optimizer={inner!r}"
+            f"`{role}` must be a Keras optimizer such as "
+            f"keras.optimizers.SGD(0.1). Received: {role}={inner!r}"
         )
     if isinstance(inner, keras.optimizers.LossScaleOptimizer):
         raise ValueError(LOSS_SCALING)
     if isinstance(inner, wrapper) or _internals.has_replaced_all_reduce(inner):
         raise ValueError(
-            "`inner_optimizer` must not be in another SparsifiedOptimizer. Make a new "
-            f"one for each wrapper. Received: inner_optimizer={inner.name!r}"
+            f"`{role}` must not be in another wrapper, nor be one. Make a new one for "
+            f"each. Received: {role}={inner.name!r}"
         )
     # Their parts would sum the gradients, dense, past this wrapper.
     if hasattr(inner, "inner_optimizer") or hasattr(inner, "optimizers"):
         raise ValueError(
-            "`inner_optimizer` must not be made of other optimizers, as a "
-            f"{type(inner).__name__} is. Received: inner_optimizer={inner.name!r}"
+            f"`{role}` must not be made of other optimizers, as a "
+            f"{type(inner).__name__} is. Received: {role}={inner.name!r}"
         )
 
 
@@ -111,3 +119,26 @@ def check_steps(
                 f"skipped or held back. Received: {name}={getattr(inner, name)!r}. "
                 f"Pass `{own}` to SparsifiedOptimizer instead."
             )
+
+
+def check_plain(optimizer: keras.optimizers.Optimizer, role: str) -> None:
+    """Refuses what an optimizer cannot do where weights differ between workers.
+
+    Args:
+        optimizer: The argument of `LocalUpdates`.
+        role: The argument's name.
+
+    Raises:
+        ValueError: it keeps means of weights, accumulates gradients or scales losses.
+    """
+    for name in ("use_ema", "gradient_accumulation_steps", "loss_scale_factor"):
+        if getattr(optimizer, name):
+            raise ValueError(
+                f"`{name}` of `{role}` must not be set in LocalUpdates. Received: "
+                f"{name}={getattr(optimizer, name)!r}"
+            )
+
+
+def loses_quality(inner: keras.optimizers.Optimizer, options: Options) -> bool:
+    """Whether gradients are compressed before a variance is taken of them."""
+    return isinstance(inner, keras.optimizers.Adam) and not options.compressor.lossless

@@ -112,6 +112,13 @@ def values_of(gradient: Gradient) -> tf.Tensor:
     return gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
 
 
+def with_values(gradient: Gradient, values: tf.Tensor) -> Gradient:
+    """A gradient with other entries in the same places."""
+    if isinstance(gradient, tf.IndexedSlices):
+        return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
+    return values
+
+
 def when_ready(gradients: Sequence[Any]) -> contextlib.AbstractContextManager:
     """In a graph, keeps what is made within waiting for the gradients.
 

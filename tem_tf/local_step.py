@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tem_tf import metrics, wire
+from tem_tf import metrics, native, wire
 from tem_tf.compressors import (
     Asked,
     Compressor,
@@ -157,7 +157,8 @@ class ComposedStep:
                 message = message.to_masked() if self.static else message.to_sparse()
             elif isinstance(message, SparseGradient) and self.static:
                 message = message.to_masked()
-            message = wire.rounded(message, self.value_dtype)
+            library = None if self.static else native.library()
+            message = wire.rounded(message, self.value_dtype, library)
             asked = asked._replace(message=message)
         return asked
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -43,7 +42,7 @@ class Meeting:
         state: Where it is noted that they have met.
         use: Whose instance keys are taken.
         facts: Makes what must not differ, in words.
-        weights: Makes the variables that must be equal, by name, shape and dtype.
+        weights: Makes the tensors that must be equal, by name, shape and dtype.
     """
 
     def __init__(
@@ -51,7 +50,7 @@ class Meeting:
         state: ReplicaState,
         use: Use,
         facts: Callable[[], dict[str, str]],
-        weights: Callable[[], dict[str, Any]],
+        weights: Callable[[], dict[str, tf.Tensor]],
     ):
         self._state, self._use = state, use
         self._facts, self._weights = facts, weights
@@ -100,8 +99,4 @@ class Meeting:
             raise ValueError(said)
 
     def _compared(self, ops: SparsifiedCrossDeviceOps, step: tf.Tensor) -> tf.Tensor:
-        weights = {
-            name: tf.convert_to_tensor(weight)
-            for name, weight in self._weights().items()
-        }
-        return handshake(ops, self._use, self._facts(), weights, step)
+        return handshake(ops, self._use, self._facts(), self._weights(), step)

@@ -9,26 +9,28 @@ import keras
 import tensorflow as tf
 
 from tem_tf import _internals
+from tem_tf.aggregating_optimizer import AggregatingOptimizer
 from tem_tf.aggregation import Aggregator
 from tem_tf.compressors import Compressor
 from tem_tf.conditional_steps import ConditionalSteps
-from tem_tf.forwarding_optimizer import ForwardingOptimizer
 from tem_tf.gradient_sums import GradientSums
 from tem_tf.inner_optimizer import (
+    LOSES_UNDER_ADAM,
     LOSS_SCALING,
     LOST_BY_SAVING,
     check_accumulation,
     check_inner,
     check_steps,
+    loses_quality,
 )
 from tem_tf.layout import when_ready
 from tem_tf.memory import Memory
-from tem_tf.places import check_between_steps, check_in_replica, check_made_together
+from tem_tf.places import check_made_together
 from tem_tf.settings import settings_of
 
 
 @keras.saving.register_keras_serializable(package="tem_tf")
-class SparsifiedOptimizer(ForwardingOptimizer):
+class SparsifiedOptimizer(AggregatingOptimizer):
     """Wraps a Keras optimizer; sums gradients over workers in compressed form.
 
     Keras's own all-reduce is replaced, and nothing else: clipping comes before it, the
@@ -39,6 +41,9 @@ class SparsifiedOptimizer(ForwardingOptimizer):
     Under N replicas Keras divides the loss by N. Thresholds, `local_clipnorm` and all
     metrics are in units of one worker's own, undivided gradient all the same; clipping
     set on the inner optimizer keeps Keras's meaning, that of the divided gradient.
+
+    Around Adam or AdamW a lossy compressor loses quality, and a warning says so:
+    `CompressedAdamW` and `LocalUpdates` do not (docs/adamw.md).
 
     The first one with a lossy compressor on a machine may take a minute, for the native
     kernels: see `tem_tf.native.prepare`.
@@ -119,6 +124,7 @@ class SparsifiedOptimizer(ForwardingOptimizer):
 
     OWN = frozenset({"inner_optimizer", "aggregator", "_conditional", "_sums"})
     FIXED = frozenset({"compressor", "memory", "accumulate_steps", "loss_scale"})
+    SUMS = GradientSums  # What stands in the place of Keras's all-reduce.
 
     def __init__(
         self,
@@ -139,7 +145,7 @@ class SparsifiedOptimizer(ForwardingOptimizer):
         # The base class's __init__ is left out: it would make variables, and all of
         # this object's are the inner's.
         inner_optimizer = keras.optimizers.get(inner_optimizer)
-        check_inner(inner_optimizer, SparsifiedOptimizer)
+        check_inner(inner_optimizer, AggregatingOptimizer)
         self.aggregator = Aggregator(
             compressor,
             memory,
@@ -153,8 +159,11 @@ class SparsifiedOptimizer(ForwardingOptimizer):
         )
         check_accumulation(inner_optimizer, self.aggregator.options)
         check_steps(inner_optimizer, accumulate_steps, loss_scale, nonfinite)
+        gradients_go = self.SUMS is GradientSums
+        if gradients_go and loses_quality(inner_optimizer, self.aggregator.options):
+            warnings.warn(LOSES_UNDER_ADAM, stacklevel=2)
         self.inner_optimizer = inner_optimizer
-        self._sums = GradientSums(inner_optimizer, self.aggregator)
+        self._sums = self.SUMS(inner_optimizer, self.aggregator)
         self._conditional = ConditionalSteps(
             self._sums, accumulate_steps, loss_scale, nonfinite
         )
@@ -181,12 +190,6 @@ class SparsifiedOptimizer(ForwardingOptimizer):
         if _internals.loss_scale_optimizer_around() is not None:
             raise ValueError(LOSS_SCALING)
         self._apply(grads, trainable_variables)
-
-    def apply_gradients(self, grads_and_vars):
-        """As in Keras, for custom training loops."""
-        gradients, variables = zip(*grads_and_vars, strict=True)
-        self.apply(gradients, variables)
-        return _internals.raw_iterations(self.inner_optimizer)
 
     def scale_loss(self, loss):
         """Multiplies a loss, as Keras's trainer asks; `apply` divides its gradients."""
@@ -222,75 +225,9 @@ class SparsifiedOptimizer(ForwardingOptimizer):
             tf.errors.InvalidArgumentError: a gradient was not finite at a step that XLA
                 has compiled, where nothing can be raised.
         """
-        self._conditional.raise_what_xla_could_not()
+        self._raise_what_xla_could_not()
         self.aggregator.raise_what_xla_could_not()
         self.inner_optimizer.finalize_variable_values(var_list)
-
-    def communication_summary(self) -> dict[str, float]:
-        """What was sent and held back so far, summed over workers.
-
-        Collective: under several workers call it on all of them, outside
-        `strategy.run`.
-
-        Returns:
-            See `tem_tf.metrics.summarise`.
-        """
-        return self._summaries("communication_summary")[0]
-
-    def communication_by_variable(self) -> dict[str, dict[str, float]]:
-        """The same for each variable, by its path. Collective, as the above.
-
-        Returns:
-            See `tem_tf.metrics.summarise_variables`.
-        """
-        return self._summaries("communication_by_variable")[1]
-
-    def communication_summaries(self) -> tuple[dict, dict]:
-        """Both, from one collective."""
-        return self._summaries("communication_summaries")
-
-    @property
-    def path(self) -> str:
-        """By what this process's gradients are compressed, and why, in words.
-
-        "native kernels", or "TensorFlow's operations", which are slower and give the
-        same bits, with what has switched the kernels off, such as XLA for the step
-        that was traced last; and which variables are summed whole, since their dtype is
-        none that is compressed.
-        """
-        if self.aggregator.options.leave_gradients_alone:
-            return "Keras's own all-reduce: nothing is compressed"
-        if not self.built:
-            raise ValueError("`path` needs an optimizer that has been built.")
-        return self.aggregator.path_in_words()
-
-    def running_totals(self) -> tf.Tensor:
-        """What this replica sent and held back so far; replica context.
-
-        Cheap, not collective: call it after each `apply` and take differences to have
-        every step's own values. Before the first step they are zero.
-
-        Returns:
-            float64 (3,): entries sent, payload bytes without padding, sum of ‖e‖².
-
-        Raises:
-            ValueError: called outside `strategy.run`, under a strategy.
-        """
-        check_in_replica("running_totals")
-        # A graph that is traced before `build` shall read what later steps count.
-        with tf.init_scope(), self._scope():
-            self.aggregator.build_totals()
-        return self.aggregator.running_totals()
-
-    def forget(self) -> None:
-        """Empties what workers hold back, and sets the totals to zero.
-
-        For another training with the same optimizer, which has its first loss scale
-        again; the inner one is left as it is. Outside `strategy.run`, on all workers.
-        """
-        check_between_steps("forget")
-        if self.built:
-            self.aggregator.reset()
 
     def get_config(self):
         options = self.aggregator.options
@@ -331,15 +268,8 @@ class SparsifiedOptimizer(ForwardingOptimizer):
         if trained and (keeps or not self._conditional.all_update):
             warnings.warn(LOST_BY_SAVING, stacklevel=2)
 
-    def _summaries(self, method: str) -> tuple[dict, dict]:
-        check_between_steps(method)
-        if not self.built:
-            raise ValueError(
-                f"`{method}` needs an optimizer that has been built: call it after "
-                "the first step."
-            )
+    def _raise_what_xla_could_not(self) -> None:
         self._conditional.raise_what_xla_could_not()
-        return self.aggregator.summaries()
 
     def _apply(self, grads, trainable_variables) -> None:
         if trainable_variables is not None:
@@ -354,12 +284,6 @@ class SparsifiedOptimizer(ForwardingOptimizer):
                 pairs = _internals.with_gradients(inner, grads, trainable_variables)
                 self._conditional.apply(*map(list, zip(*pairs, strict=True)))
 
-    def _build_once(self, variables) -> None:
-        inner = self.inner_optimizer
-        if variables and not inner.built:
-            with keras.name_scope(inner.name, caller=inner):
-                self.build(variables)
-
     def _build_memory(self, variables) -> None:
         names = self._sums.name(variables)
         with tf.init_scope(), self._scope():
@@ -367,15 +291,6 @@ class SparsifiedOptimizer(ForwardingOptimizer):
             self.aggregator.facts = inner | steps
             self.aggregator.build(variables, names)
             self._conditional.build(variables, names)
-
-    def _scope(self):
-        """The strategy's scope, which may be left by now.
-
-        Outside it all replicas would get one residual together.
-        """
-        if tf.distribute.has_strategy():
-            return contextlib.nullcontext()
-        return _internals.strategy_of(self.inner_optimizer).scope()
 
     def _take_over(self, outer: keras.optimizers.LossScaleOptimizer) -> None:
         """Scales in the place of what Keras has put around this.

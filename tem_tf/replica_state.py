@@ -71,6 +71,10 @@ class ReplicaState:
         """Adds to this replica's value."""
         self._variables[name].assign_add(value)
 
+    def here(self, name: str) -> list[np.ndarray]:
+        """The values of all replicas of this process; outside `strategy.run`."""
+        return [value.numpy() for value in values_here(self._variables[name])]
+
     def add_each(
         self, key: str, segments: Segments, vectors: Sequence[tf.Tensor]
     ) -> None:

@@ -16,15 +16,17 @@ import numpy as np
 _KERAS_OBJECT = {"class_name", "config"}  # Keys of what Keras serialises.
 
 
-def settings_of(optimizer: keras.optimizers.Optimizer) -> dict[str, str]:
+def settings_of(
+    optimizer: keras.optimizers.Optimizer, role: str = "inner_optimizer"
+) -> dict[str, str]:
     """The class of a Keras optimizer and its configuration, by name, but its own name.
 
     One that cannot be saved is known by its class alone.
     """
     config = {**_config_of(optimizer)}
     config.pop("name", None)  # "SGD_1" where another was made before.
-    return {"inner_optimizer": type(optimizer).__name__} | {
-        f"inner_optimizer.{name}": text_of(value) for name, value in config.items()
+    return {role: type(optimizer).__name__} | {
+        f"{role}.{name}": text_of(value) for name, value in config.items()
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from tem_tf import _collective_internals, _internals, rendezvous, roll_call
-from tem_tf.batch_logs import BatchLogs, ReadyLog
+from tem_tf.batch_logs import BatchLogs, ReadyLog, is_local
 from tem_tf.cluster import (
     START_SECONDS,
     Rank,
@@ -52,10 +52,11 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         refuse_public: Bool, default False. Whether an address that the whole internet
             can reach is an error and not a line on stderr: TensorFlow's server asks
             nobody who they are (SECURITY.md).
-        batch_logs: "global" (default) or "local", the same on all workers: what Keras
-            logs while an epoch runs, and returns from `train_on_batch` and
-            `test_on_batch`. "global": means over all workers, all of a step's in one
-            collective. "local": this worker's own running values, without any. They
+        batch_logs: "global", "local" or None (default), the same on all workers: what
+            Keras logs while an epoch runs, and returns from `train_on_batch` and
+            `test_on_batch`. None: "local" under `LocalUpdates`, else "global".
+            "global": means over all workers, all of a step's in one collective.
+            "local": this worker's own running values, without any. They
             differ between workers, so no callback may stop training, or do what all
             workers must do together, by a batch's logs: one worker would stop, and the
             others wait for it. An epoch's logs, `history` and `evaluate` are the same
@@ -89,7 +90,7 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         communication_options=None,
         start_seconds: float = START_SECONDS,
         refuse_public: bool = False,
-        batch_logs: str = "global",
+        batch_logs: str | None = None,
     ):
         check_start_seconds(start_seconds)
         self._batch_logs = BatchLogs(batch_logs)
@@ -135,8 +136,8 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         self._fit_start = FitStart(self, functools.partial(is_chief, self))
 
     @property
-    def batch_logs(self) -> str:
-        """What Keras logs while an epoch runs: "global" or "local"."""
+    def batch_logs(self) -> str | None:
+        """What Keras logs while an epoch runs, as given."""
         return self._batch_logs.mode
 
     def run(self, fn, args=(), kwargs=None, options=None):
@@ -144,7 +145,9 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
 
         What Keras's trainer will log of a step is reduced at once (`batch_logs`). Where
         its optimizer goes on after gradients that are not finite, moving statistics are
-        kept from empty batches.
+        kept from empty batches. Where it leaves workers their own weights for a while
+        (`LocalUpdates`), they are made common before a step of evaluation, and moving
+        statistics with them.
         """
         model = _internals.model_of_step()
         if not _internals.in_xla():  # Where the note's variable might be out of reach.
@@ -155,6 +158,10 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
                 ]
                 fn = self.empty_batches.sparing(fn, statistics)
         run = super().run
+        if model is not None and is_local(model):
+            model.optimizer.average(_internals.moving_statistics(model))
+            if fn == model.test_step:
+                run(model.optimizer.synchronise_in_step)
         outputs = run(fn, args, kwargs, options)
         if model is None or not _collective_internals.is_multi_worker(self):
             return outputs

@@ -18,6 +18,7 @@ COMPRESSORS = {
     "hard_threshold_sends_all": tem_tf.HardThreshold(1e-30),
     "topk_layer": tem_tf.TopK(density=0.3),
     "topk_layer_k": tem_tf.TopK(k=2),
+    "topk_block": tem_tf.TopK(per_block=2, block=5),
     "topk_model": tem_tf.TopK(density=0.3, scope="model"),
     "topk_model_all": tem_tf.TopK(density=1.0, scope="model"),
     "random_k": tem_tf.RandomK(0.3, seed=1),

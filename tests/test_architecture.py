@@ -30,7 +30,12 @@ LAYERS = [
         ),
     },
     {
-        *("empty_batches", "forwarding_optimizer", "instance_keys", "replica_state"),
+        *(
+            "empty_batches",
+            "forwarding_optimizer",
+            "instance_keys",
+            "replica_state",
+        ),
         *(
             "_collective_internals",
             "_fit_internals",
@@ -40,7 +45,8 @@ LAYERS = [
         ),
     },
     {"compressors", "cross_device_ops", "loss_scale", "memory", "places", "roll_call"},
-    {"batch_logs", "chief_writing", "worker_texts"},
+    {"averages", "local_beginning", "batch_logs", "chief_writing", "worker_texts"},
+    {"synchronised_callbacks"},
     {"fit_start"},
     {
         "metrics",
@@ -55,9 +61,12 @@ LAYERS = [
     {"accumulator", "local_step", "outcome"},
     {"fused_step"},
     {"aggregation"},
+    {"aggregating_optimizer"},
     {"gradient_sums", "testing"},
     {"conditional_steps"},
+    {"local_updates"},
     {"optimizer"},
+    {"compressed_adamw"},
     {"callbacks", "checkpoint"},
     {"__init__"},
 ]

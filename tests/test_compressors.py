@@ -315,9 +315,13 @@ def test_threshold_from_density_is_the_studys_formula():
 
 
 def test_topk_refuses_both_or_neither_or_unknown_scope():
-    with pytest.raises(ValueError, match="Exactly one of `density` and `k`"):
+    with pytest.raises(
+        ValueError, match="Exactly one of `density`, `k` and `per_block`"
+    ):
         tem_tf.TopK()
-    with pytest.raises(ValueError, match="Exactly one of `density` and `k`"):
+    with pytest.raises(
+        ValueError, match="Exactly one of `density`, `k` and `per_block`"
+    ):
         tem_tf.TopK(density=0.1, k=3)
     for k in (0, 1.5, True, "3"):
         with pytest.raises(ValueError, match="`k` must be an integer >= 1"):

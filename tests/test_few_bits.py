@@ -100,6 +100,38 @@ def test_what_is_rounded_stays(value_dtype, data, count):
     assert np.all((once == 0) | (np.abs(once) >= 2.0**-126))
 
 
+DRAWS = {
+    "normal": lambda random, size: random.normal(size=size),
+    "beyond a threshold": lambda random, size: (
+        random.choice([-1, 1], size) * (0.5 + random.exponential(size=size))
+    ),
+    "equal": lambda random, size: np.full(size, -0.25),
+    "zero": lambda random, size: np.zeros(size),
+    "subnormal": lambda random, size: random.normal(size=size) * 1e-38,
+    "greatest": lambda random, size: random.normal(size=size) * 1e38,
+    "of all sizes": lambda random, size: (
+        random.normal(size=size) * 10.0 ** random.integers(-45, 38, size)
+    ),
+}
+
+
+@pytest.mark.parametrize("size", [0, 1, 63, 64, 65, 1000, 40_000])
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+@pytest.mark.parametrize("value_dtype", DTYPES)
+def test_kernels_round_to_the_same_bits(value_dtype, draw, size):
+    library = native.library()
+    if library is None:
+        pytest.skip(f"native kernels: {native.status().reason}")
+    values = np.clip(draw(np.random.default_rng(3), size), -3e38, 3e38)
+    values = tf.constant(values, tf.float32)
+    message = SparseGradient(values, tf.range(size), size)
+    one = wire.rounded(message, value_dtype)
+    other = wire.rounded(message, value_dtype, library)
+    np.testing.assert_array_equal(bits(one.values), bits(other.values))
+    np.testing.assert_array_equal(bits(one.grid.scales), bits(other.grid.scales))
+    assert one.grid.spread == other.grid.spread
+
+
 @pytest.mark.parametrize("value_dtype", DTYPES)
 def test_a_graph_and_other_shapes_round_alike(value_dtype):
     random = np.random.default_rng(2)

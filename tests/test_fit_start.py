@@ -44,7 +44,7 @@ def call(data=None, epochs=1, steps_per_epoch=None, batches=None):
     data = data or types.SimpleNamespace(
         steps_per_epoch=steps_per_epoch, _num_batches=batches
     )
-    return _fit_internals.Call("fit", data, None, epochs, is_validation=False)
+    return _fit_internals.Call("fit", None, data, None, epochs, is_validation=False)
 
 
 def worker(steps=(3, None, True), shuffles=(), function="fit", epochs=1):

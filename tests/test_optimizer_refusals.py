@@ -22,7 +22,7 @@ SCALED = "SparsifiedOptimizer must be directly inside the LossScaleOptimizer"
 def test_an_inner_optimizer_in_two_wrappers():
     inner = SGD(name="shared")
     wrapper = identity(inner)
-    message = "must not be in another SparsifiedOptimizer.*inner_optimizer='shared'"
+    message = "must not be in another wrapper.*inner_optimizer='shared'"
     for again in (inner, wrapper):
         with pytest.raises(ValueError, match=message):
             identity(again)
@@ -282,3 +282,15 @@ def test_gradients_divided_by_replicas_that_is_no_bool():
 def test_exact_payload_that_is_no_bool():
     with pytest.raises(ValueError, match="`exact_payload` must be True or False"):
         thresholded(exact_payload=1)
+
+
+@pytest.mark.filterwarnings("default:Adam's variance is wrong:UserWarning")
+def test_what_loses_quality_is_said_and_nothing_else(recwarn):
+    adam, sgd = keras.optimizers.AdamW, keras.optimizers.SGD
+    tem_tf.SparsifiedOptimizer(adam(), tem_tf.Identity())
+    tem_tf.SparsifiedOptimizer(sgd(), tem_tf.TopK(0.1))
+    tem_tf.CompressedAdamW(freeze_step=3)
+    tem_tf.LocalUpdates(adam(), compressor=tem_tf.TopK(0.1))
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match="see docs/adamw.md"):
+        tem_tf.SparsifiedOptimizer(adam(), tem_tf.TopK(0.1))

@@ -18,6 +18,7 @@ def local_step(request, monkeypatch):
     monkeypatch.setenv("TEM_TF_NATIVE", request.param)
     if request.param != "0" and native.library() is None:
         pytest.skip(f"native kernels: {native.status().reason}")
+    return request.param
 
 
 def aggregate(compressor, memory="auto"):
@@ -50,6 +51,8 @@ COUNTS = r"`counts` of tem_tf.Largest must be integers >= 0, a list of one for a
         (lambda: tem_tf.Largest(3), COUNTS),
         (lambda: tem_tf.Largest([2.7]), COUNTS),
         (lambda: tem_tf.Largest([tf.constant([1, 2])]), COUNTS),
+        (lambda: tem_tf.Largest([1], block=0), "`block` of tem_tf.Largest must"),
+        (lambda: tem_tf.Largest([tf.constant(1)], block=3), "`block` of tem_tf.Larg"),
         (lambda: tem_tf.Largest([1], most=[1, 2, 3]), "`most` of tem_tf.Largest must"),
         (lambda: tem_tf.AtLeast(tf.ones([3])), "must be one floating number"),
         (lambda: tem_tf.AtLeast(1), "must be one floating number"),
@@ -71,6 +74,22 @@ def test_counts_beyond_the_sizes_are_all_there_is(counts):
     assert tf.reduce_sum(b) == (4 if len(counts) == 1 else 1)
 
 
+def test_blocks_have_their_largest_each_and_the_last_its_share():
+    """Of blocks of four two; three at the end have one; zeros are not sent."""
+    corrected = [tf.constant([9, 8, 7, 6, 0, 0, 1, 0, 3, -3, 2.0]), tf.constant([5.0])]
+    rule = tem_tf.Largest([2, 2], block=4)
+    sparse = Selection(corrected, rule).to_sparse()
+    np.testing.assert_array_equal(sparse.indices, [0, 1, 6, 8, 11])
+
+
+def test_kernels_refuse_blocks_that_nobody_told_them_of(local_step):
+    if local_step == "0":
+        aggregate(stating(lambda: tem_tf.Largest([1], block=3)))
+        return
+    with pytest.raises(ValueError, match="`in_kernels` must be False"):
+        aggregate(stating(lambda: tem_tf.Largest([1], block=3)))
+
+
 @pytest.mark.parametrize("count", [0, 2, tf.constant(2), 5])
 def test_the_first_of_given_positions_are_meant(count):
     positions = tf.constant([7, 0, 3, 9, 1])
@@ -86,6 +105,8 @@ RULES = [
     tem_tf.Largest([tf.constant(3)]),
     tem_tf.Largest([tf.constant(0), 2]),
     tem_tf.Largest([tf.constant(99), tf.constant(1)], most=[99, 3]),
+    tem_tf.Largest([1, 2], block=3),
+    tem_tf.Largest([3], block=4),
     tem_tf.At(tf.constant([7, 0, 3])),
     tem_tf.At(tf.constant([7, 0, 3]), tf.constant(2)),
 ]

@@ -36,7 +36,9 @@ TEXTS = {
     "partial": functools.partial(rate),
     "object": object(),
     "int": int,
-    "TopK(density=0.5, k=None, scope='layer')": tem_tf.TopK(0.5),
+    "TopK(density=0.5, k=None, scope='layer', per_block=None, block=4096)": tem_tf.TopK(
+        0.5
+    ),
     "HardThreshold(threshold=Ramp(start=2.0, end=1.0, steps=3))": tem_tf.HardThreshold(
         tem_tf.Ramp(2, 1, 3)
     ),

@@ -139,7 +139,8 @@ def test_batch_logs_of_an_unknown_kind_are_refused():
     with pytest.raises(ValueError) as error:
         tem_tf.MultiWorkerMirroredStrategy(batch_logs="none")
     assert str(error.value) == (
-        '`batch_logs` must be "global" or "local". Received: batch_logs=\'none\'. '
+        '`batch_logs` must be "global", "local" or None. '
+        "Received: batch_logs='none'. "
         'Callbacks see means over all workers with "global".'
     )
 

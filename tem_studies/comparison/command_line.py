@@ -31,10 +31,14 @@ from tem_studies.quiet_start import start_tensorflow
 from tem_studies.refusal import Refusal
 from tem_studies.workloads import command_line
 from tem_studies.workloads.configuration import Configuration
-from tem_studies.workloads.environment import check_keras, check_no_cluster
+from tem_studies.workloads.environment import (
+    check_keras,
+    check_no_cluster,
+    count_workers,
+)
 from tem_studies.workloads.logdir import require_writable
 from tem_studies.workloads.study_files import read_json
-from tem_studies.workloads.workload_settings import DPS_NETWORKS
+from tem_studies.workloads.workload_settings import with_usual
 
 # Flag -> attribute, where they differ.
 _ATTRIBUTES = {"compare": "methods", "study_dir": "directory"}
@@ -79,8 +83,8 @@ def configure(
     else:
         settings["compare"] = named.split(",")
     _check_own(chosen)
-    if "target_sparsity" not in chosen and run["arch"] not in DPS_NETWORKS:
-        run["target_sparsity"] = 0.0  # As main.py has it, for the file's `arch`.
+    # As of one run, for the file's `arch`.
+    run = with_usual(run, chosen, count_workers(run["workers"]))
     run["goal_error"] = None
     values = {_ATTRIBUTES.get(name, name): value for name, value in settings.items()}
     values["resumes"] = not values.pop("no_load_cache")

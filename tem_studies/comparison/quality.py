@@ -20,7 +20,7 @@ class Quality:
         name: Its name in result.json: `test[name]`, `history[…]["validation_" + name]`.
         is_higher_better: Whether more of it is better.
         margin: Differences of less count as none, unless `--margin` says otherwise:
-            0.3 points of accuracy, 1 % of perplexity.
+            0.3 points of accuracy, 1 % of perplexity and of a loss.
         is_relative: Whether the margin is a share of the baseline's mean.
     """
 
@@ -36,7 +36,12 @@ class Quality:
         return result["history"][-1][f"validation_{self.name}"]
 
     def test(self, result: Mapping[str, Any]) -> float | None:
-        """After the last step; None if the run diverged."""
+        """After the last step; None if the run diverged.
+
+        Of a task without a test split it is the validation's.
+        """
+        if result["status"] != "diverged" and result["test"] is None:
+            return self.validation(result)
         return result["test"][self.name] if result["test"] else None
 
     def gain(self, difference: float) -> float:
@@ -49,6 +54,7 @@ QUALITIES = (
     Quality("accuracy", True, 0.003),
     Quality("perplexity", False, 0.01, is_relative=True),
     Quality("hit_rate_at_10", True, 0.003),
+    Quality("loss", False, 0.01, is_relative=True),  # Which all have.
 )
 
 

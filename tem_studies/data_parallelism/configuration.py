@@ -10,7 +10,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from tem_studies.data_parallelism.metaparameters import check_kinds
+from tem_studies.data_parallelism.metaparameters import DECAYS, check_kinds
 from tem_studies.refusal import Refusal
 from tem_studies.workloads.configuration import Configuration
 from tem_studies.workloads.workload_settings import DPS_NETWORKS, WorkloadSettings
@@ -69,6 +69,11 @@ class Cell:
                     f"`{name}` cannot be set in a study. Received: {name}={value!r}. "
                     f"Leave --{name} out."
                 )
+        if self.run.decay_type not in DECAYS:
+            raise Refusal(
+                f"`decay_type` of a study must be one of {', '.join(DECAYS)}. "
+                f"Received: decay_type={self.run.decay_type!r}."
+            )
         check_kinds(self.mparams_kind, self.run.optimizer, self.run.decay_type)
         goal = self.run.goal_error
         if goal is None or not 0 < goal < 1:

@@ -35,15 +35,16 @@ def _integer(low: int, high: int) -> Callable[[float], int]:
     return lambda u: int(low + (high - low) * u)
 
 
+DECAYS = ("constant", "linear")  # Those of a study.
+
 # name -> (optimizers that have it, decay types that have it, u -> value). The numbers
 # are the authors' (see above).
-_ALL_DECAYS = ("constant", "linear")
-_ALL_OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam")
+_ALL_OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam", "adamw")
 METAPARAMETERS: dict[str, tuple[tuple[str, ...], tuple[str, ...], Callable]] = {
-    "learning_rate": (_ALL_OPTIMIZERS, _ALL_DECAYS, _log(1e-4, 1.0)),
+    "learning_rate": (_ALL_OPTIMIZERS, DECAYS, _log(1e-4, 1.0)),
     "momentum": (
         ("momentum", "nesterov"),
-        _ALL_DECAYS,
+        DECAYS,
         _log_of_complement(0.9, 0.9999),
     ),
     "decay_steps": (_ALL_OPTIMIZERS, ("linear",), _integer(30_000, 60_000)),

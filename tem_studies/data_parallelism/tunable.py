@@ -13,9 +13,9 @@ from collections.abc import Mapping
 import keras
 import tensorflow as tf
 
-import tem_tf
 from tem_studies.workloads.configuration import Configuration
-from tem_studies.workloads.optimizers import OPTIMIZERS, sparsified
+from tem_studies.workloads.exchanging_optimizers import sparsified
+from tem_studies.workloads.optimizers import OPTIMIZERS
 
 TUNABLE = ("learning_rate", "momentum", "decay_steps", "end_learning_rate_factor")
 
@@ -56,7 +56,7 @@ class TunableOptimizer:
         decay = _Decay(self._values, configuration.decay_type == "linear")
         make = OPTIMIZERS[configuration.optimizer]
         inner = make(decay, self._values["momentum"], configuration)
-        self.optimizer: tem_tf.SparsifiedOptimizer = sparsified(inner, configuration)
+        self.optimizer = sparsified(inner, configuration)
 
     def set(self, configuration: Configuration) -> None:
         """Takes over another configuration's values, the optimizer being the same."""

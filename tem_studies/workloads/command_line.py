@@ -129,6 +129,9 @@ def report(result: Mapping[str, Any]) -> str:
         _, *metrics = result["test"].items()  # The first is the loss.
         for name, value in metrics:
             lines.append(f"{'test ' + name.replace('_', ' '):<15} {value:.4f}")
+    elif result["status"] != "diverged":  # Of a task without a test split.
+        loss = result["history"][-1]["validation_loss"]
+        lines.append(f"validation loss {loss:.4f}")
     communication = result["communication"]
     if communication and communication["dense_bytes"]:  # No step may have sent.
         sent = communication["payload_bytes"] + communication["padded_bytes"]

@@ -24,10 +24,11 @@ from tem_studies.workloads.workload_settings import (
     WorkloadSettings,
 )
 
-OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam")
-DECAY_TYPES = ("constant", "linear", "step")
+OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam", "adamw")
+DECAY_TYPES = ("constant", "linear", "cosine", "step")
 TOPK_SCOPES = ("layer", "model")
-VALUE_DTYPES = ("float32", "bfloat16", "float16", "int8", "int4", "int2", "sign")
+FEW_BITS = ("int8", "int4", "int2", "sign")
+VALUE_DTYPES = ("float32", "bfloat16", "float16", *FEW_BITS)
 
 # Settings that may differ between the workers of one run: places on their own disks
 # and the share of the processor.
@@ -94,6 +95,7 @@ class Configuration(WorkloadSettings):
         self._check_compression()
         self._check_process()
         self._check_steps(self.workers, self.train_iterations)
+        self._check_exchanges(self.train_iterations, self.optimizer)
 
     def shared(self) -> dict[str, Any]:
         """The settings that must be equal on all workers of one run."""
@@ -156,6 +158,14 @@ class Configuration(WorkloadSettings):
         if self.topk_scope is not None:
             self._one_of("topk_scope", TOPK_SCOPES)
         self._one_of("value_dtype", VALUE_DTYPES)
+        of_all = self.compressor == "all" and self.value_dtype in FEW_BITS
+        if of_all and self.target_sparsity > 0:
+            raise Refusal(
+                "`compressor` all sends pruned entries, too, and no value in few bits "
+                "is 0, so that they would move. Received: value_dtype="
+                f"{self.value_dtype!r} with target_sparsity={self.target_sparsity}. "
+                "Pass --target_sparsity 0, or another compressor."
+            )
         self._integer("dense_below", 0)
         self._integer("warmup_steps", 0)
         if self.local_clipnorm is not None:

@@ -25,6 +25,8 @@ TEXT_LAYOUTS = {
     "tokens": ("", "{}.tokens"),
 }
 TEXT_SPLITS = ("train", "valid", "test")
+# What nanoGPT calls a text of characters.
+CHARACTERS_NAME = "input.txt"
 # The same of ratings, as GroupLens's archives unpack.
 RATINGS_FOLDERS = {
     "movielens-20m": "ml-20m",
@@ -60,7 +62,12 @@ def locate(configuration: Configuration) -> Source:
     Raises:
         Refusal: it is nowhere. The message says where it was looked for.
     """
-    look = {"images": locate_images, "text": locate_text, "ratings": locate_ratings}
+    look = {
+        "images": locate_images,
+        "text": locate_text,
+        "characters": locate_characters,
+        "ratings": locate_ratings,
+    }
     with refusing(OSError):  # Of a folder that may not be searched.
         return look[configuration.kind](
             configuration.datasource, configuration.path_data
@@ -135,6 +142,42 @@ def locate_text(datasource: str, path_data: str | None) -> Source:
                 f"{path} is missing. `datasource` {datasource} needs {files} in "
                 f"`path_data`. Received: path_data={path_data!r}."
             )
+    return Source(datasource, "files", str(place))
+
+
+def locate_characters(datasource: str, path_data: str | None) -> Source:
+    """Finds a file of text.
+
+    Args:
+        datasource: "text".
+        path_data: The file, or a directory with input.txt or no other .txt in it.
+
+    Raises:
+        Refusal: it is missing, or there are several.
+    """
+    advice = f"Pass --path_data FILE, or DIR where DIR holds {CHARACTERS_NAME}."
+    if path_data is None:
+        raise Refusal(
+            f"`datasource` {datasource} needs `path_data`. Received: path_data=None. "
+            f"{advice}"
+        )
+    place = Path(path_data)
+    if place.is_dir():
+        found = sorted(place.glob("*.txt"))
+        named = [path for path in found if path.name == CHARACTERS_NAME]
+        found = [path for path in named or found if path.is_file()]
+        if len(found) != 1:
+            names = ", ".join(path.name for path in found) or "no .txt file"
+            raise Refusal(
+                f"`path_data` must hold {CHARACTERS_NAME} or one other .txt file. "
+                f"Received: path_data={path_data!r} with {names}."
+            )
+        (place,) = found
+    if not place.is_file():
+        raise Refusal(
+            "`path_data` must be a file of text or a directory with one. Received: "
+            f"path_data={path_data!r}, where there is none. {advice}"
+        )
     return Source(datasource, "files", str(place))
 
 

@@ -98,6 +98,21 @@ def check_workers(configuration: Configuration) -> None:
         )
 
 
+def count_workers(virtual: Any) -> int:
+    """Number of workers, as far as it can be said of unchecked settings.
+
+    Args:
+        virtual: The setting `workers`; anything but a number counts as one.
+
+    Raises:
+        Refusal: the environment is wrong.
+    """
+    task = _cluster_task()
+    if task is not None:
+        return task.size
+    return max(1, virtual) if isinstance(virtual, int) else 1
+
+
 def check_no_cluster(what: str) -> None:
     """Checks that this process is not one of several workers.
 

@@ -13,6 +13,7 @@ import tem_tf
 from tem_studies.refusal import Refusal, refusing
 from tem_studies.workloads import pruning
 from tem_studies.workloads.configuration import Configuration
+from tem_studies.workloads.examples import Examples
 from tem_studies.workloads.optimizers import make_optimizer
 from tem_studies.workloads.progress import Progress
 from tem_studies.workloads.replicas import (
@@ -96,6 +97,7 @@ class Experiment:
                 configuration.batch_size,
                 configuration.running_mean_epochs * steps_per_epoch,
                 bool(configuration.jit_compile),
+                bool(configuration.compile_model),
             )
         self.directory.open(keeps=resume_interval is not None)
 
@@ -123,8 +125,12 @@ class Experiment:
         state, test = self._state, None
         if state.status != "diverged":
             with self._stopwatch("test"):
-                test = self._score(self._task.test)
+                if self._task.test is not None:
+                    test = self._score(self._task.test)
+                sample = self._task.sample(self._model)
             self._save_weights()
+            if sample is not None:
+                self._progress.say(sample)
         self.directory.save_steps(state.steps())
         result = {
             "status": state.status,
@@ -136,7 +142,7 @@ class Experiment:
                 "place": self._data.place,
                 "train": self._task.train.examples,
                 "validation": self._task.validation.examples,
-                "test": self._task.test.examples,
+                "test": _examples(self._task.test),
             },
             "versions": versions(),
             "gradients": gradients,
@@ -199,7 +205,7 @@ class Experiment:
             f"{configuration.arch} ({self._parameters:,} parameters) on "
             f"{configuration.datasource} ({self._data.place}): "
             f"{task.train.examples:,} {task.unit} to train, "
-            f"{task.validation.examples:,} to validate, {task.test.examples:,} to "
+            f"{task.validation.examples:,} to validate, {_examples(task.test):,} to "
             f"test; {task.steps_per_epoch:,} steps an epoch; "
             f"{replicas} worker{'s' if replicas > 1 else ''}"
         )
@@ -372,13 +378,18 @@ class Experiment:
         self.directory.save_weights(self._trainer.steps, self._model)
 
 
+def _examples(split: Examples | None) -> int:
+    return split.examples if split is not None else 0
+
+
 def _named(prefix: str, score: Any) -> dict[str, float]:
     return {f"{prefix}_{name}": value for name, value in score._asdict().items()}
 
 
 def _shown(validation: Any) -> str:
-    """What is measured beside the loss, as in "validation accuracy 0.9"."""
-    _, *metrics = validation._asdict().items()
+    """What is measured beside the loss, as in "validation accuracy 0.9", or else it."""
+    loss, *metrics = validation._asdict().items()
     return "  ".join(
-        f"validation {name.replace('_', ' ')} {value:.4f}" for name, value in metrics
+        f"validation {name.replace('_', ' ')} {value:.4f}"
+        for name, value in metrics or [loss]
     )

@@ -4,90 +4,34 @@ from __future__ import annotations
 
 from tem_studies.flag_row import FlagRow
 from tem_studies.workloads.environment import AS_USUAL
+from tem_studies.workloads.network_flags import NETWORK_FLAGS
 
 # Names, meanings and defaults of the DPS study's flags are its authors' (arXiv
 # 2003.11316); the others are ours. Groups and flags in the order of --help.
 RUN_FLAGS: dict[str, tuple[FlagRow, ...]] = {
-    "Data and network": (
-        FlagRow(
-            "datasource",
-            str,
-            "mnist",
-            "Images: digits, mnist, fashion-mnist, cifar-10 or cifar-100. Text: "
-            "wikitext-2, or tokens, any text. Ratings: movielens-20m, movielens-1m or "
-            "movielens-small.",
-        ),
-        FlagRow(
-            "path_data",
-            str,
-            None,
-            "Directory that holds MNIST/, Fashion-MNIST/, cifar-10-batches-py/ or "
-            "cifar-100-python/. Without it, or if the folder is not in it, the data "
-            "comes from tensorflow-datasets. For text: the directory that holds "
-            "wikitext-2/wiki.{train,valid,test}.tokens, or {train,valid,test}.tokens. "
-            "For ratings: ml-20m/, ml-1m/ or ml-latest-small/ with ratings.csv or "
-            "ratings.dat; or tensorflow-datasets.",
-        ),
-        FlagRow(
-            "arch",
-            str,
-            "simple-cnn",
-            "Network of images: simple-cnn, resnet-8, resnet-18, senet-18 or "
-            "googlenet; of text: lstm; of ratings: neumf; or logistic-regression.",
-        ),
-        FlagRow(
-            "target_sparsity",
-            float,
-            0.9,
-            "Share of the network's entries, in [0, 1), pruned before training. Not "
-            "given, 0 for all networks but simple-cnn and resnet-8. Several values "
-            "make a study.",
-            takes_several=True,
-        ),
-        FlagRow(
-            "augmentation",
-            str,
-            "none",
-            "Of training images: none, crop-flip (32 of 40 pixels, mirrored or not) or "
-            "crop-flip-rotate (and by at most 15 degrees).",
-        ),
-        FlagRow("lstm_layers", int, 3, "Of lstm: layers."),
-        FlagRow("lstm_units", int, 650, "Of lstm: width of embedding and layers."),
-        FlagRow(
-            "tied",
-            bool,
-            True,
-            "Of lstm: whether the embedding is the decoder's matrix.",
-        ),
-        FlagRow(
-            "dropout",
-            float,
-            None,
-            "Of lstm and neumf: share of entries, in [0, 1), set to 0 in training. "
-            "Without it: 0.4 of lstm, 0.5 of neumf.",
-        ),
-    ),
+    "Data and network": NETWORK_FLAGS,
     "Training": (
         FlagRow(
             "batch_size",
             int,
             100,
-            "Examples per step over all workers; divisible by their number. Of text: "
-            "streams that are read side by side; of ratings: pairs, drawn ones among "
-            "them. Several values make a study.",
+            "Examples per step over all workers; divisible by their number. Of words: "
+            "streams that are read side by side; of characters: windows, 12 for each "
+            "worker if not given; of ratings: pairs, drawn ones among them. Several "
+            "values make a study.",
             takes_several=True,
         ),
         FlagRow("bptt", int, 30, "Of lstm: words of each stream in one step."),
         FlagRow("train_iterations", int, 10_000, "Steps of training."),
-        FlagRow("optimizer", str, "sgd", "sgd, momentum, nesterov or adam."),
+        FlagRow("optimizer", str, "sgd", "sgd, momentum, nesterov, adam or adamw."),
         FlagRow("learning_rate", float, 0.1, "Learning rate of the first step."),
         FlagRow(
             "decay_type",
             str,
             "constant",
-            "Learning rate over time: constant, linear down to "
-            "end_learning_rate_factor times its start over decay_steps steps, or step, "
-            "a tenth from each of decay_epochs on.",
+            "Learning rate over time: constant, linear or cosine (along half a cosine) "
+            "down to end_learning_rate_factor times its start over decay_steps steps, "
+            "or step, a tenth from each of decay_epochs on.",
         ),
         FlagRow(
             "decay_epochs",
@@ -109,17 +53,24 @@ RUN_FLAGS: dict[str, tuple[FlagRow, ...]] = {
             "Learning rate after its warm-up, as a multiple of the first.",
         ),
         FlagRow(
+            "learning_rate_warmup_steps",
+            int,
+            None,
+            "Of decay_type cosine: first of its decay_steps, in which the rate rises "
+            "to learning_rate. Not given: none.",
+        ),
+        FlagRow(
             "decay_steps",
             int,
             1000,
-            "Steps of the linear decay; the rate is flat after them.",
+            "Steps of the linear or cosine decay; the rate is flat after them.",
         ),
         FlagRow(
             "end_learning_rate_factor",
             float,
             0.01,
-            "Last learning rate of the linear decay, as a share of the first, in [0, "
-            "1].",
+            "Last learning rate of the linear or cosine decay, as a share of "
+            "learning_rate, in [0, 1].",
         ),
         FlagRow(
             "momentum", float, 0.9, "Momentum, in [0, 1), of momentum and nesterov."
@@ -129,11 +80,12 @@ RUN_FLAGS: dict[str, tuple[FlagRow, ...]] = {
             float,
             0.0,
             "Share of the weights that is added to their summed gradient, not of batch "
-            "norm's; 0 with adam.",
+            "norm's; 0 with adam. Of adamw: share that they lose at each step, times "
+            "the rate, of matrices alone.",
         ),
-        FlagRow("beta_1", float, 0.9, "Of adam, in [0, 1)."),
-        FlagRow("beta_2", float, 0.999, "Of adam, in [0, 1)."),
-        FlagRow("epsilon", float, 1e-7, "Of adam, above 0."),
+        FlagRow("beta_1", float, 0.9, "Of adam and adamw, in [0, 1)."),
+        FlagRow("beta_2", float, 0.999, "Of adam and adamw, in [0, 1)."),
+        FlagRow("epsilon", float, 1e-7, "Of adam and adamw, above 0."),
         FlagRow(
             "running_mean_epochs",
             int,
@@ -175,8 +127,15 @@ RUN_FLAGS: dict[str, tuple[FlagRow, ...]] = {
             "jit_compile",
             bool,
             None,
-            "Of images: whether XLA compiles the step of a single worker. Not given: "
-            "no.",
+            "Of images and gpt: whether XLA compiles the step of a single worker. Not "
+            "given: no.",
+        ),
+        FlagRow(
+            "compile_model",
+            bool,
+            None,
+            "Of images and gpt: whether XLA compiles the network, forward and "
+            "backward, and not the exchange: of any number of workers. Not given: no.",
         ),
         FlagRow(
             "seed", int, 0, "Of initial weights and the order of examples; at least 0."
@@ -236,6 +195,34 @@ RUN_FLAGS: dict[str, tuple[FlagRow, ...]] = {
         ),
     ),
     "Communication": (
+        FlagRow(
+            "local_steps",
+            int,
+            None,
+            "Steps that each worker takes by itself, on weights of its own, before all "
+            "exchange what has moved. Not given: gradients are exchanged at each step.",
+        ),
+        FlagRow(
+            "outer_learning_rate",
+            float,
+            None,
+            "Of local_steps: share of the mean movement that is taken over. Not given: "
+            "0.7.",
+        ),
+        FlagRow(
+            "outer_momentum",
+            float,
+            None,
+            "Of local_steps: Nesterov momentum of the mean movements, in [0, 1). Not "
+            "given: 0.9.",
+        ),
+        FlagRow(
+            "freeze_step",
+            int,
+            None,
+            "Of adamw: steps with whole gradients; then its variance is frozen, and "
+            "the momentum is compressed in the gradient's place. Not given: never.",
+        ),
         FlagRow(
             "compressor",
             str,

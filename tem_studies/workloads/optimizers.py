@@ -18,8 +18,8 @@ import keras
 
 import tem_tf
 from tem_studies.refusal import refusing
-from tem_studies.workloads.compression import make_compressor, make_memory
 from tem_studies.workloads.configuration import Configuration
+from tem_studies.workloads.exchanging_optimizers import sparsified
 
 LearningRate = float | keras.optimizers.schedules.LearningRateSchedule
 
@@ -120,6 +120,21 @@ class Momentum(keras.optimizers.Optimizer):
 
 
 @keras.saving.register_keras_serializable(package="tem_tf")
+class MatrixAdamW(keras.optimizers.AdamW):
+    """AdamW whose weight decay, w ← w - ηλw, leaves vectors alone.
+
+    Variables of fewer than two axes are biases and scales of normalisations.
+    """
+
+    def build(self, variables) -> None:
+        """As in Keras."""
+        if not self.built:
+            vectors = [v for v in variables if len(v.shape) < 2]
+            self.exclude_from_weight_decay(vectors)
+        super().build(variables)
+
+
+@keras.saving.register_keras_serializable(package="tem_tf")
 class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
     """η(t)·(1 + (f - 1)·min(t/T, 1)): a rate that rises to f times itself in T steps.
 
@@ -208,12 +223,28 @@ def _adam(
     )
 
 
+def _adamw(
+    learning_rate: LearningRate,
+    momentum: float,
+    settings: Configuration = _DEFAULTS,
+) -> keras.optimizers.Optimizer:
+    del momentum
+    return MatrixAdamW(
+        learning_rate,
+        settings.weight_decay,
+        settings.beta_1,
+        settings.beta_2,
+        settings.epsilon,
+    )
+
+
 # name -> (learning rate or schedule, momentum, other settings) -> optimizer
 OPTIMIZERS: dict[str, Callable[..., keras.optimizers.Optimizer]] = {
     "sgd": _sgd,
     "momentum": _momentum,
     "nesterov": _nesterov,
     "adam": _adam,
+    "adamw": _adamw,
 }
 
 
@@ -222,18 +253,35 @@ def make_learning_rate(
     decay_type: str,
     decay_steps: int,
     end_learning_rate_factor: float,
+    warmup_steps: int | None = None,
 ) -> LearningRate:
     """Returns the learning rate as a number or a schedule.
 
     Args:
         learning_rate: Float > 0. The rate of the first step.
         decay_type: "constant", or "linear": falls to `end_learning_rate_factor` times
-            `learning_rate` over `decay_steps` steps and stays there.
+            `learning_rate` over `decay_steps` steps and stays there; "cosine": does so
+            along half a cosine.
         decay_steps: Integer >= 1. Unused with "constant".
         end_learning_rate_factor: Float in [0, 1]. Unused with "constant".
+        warmup_steps: Of "cosine": integer in [1, decay_steps), its first steps, in
+            which the rate rises instead: η(t) = η·(t + 1)/(T + 1), as nanoGPT's.
+            Without it `learning_rate` is the first step's.
     """
     if decay_type == "constant":
         return learning_rate
+    if decay_type == "cosine":
+        if not warmup_steps:
+            return keras.optimizers.schedules.CosineDecay(
+                learning_rate, decay_steps, end_learning_rate_factor
+            )
+        return keras.optimizers.schedules.CosineDecay(
+            learning_rate / (warmup_steps + 1),
+            decay_steps - warmup_steps,
+            end_learning_rate_factor,
+            warmup_target=learning_rate,
+            warmup_steps=warmup_steps,
+        )
     return keras.optimizers.schedules.PolynomialDecay(
         learning_rate,
         decay_steps,
@@ -244,7 +292,7 @@ def make_learning_rate(
 
 def make_optimizer(
     configuration: Configuration, steps_per_epoch: int = 1
-) -> tem_tf.SparsifiedOptimizer:
+) -> tem_tf.SparsifiedOptimizer | tem_tf.LocalUpdates:
     """Makes the optimizer that a configuration asks for, with its compressor.
 
     Args:
@@ -262,6 +310,7 @@ def make_optimizer(
             configuration.decay_type,
             configuration.decay_steps,
             configuration.end_learning_rate_factor,
+            configuration.learning_rate_warmup_steps,
         )
     if configuration.learning_rate_warmup_epochs:
         learning_rate = WarmUp(
@@ -281,34 +330,3 @@ def make_step_decay(learning_rate: float, steps: Sequence[int]) -> LearningRate:
     # Keras changes the rate after a boundary, not at it.
     boundaries = [step - 1 for step in steps]
     return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, rates)
-
-
-def sparsified(
-    inner: keras.optimizers.Optimizer,
-    configuration: Configuration,
-    steps_per_epoch: int | None = None,
-) -> tem_tf.SparsifiedOptimizer:
-    """Wraps an optimizer with the compressor that a configuration asks for.
-
-    "none" is wrapped as well, so that its bytes are counted.
-
-    Args:
-        inner: The optimizer.
-        configuration: The run's settings.
-        steps_per_epoch: Steps of one pass over the training data, if that is known.
-    """
-    compressor = make_compressor(configuration, steps_per_epoch)
-    memory = make_memory(configuration)
-    with refusing(ValueError):
-        return tem_tf.SparsifiedOptimizer(
-            inner,
-            compressor=compressor,
-            memory=memory,
-            dense_below=configuration.dense_below,
-            warmup_steps=configuration.warmup_steps,
-            value_dtype=configuration.value_dtype,
-            local_clipnorm=configuration.local_clipnorm,
-            nonfinite=configuration.nonfinite or "raise",
-            accumulate_steps=configuration.accumulate_steps or 1,
-            loss_scale=configuration.scale,
-        )

@@ -25,6 +25,7 @@ class StepSettings(Checked):
     accumulate_steps: int | None = None
     nonfinite: str | None = None
     jit_compile: bool | None = None
+    compile_model: bool | None = None
 
     @property
     def scale(self) -> str | float | None:
@@ -66,6 +67,11 @@ class StepSettings(Checked):
             raise Refusal(
                 "`jit_compile` is for one worker: XLA compiles no step in which "
                 f"workers exchange. Received: jit_compile=True with workers={workers}."
+            )
+        if self.jit_compile and self.compile_model:
+            raise Refusal(
+                "`compile_model` is a part of what `jit_compile` compiles. Received: "
+                "both. Leave one of them out."
             )
 
 

@@ -15,6 +15,7 @@ class Task:
 
     Attributes:
         train, validation, test: The splits; their losses and metrics are their own.
+            Without a test split None.
         unit: What their examples are, in the plural.
         steps_per_epoch: Steps in which training sees its split once.
         pruning_order: int (n,), the order of the epoch over which a network is pruned,
@@ -23,7 +24,7 @@ class Task:
 
     train: Examples
     validation: Examples
-    test: Examples
+    test: Examples | None
     unit: str
     steps_per_epoch: int
     pruning_order: np.ndarray | None = None
@@ -31,6 +32,10 @@ class Task:
     def new_model(self) -> keras.Model:
         """Returns the network at its initial weights."""
         raise NotImplementedError
+
+    def sample(self, model: keras.Model) -> str | None:
+        """What a trained network makes by itself, to be shown; None: nothing."""
+        return None
 
     def skip(self, steps: int) -> None:
         """Leaves out the rows of the next steps."""

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from tem_studies.workloads import data_sources, ratings_files, text_files
+from tem_studies.workloads import (
+    character_files,
+    data_sources,
+    ratings_files,
+    text_files,
+)
+from tem_studies.workloads.character_task import CharacterTask
 from tem_studies.workloads.data_places import Source
 from tem_studies.workloads.image_task import ImageTask
 from tem_studies.workloads.ratings_task import RatingsTask
@@ -29,5 +35,6 @@ class Kind(NamedTuple):
 KINDS = {
     "images": Kind(data_sources.load, ImageTask),
     "text": Kind(text_files.load, TextTask),
+    "characters": Kind(character_files.load, CharacterTask),
     "ratings": Kind(ratings_files.load, RatingsTask),
 }

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+import tem_tf
 from tem_studies.workloads.chunks import chunk_size, sum_over_chunks
 from tem_studies.workloads.examples import Examples, Share
 from tem_studies.workloads.replicas import spans_processes
@@ -36,6 +37,8 @@ class Trainer:
         running_mean_period: Steps after which the running mean of the weights starts
             again; 0 keeps none.
         jit_compile: Whether XLA compiles the step; of one replica alone.
+        compile_model: Whether it compiles what is before the exchange: the network,
+            forward and backward; of any number of replicas.
 
     Attributes:
         steps: Number of steps taken.
@@ -51,6 +54,7 @@ class Trainer:
         batch_size: int,
         running_mean_period: int = 0,
         jit_compile: bool = False,
+        compile_model: bool = False,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -60,10 +64,13 @@ class Trainer:
         self._replicas = strategy.num_replicas_in_sync
         self._row_width = train.row_width(batch_size)
         self._slice = batch_size // self._replicas
-        self._is_compiled = jit_compile
+        self._is_compiled = jit_compile or compile_model
         self._one_step = self._step
         if jit_compile:
             self._one_step = tf.function(self._step, jit_compile=True)
+        self._gradients_of = self._gradients
+        if compile_model:
+            self._gradients_of = tf.function(self._gradients, jit_compile=True)
         self._masks: list[tf.Variable] | None = None
         with strategy.scope():
             optimizer.build(model.trainable_variables)
@@ -105,11 +112,16 @@ class Trainer:
         Args:
             masks: For each trainable variable an array of zeros and ones.
         """
-        with self._strategy.scope():
+
+        def prune_weights() -> None:
+            # Each replica its own, which may have moved by itself.
             for variable, mask in zip(
                 self.model.trainable_variables, masks, strict=True
             ):
                 variable.assign(variable * mask)
+
+        self._strategy.run(prune_weights)
+        with self._strategy.scope():
             if self._masks is not None:
                 for variable, mask in zip(self._masks, masks, strict=True):
                     variable.assign(mask)
@@ -223,8 +235,10 @@ class Trainer:
         """Averages batch-norm moving statistics over replicas. Collective.
 
         TensorFlow's strategies leave each replica its own. Before an evaluation and
-        before the model is saved.
+        before the model is saved. Weights, too, where workers have their own.
         """
+        if isinstance(self.optimizer, tem_tf.LocalUpdates):
+            self.optimizer.synchronise()
         if self._replicas > 1 and _statistics(self.model):
             self._synchronised()
 
@@ -244,7 +258,7 @@ class Trainer:
                 `iterations`, which are updates.
         """
         variables = self.model.trainable_variables
-        *gradients, score = self._gradients(rows, self._share(step))
+        *gradients, score = self._gradients_of(rows, self._share(step))
         if self._masks is not None:
             gradients = [g * m for g, m in zip(gradients, self._masks, strict=True)]
         self.optimizer.apply(gradients, variables)

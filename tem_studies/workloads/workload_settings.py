@@ -8,9 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Collection
 from typing import Any
 
 from tem_studies.refusal import Refusal
+from tem_studies.workloads.exchange_settings import ExchangeSettings
+from tem_studies.workloads.gpt_settings import (
+    GPT,
+    GptSettings,
+    usual_settings,
+)
 from tem_studies.workloads.step_settings import StepSettings
 
 # kind of task -> (data sources, networks)
@@ -20,6 +27,7 @@ WORKLOADS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("simple-cnn", "resnet-8", "resnet-18", "senet-18", "googlenet"),
     ),
     "text": (("wikitext-2", "tokens"), ("lstm",)),
+    "characters": (("text",), (GPT,)),
     "ratings": (("movielens-20m", "movielens-1m", "movielens-small"), ("neumf",)),
 }
 DATASOURCES = tuple(name for sources, _ in WORKLOADS.values() for name in sources)
@@ -28,14 +36,15 @@ ARCHITECTURES = tuple(name for _, networks in WORKLOADS.values() for name in net
 DPS_NETWORKS = ("simple-cnn", "resnet-8")
 AUGMENTATIONS = ("none", "crop-flip", "crop-flip-rotate")
 
-# Share of entries that dropout sets to 0: the TEM authors'.
-_DROPOUT = {"text": 0.4, "ratings": 0.5}
+# Share of entries that dropout sets to 0: the TEM authors', and nanoGPT's.
+_DROPOUT = {"text": 0.4, "characters": 0.0, "ratings": 0.5}
 
 # setting -> (the kinds of task that have it, its value without effect)
 _OF_KINDS = {
     "augmentation": (("images",), "none"),
     "dtype_policy": (("images",), None),
-    "jit_compile": (("images",), None),
+    "jit_compile": (("images", "characters"), None),
+    "compile_model": (("images", "characters"), None),
     "goal_error": (("images",), None),
     "target_sparsity": (("images",), 0.0),
     "dropout": (tuple(_DROPOUT), None),
@@ -43,12 +52,15 @@ _OF_KINDS = {
     "lstm_units": (("text",), 650),
     "tied": (("text",), True),
     "bptt": (("text",), 30),
+    **{
+        field.name: (("characters",), None) for field in dataclasses.fields(GptSettings)
+    },
 }
 
 
 @dataclasses.dataclass(frozen=True)
-class WorkloadSettings(StepSettings):
-    """Settings that the TEM study's workloads added to those of the DPS study."""
+class WorkloadSettings(StepSettings, ExchangeSettings, GptSettings):
+    """Settings that other workloads added to those of the DPS study."""
 
     augmentation: str = "none"
     weight_decay: float = 0.0
@@ -58,6 +70,7 @@ class WorkloadSettings(StepSettings):
     decay_epochs: tuple[int, ...] | int | None = None
     learning_rate_warmup_epochs: int = 0
     learning_rate_warmup_factor: float = 1.0
+    learning_rate_warmup_steps: int | None = None
     running_mean_epochs: int = 0
     dropout: float | None = None
     lstm_layers: int = 3
@@ -96,6 +109,8 @@ class WorkloadSettings(StepSettings):
             self._number("dropout", "in [0, 1)", lambda x: 0 <= x < 1)
         for name in ("lstm_layers", "lstm_units", "bptt"):
             self._integer(name, 1)
+        if self.kind == "characters":
+            self._check_gpt()
         self._check_update()
         self._check_schedule()
 
@@ -104,8 +119,10 @@ class WorkloadSettings(StepSettings):
         for name in ("beta_1", "beta_2"):
             self._number(name, "in [0, 1)", lambda x: 0 <= x < 1)
         self._number("epsilon", "above 0 and finite", _is_positive)
-        without_effect = ("weight_decay",)
-        if self.optimizer != "adam":
+        without_effect = ()
+        if self.optimizer == "adam":
+            without_effect = ("weight_decay",)
+        elif self.optimizer != "adamw":
             without_effect = ("beta_1", "beta_2", "epsilon")
         for name in without_effect:
             self._without_effect(name, f"`optimizer` {self.optimizer}")
@@ -128,6 +145,20 @@ class WorkloadSettings(StepSettings):
         if not self.learning_rate_warmup_epochs:
             self._without_effect(
                 "learning_rate_warmup_factor", "`learning_rate_warmup_epochs` 0"
+            )
+        if self.learning_rate_warmup_steps is not None:
+            self._check_warmup_steps()
+
+    def _check_warmup_steps(self) -> None:
+        if self.decay_type != "cosine":
+            name = "learning_rate_warmup_steps"
+            self._without_effect(name, f"`decay_type` {self.decay_type}")
+        self._integer("learning_rate_warmup_steps", 1)
+        if self.learning_rate_warmup_steps >= self.decay_steps:
+            raise Refusal(
+                "`learning_rate_warmup_steps` must be fewer than `decay_steps`, in "
+                "which they are. Received: learning_rate_warmup_steps="
+                f"{self.learning_rate_warmup_steps}, decay_steps={self.decay_steps}."
             )
 
     def _check_decay_epochs(self) -> None:
@@ -153,6 +184,23 @@ class WorkloadSettings(StepSettings):
 _DEFAULTS = {
     field.name: field.default for field in dataclasses.fields(WorkloadSettings)
 }
+
+
+def with_usual(
+    settings: dict[str, Any], given: Collection[str], workers: int
+) -> dict[str, Any]:
+    """A run's settings, with those that its network usually has where none is given.
+
+    Args:
+        settings: All settings by name.
+        given: Names of those that the user chose.
+        workers: Their number, virtual ones or processes.
+    """
+    if settings["arch"] == GPT:
+        settings = usual_settings(settings, given, workers)
+    if "target_sparsity" not in given and settings["arch"] not in DPS_NETWORKS:
+        settings = settings | {"target_sparsity": 0.0}
+    return settings
 
 
 def _kind_of(name: str, column: int) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tem_tf.checkpoint.parts import Part, SharedVariables
+from tem_tf.checkpoint.parts import Part
 from tem_tf.worker_texts import WorkerTexts
 
 _SHOWN = 3  # Variables that an error names.
@@ -36,12 +36,7 @@ def require_agreement(step: int, parts: Mapping[str, Part], texts: WorkerTexts) 
     Raises:
         Diverged: on all workers, naming the variables.
     """
-    variables = [
-        named
-        for part in parts.values()
-        if isinstance(part, SharedVariables)
-        for named in part.variables()
-    ]
+    variables = [named for part in parts.values() for named in part.equal_now()]
     if texts.workers == 1 and all(len(here) == 1 for _, here in variables):
         return  # There is but one.
     here = {name: [_digest(each) for each in here] for name, here in variables}

@@ -17,12 +17,12 @@ import keras
 import tensorflow as tf
 
 from tem_tf import _collective_internals, _internals, heartbeat
+from tem_tf.aggregating_optimizer import AggregatingOptimizer
 from tem_tf.checkpoint.array_files import Arrays
 from tem_tf.checkpoint.parts import Json, Part, Randoms, parts_of
 from tem_tf.checkpoint.saver import Saver
 from tem_tf.checkpoint.stop_wish import SIGNALS, Stopped, StopWish
 from tem_tf.cluster import task_of_resolver
-from tem_tf.optimizer import SparsifiedOptimizer
 from tem_tf.settings import settings_of, text_of
 from tem_tf.worker_texts import WorkerTexts
 
@@ -112,7 +112,7 @@ class SavedLoop:
         self._texts = WorkerTexts(strategy)
         replicas = strategy.num_replicas_in_sync // self._texts.workers
         aggregator, known = None, settings_of(ours)
-        if isinstance(ours, SparsifiedOptimizer):
+        if isinstance(ours, AggregatingOptimizer):
             aggregator = ours.aggregator
             known = aggregator.all_facts()
         known |= {name: text_of(value) for name, value in (facts or {}).items()}

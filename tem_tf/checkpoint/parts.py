@@ -51,6 +51,10 @@ class Part:
         """
         raise NotImplementedError
 
+    def equal_now(self) -> list[tuple[str, tuple[Any, ...]]]:
+        """What must be equal on all replicas at this moment, as `_named` has it."""
+        return []
+
     def redistribute(self, states: Sequence[Arrays], replicas: int) -> list[Arrays]:
         """States of so many replicas, from those of all that there were.
 
@@ -70,12 +74,11 @@ class SharedVariables(Part):
     def __init__(self, variables: Callable[[], Sequence[Any]]):
         self._variables = variables
 
-    def variables(self) -> list[tuple[str, tuple[Any, ...]]]:
-        """Their names, and of each the variables of this process's replicas."""
+    def equal_now(self):
         return _named(self._variables())
 
     def read(self):
-        return [{name: _copy(here[0]) for name, here in self.variables()}]
+        return [{name: _copy(here[0]) for name, here in self.equal_now()}]
 
     def write(self, states):
         _assign(self._variables(), states, lambda replica: 0)
@@ -89,12 +92,22 @@ class ReplicaVariables(Part):
         join: What becomes of them under another number of replicas: "mean", of real
             numbers, the first replica's of integers; "sum", which the first replica
             has; "rows", one after another, shared out anew.
+        are_equal: Says whether they must be equal at this moment.
     """
 
     is_shared = False
 
-    def __init__(self, variables: Callable[[], Sequence[Any]], join: str = "mean"):
+    def __init__(
+        self,
+        variables: Callable[[], Sequence[Any]],
+        join: str = "mean",
+        are_equal: Callable[[], bool] = lambda: False,
+    ):
         self._variables, self._join = variables, JOINS[join]
+        self._are_equal = are_equal
+
+    def equal_now(self):
+        return _named(self._variables()) if self._are_equal() else []
 
     def read(self):
         named = _named(self._variables())
@@ -255,15 +268,25 @@ def parts_of(
 
     Without a model its weights are those that the optimizer was built with.
     """
-    parts: dict[str, Part] = {"optimizer": SharedVariables(lambda: optimizer.variables)}
+    outer = getattr(optimizer, "outer_optimizer", None)  # Of `LocalUpdates`.
+    parts: dict[str, Part] = {}
     if aggregator is not None:
         parts["remembered"] = AggregatorState(aggregator)
-    if model is None:
-        parts["weights"] = SharedVariables(
-            lambda: _internals.trained_variables(optimizer)
+    weights = lambda: (  # noqa: E731
+        _internals.trained_variables(optimizer)
+        if model is None
+        else model.trainable_variables
+    )
+    if outer is None:
+        parts["optimizer"] = SharedVariables(lambda: optimizer.variables)
+        parts["weights"] = SharedVariables(weights)
+    else:  # Each replica has its own between two exchanges, and slots for good.
+        parts["optimizer"] = ReplicaVariables(lambda: optimizer.variables)
+        parts["outer_optimizer"] = SharedVariables(lambda: outer.variables)
+        parts["weights"] = ReplicaVariables(
+            weights, are_equal=lambda: not optimizer.pending
         )
-    else:
-        parts["weights"] = SharedVariables(lambda: model.trainable_variables)
+    if model is not None:
         parts["statistics"] = ReplicaVariables(lambda: model.non_trainable_variables)
         parts["metrics"] = ReplicaVariables(lambda: model.metrics_variables, "sum")
     return parts

@@ -260,7 +260,13 @@ class Sparsifier(Compressor):
     """Sends the entries of the corrected gradient that a rule names.
 
     Implement `rule`; everything else follows from it, the native kernels included.
+
+    Attributes:
+        in_kernels: Whether the native kernels know the rule: all but `Largest` with
+            `block`, of which say False.
     """
+
+    in_kernels = True
 
     def rule(
         self, state: State, corrected: Vectors, step: tf.Tensor, segments: Segments

@@ -33,10 +33,14 @@ class Largest(NamedTuple):
         counts: k, an int or int32 scalar: one for all entries, or one for each segment.
         most: Ints that the counts do not exceed, as many. Needed where counts are
             tensors and differ between simulated workers.
+        block: Int >= 1 or None. The counts hold for each so many entries that lie side
+            by side in a segment, or in the whole; for fewer at the end their share, at
+            least one. Such counts are ints.
     """
 
     counts: Sequence[int | tf.Tensor]
     most: Sequence[int] | None = None
+    block: int | None = None
 
 
 class At(NamedTuple):
@@ -103,7 +107,7 @@ class Selection(NamedTuple):
         The largest k entries, where k is a tensor, are found by the rank of all.
         """
         rule, vector = self.rule, pack(self.corrected)
-        if isinstance(rule, Largest) and rule.most is None:
+        if isinstance(rule, Largest) and rule.most is None and rule.block is None:
             parts = [vector] if len(rule.counts) == 1 else self.corrected
             most = [
                 part.shape[0] if isinstance(count, tf.Tensor) else count
@@ -154,6 +158,15 @@ def check_rule(rule: Any, name: str, segments: Segments) -> None:
         for what, counts in (("counts", rule.counts), ("most", rule.most)):
             if counts is not None:
                 _check_counts(what, counts, name, segments)
+        if rule.block is None:
+            return
+        static = all(isinstance(count, numbers.Integral) for count in rule.counts)
+        if not (_is_count(rule.block) and static and int(rule.block) >= 1):
+            raise ValueError(
+                "`block` of tem_tf.Largest must be an integer >= 1, or None, and the "
+                f"counts integers with it. Received: block={rule.block!r}, "
+                f"counts={rule.counts!r} of {name}"
+            )
 
 
 def _check_counts(what: str, counts: Any, name: str, segments: Segments) -> None:
@@ -183,6 +196,9 @@ def _mask(corrected: Sequence[tf.Tensor], rule: Rule) -> tf.Tensor:
         return _mask_of(rule.positions, pack(corrected).shape[0], chosen)
     # "Of all" and "of each" are one thing where there is one segment.
     parts = [pack(corrected)] if len(rule.counts) == 1 else list(corrected)
+    if rule.block is not None:
+        blocks = [rule.block] * len(parts)
+        return pack(each(mask_of_largest_in_blocks, parts, rule.counts, blocks))
     most = rule.most or [None] * len(parts)
     return pack(each(mask_of_largest, parts, rule.counts, most))
 
@@ -204,6 +220,36 @@ def mask_of_largest(
     order = tf.math.top_k(tf.abs(vector), largest).indices
     chosen = True if most is None else tf.range(largest) < count
     return _mask_of(order, size, chosen) & tf.not_equal(vector, 0)
+
+
+def mask_of_largest_in_blocks(vector: tf.Tensor, count: int, block: int) -> tf.Tensor:
+    """Bool (n,), true at the `count` entries of greatest magnitude of each block.
+
+    Args:
+        vector: Floating (n,), n static.
+        count: Of a whole block.
+        block: Its length. The last one may be shorter, and has its share.
+    """
+    whole = vector.shape[0] // block
+    rest = vector.shape[0] - whole * block
+    masks = []
+    if whole:
+        rows = tf.reshape(vector[: whole * block], [whole, block])
+        order = tf.math.top_k(tf.abs(rows), min(count, block)).indices
+        starts = block * tf.range(whole)[:, tf.newaxis]
+        order = tf.reshape(order + starts, [-1])
+        masks.append(_mask_of(order, whole * block))
+    if rest:
+        share = share_of_block(count, rest, block)
+        masks.append(mask_of_largest(vector[whole * block :], share))
+    if not masks:
+        return tf.zeros([0], tf.bool)
+    return tf.concat(masks, axis=0) & tf.not_equal(vector, 0)
+
+
+def share_of_block(count: int, size: int, block: int) -> int:
+    """How many entries a block that is shorter than others has."""
+    return max(1, count * size // block)
 
 
 def _mask_of(indices: tf.Tensor, size: int, values: Any = True) -> tf.Tensor:

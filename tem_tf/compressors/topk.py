@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from tem_tf.compressors.contract import Heard, Sparsifier
-from tem_tf.compressors.rules import Largest
+from tem_tf.compressors.rules import Largest, share_of_block
 from tem_tf.compressors.schedules import (
     Schedule,
     Strength,
@@ -38,8 +38,12 @@ class TopK(Sparsifier):
     Args:
         density: Float in (0, 1], or a `Schedule` of the step.
             k = max(1, floor(density·n)) entries are sent. Higher => more entries sent.
-            Give `density` or `k`.
+            Give `density`, `k` or `per_block`.
         k: Int >= 1. Number of entries (all, where there are fewer).
+        per_block: Int >= 1. Number of entries of every `block` that lie side by side in
+            a variable; of fewer at its end their share, at least one. No block is left
+            out, however small its entries are, and nothing is compared beyond it.
+        block: Int >= `per_block`, default 4096.
         scope: "layer": `density` or `k` holds for each variable by itself. "model":
             for the whole gradient.
 
@@ -47,19 +51,26 @@ class TopK(Sparsifier):
         ValueError: an argument is out of range.
 
     References:
-        Sahu et al., NeurIPS 2021, arXiv 2108.00951, section 6 compares with both.
+        Sahu et al., NeurIPS 2021, arXiv 2108.00951, section 6 compares with both
+        scopes; blocks as in Sarfi et al., SparseLoCo, arXiv 2508.15706 (64 of 4,096).
     """
 
     density: Strength | None = None
     k: int | None = None
     scope: Literal["layer", "model"] = "layer"
+    per_block: int | None = None
+    block: int = 4096
 
     def __post_init__(self):
-        if (self.density is None) == (self.k is None):
+        given = [self.density, self.k, self.per_block]
+        if sum(one is not None for one in given) != 1:
             raise ValueError(
-                "Exactly one of `density` and `k` must be given. "
-                f"Received: density={self.density!r}, k={self.k!r}"
+                "Exactly one of `density`, `k` and `per_block` must be given. "
+                f"Received: density={self.density!r}, k={self.k!r}, "
+                f"per_block={self.per_block!r}"
             )
+        if self.per_block is not None:
+            self._check_blocks()
         if self.density is not None:
             check_density(self.density)
         if self.k is not None and (not is_integer(self.k) or self.k < 1):
@@ -69,7 +80,28 @@ class TopK(Sparsifier):
                 f'`scope` must be "layer" or "model". Received: scope={self.scope!r}'
             )
 
+    def _check_blocks(self) -> None:
+        for name in ("per_block", "block"):
+            value = getattr(self, name)
+            if not is_integer(value) or value < 1:
+                raise ValueError(
+                    f"`{name}` must be an integer >= 1. Received: {name}={value!r}"
+                )
+        if (self.per_block or 0) > self.block or self.scope != "layer":
+            raise ValueError(
+                "`per_block` must be at most `block`, and blocks are of variables, "
+                f'`scope` "layer". Received: per_block={self.per_block}, '
+                f"block={self.block}, scope={self.scope!r}"
+            )
+
+    @property
+    def in_kernels(self) -> bool:
+        """As in `Sparsifier`."""
+        return self.per_block is None
+
     def rule(self, state, corrected, step, segments):
+        if self.per_block is not None:
+            return Largest([self.per_block] * len(segments), block=self.block)
         sizes = [segment.size for segment in segments]
         if self.scope == "model":
             sizes = [total_size(segments)]
@@ -77,6 +109,10 @@ class TopK(Sparsifier):
 
     def count(self, size: int, step: tf.Tensor) -> int | tf.Tensor:
         """k for a variable, or a whole gradient, of `size` entries."""
+        if self.per_block is not None:
+            whole, rest = divmod(size, self.block)
+            share = share_of_block(self.per_block, rest, self.block) if rest else 0
+            return whole * self.per_block + share
         if self.density is None:
             return min(self.k or 0, size)
         return kept(self.density, size, step)

@@ -284,8 +284,14 @@ def _named(rule: Any, vectors: list[np.ndarray]) -> np.ndarray:
         parts = [vector] if len(rule.counts) == 1 else vectors
         start = 0
         for part, count in zip(parts, rule.counts, strict=True):
-            order = np.argsort(-np.abs(part), kind="stable")[: int(count)]
-            kept[start + order] = True
+            block = rule.block or max(part.size, 1)
+            for at in range(0, part.size, block):
+                here = part[at : at + block]
+                few = int(count)
+                if here.size < block:
+                    few = max(1, few * here.size // block)
+                order = np.argsort(-np.abs(here), kind="stable")[:few]
+                kept[start + at + order] = True
             start += part.size
     return np.where(kept, vector, np.float32(0))
 

@@ -68,16 +68,27 @@ class Payload(NamedTuple):
         return self.flags // EMPTY
 
 
-def rounded(message: Any, value_dtype: str) -> Any:
+def rounded(message: Any, value_dtype: str, library: ModuleType | None = None) -> Any:
     """Returns a message with the values that the others will decode.
 
     To be called before the residual is computed, so that what rounding takes away is
     kept. Messages that are no entries have a code of their own, and stay what they are.
+
+    Args:
+        message: Of any kind.
+        value_dtype: One of `VALUE_DTYPES`.
+        library: As in `encode`.
     """
     if isinstance(message, MaskedGradient):
         return message._replace(vector=_rounded_vector(message, value_dtype))
     if not isinstance(message, SparseGradient):
         return message
+    levels = value_types.levels(value_dtype)
+    if library is not None and levels and message.grid is None:
+        values, *grid = library.tem_tf_round_few_bits(
+            message.values, value_type=VALUE_DTYPES.index(value_dtype), levels=levels
+        )
+        return message._replace(values=values, grid=value_types.Grid(*grid))
     grid = message.grid or value_types.grid_of(message.values, value_dtype)
     values = value_types.round_values(message.values, value_dtype, grid)
     return message._replace(values=values, grid=grid)

@@ -26,6 +26,14 @@ WAYS = {
     "sign": lambda: wrapped(tem_tf.Sign()),
     "accumulated": lambda: wrapped(tem_tf.TopK(0.1), accumulate_steps=3),
     "scaled": lambda: wrapped(tem_tf.TopK(0.1), loss_scale="dynamic"),
+    "local_updates": lambda: tem_tf.LocalUpdates(
+        keras.optimizers.Adam(0.01),
+        local_steps=4,
+        compressor=tem_tf.TopK(0.25),
+        value_dtype="int4",
+    ),
+    # Killed before it is frozen, and after.
+    "compressed_adamw": lambda: tem_tf.CompressedAdamW(0.01, freeze_step=8),
 }
 
 
@@ -54,6 +62,8 @@ def rows():
         "adaptive_threshold": (1, 2),
         "accumulated": (1,),
         "scaled": (1,),
+        "local_updates": (2,),
+        "compressed_adamw": (2,),
     }
     for way in WAYS:
         for replicas in (1, 2):

@@ -8,6 +8,7 @@ import tensorflow as tf
 import tem_tf
 from tem_tf.checkpoint.parts import ReplicaVariables
 from tem_tf.checkpoint.redistribution import redistribute
+from tem_tf.replica_state import values_here
 from tests.training import make_strategy
 
 MEMORIES = {
@@ -124,3 +125,39 @@ def test_rows_are_shared_out_anew_and_integers_are_the_firsts():
     np.testing.assert_array_equal(
         ReplicaVariables(lambda: []).redistribute(seeds, 1)[0]["a"], [7, 8]
     )
+
+
+def test_local_updates_go_on_with_other_workers(tmp_path):
+    """Weights become the mean of workers' own; where they began is where they began."""
+    checkpoints = {}
+
+    def training(replicas):
+        strategy = make_strategy(replicas)
+        keras.utils.clear_session()
+        with strategy.scope():
+            weights = keras.Variable(np.zeros(3, np.float32), name="weights")
+            optimizer = tem_tf.LocalUpdates(
+                keras.optimizers.SGD(1.0), keras.optimizers.SGD(1.0), local_steps=3
+            )
+            optimizer.build([weights])
+        checkpoints[replicas] = tem_tf.Checkpoint(tmp_path, every=1)
+        return strategy, weights, optimizer
+
+    strategy, weights, optimizer = training(2)
+    checkpoints[2].begin(None, optimizer)
+
+    def step():
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        own = tf.cast(replica, tf.float32) * tf.ones(3) / 2
+        optimizer.apply([own], [weights])
+
+    strategy.run(step)  # Replica 0 stays, replica 1 moves by -1.
+    checkpoints[2].end(1)
+    strategy, weights, optimizer = training(3)
+    with pytest.warns(UserWarning, match="cannot be carried: communication metrics"):
+        assert checkpoints[3].begin(None, optimizer) == 1
+    assert optimizer.pending == 1
+    for each in values_here(weights):
+        np.testing.assert_array_equal(each.numpy(), [-0.5] * 3)
+    optimizer.synchronise()
+    np.testing.assert_array_equal(weights.numpy(), [-0.5] * 3)

@@ -95,12 +95,16 @@ def ending(model):
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         optimizer = optimizer.inner_optimizer
     kept = {}
-    if isinstance(optimizer, tem_tf.SparsifiedOptimizer):
+    if hasattr(optimizer, "aggregator"):
         for replica, values in enumerate(optimizer.aggregator.state.values()):
             kept |= {f"{replica}/{name}": v.tobytes() for name, v in values.items()}
     found = [
         here.numpy().tobytes()
-        for variable in [*model.variables, *optimizer.variables]
+        for variable in [
+            *model.variables,
+            *optimizer.variables,
+            *getattr(optimizer, "outer_optimizer", model.optimizer).variables,
+        ]
         for here in values_here(variable)
     ]
     return {"variables": found, "kept": kept}

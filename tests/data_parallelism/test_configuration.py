@@ -24,6 +24,11 @@ RUN = {"goal_error": 0.3}
             "`augmentation` cannot be set in a study. Received: "
             "augmentation='crop-flip'. Leave --augmentation out.",
         ),
+        (
+            {"decay_type": "cosine"},
+            "`decay_type` of a study must be one of constant, linear. Received: "
+            "decay_type='cosine'.",
+        ),
     ],
 )
 def test_settings_of_other_workloads_are_refused(settings, message):

@@ -116,6 +116,7 @@ def make_kinds(scratch: pathlib.Path) -> dict:
     from tem_studies.convex import data, problem, run_files
     from tem_studies.data_parallelism import report
     from tem_studies.workloads import (
+        character_files,
         compression_settings,
         data_files,
         ratings_files,
@@ -150,6 +151,9 @@ def make_kinds(scratch: pathlib.Path) -> dict:
 
     def read_text(path):
         text_files.load(Source("tokens", "files", str(path.parent)))
+
+    def read_characters(path):
+        character_files.load(Source("text", "files", str(path)))
 
     def read_comparison(path):
         comparison_report.read(compared)
@@ -191,6 +195,7 @@ def make_kinds(scratch: pathlib.Path) -> dict:
             ratings_files.read_ratings,
         ),
         "tokens": (of(tokens, "train.tokens", "test.tokens"), read_text),
+        "characters": (new("input.txt", "Ça va ? Ω\n".encode() * 9), read_characters),
         "counts": (
             new("counts.txt", b"12\n7\n0\n" * 9),
             lambda path: compression_settings.read_counts(str(path)),
@@ -312,7 +317,16 @@ def main() -> None:
 
 KINDS = (
     *("idx", "idx.gz", "cifar", "libsvm", "libsvm.gz", "libsvm.bz2", "ratings.csv"),
-    *("ratings.dat", "tokens", "counts", "steps", "minimum", "plan", "json"),
+    *(
+        "ratings.dat",
+        "tokens",
+        "characters",
+        "counts",
+        "steps",
+        "minimum",
+        "plan",
+        "json",
+    ),
     *("comparison", "trials", "laboratory"),
 )
 

@@ -20,7 +20,7 @@ from tem_studies.workloads.configuration import (
     Configuration,
     check_divisible,
 )
-from tem_studies.workloads.workload_settings import WORKLOADS
+from tem_studies.workloads.workload_settings import WORKLOADS, with_usual
 from tem_tf.compressors import COMPRESSORS
 from tem_tf.memory import MEMORIES
 from tem_tf.wire import value_types
@@ -60,13 +60,13 @@ TOPK = {"compressor": "topk", "density": 0.1}
         (
             {"datasource": "imagenet"},
             "`datasource` must be one of digits, mnist, fashion-mnist, cifar-10, "
-            "cifar-100, wikitext-2, tokens, movielens-20m, movielens-1m, "
+            "cifar-100, wikitext-2, tokens, text, movielens-20m, movielens-1m, "
             "movielens-small. Received: datasource='imagenet'.",
         ),
         (
             {"arch": "vgg"},
             "`arch` must be one of simple-cnn, resnet-8, resnet-18, senet-18, "
-            "googlenet, lstm, neumf. Received: arch='vgg'.",
+            "googlenet, lstm, gpt, neumf. Received: arch='vgg'.",
         ),
         (
             {"target_sparsity": 1.0},
@@ -84,13 +84,13 @@ TOPK = {"compressor": "topk", "density": 0.1}
         ),
         (
             {"optimizer": "lion"},
-            "`optimizer` must be one of sgd, momentum, nesterov, adam. "
+            "`optimizer` must be one of sgd, momentum, nesterov, adam, adamw. "
             "Received: optimizer='lion'.",
         ),
         (
-            {"decay_type": "cosine"},
-            "`decay_type` must be one of constant, linear, step. "
-            "Received: decay_type='cosine'.",
+            {"decay_type": "square"},
+            "`decay_type` must be one of constant, linear, cosine, step. "
+            "Received: decay_type='square'.",
         ),
         (
             {"learning_rate": 0.0},
@@ -232,6 +232,60 @@ TOPK = {"compressor": "topk", "density": 0.1}
             "`jit_compile` is for one worker: XLA compiles no step in which workers "
             "exchange. Received: jit_compile=True with workers=2.",
         ),
+        *(
+            (
+                {name: value, "optimizer": "adamw"},
+                f"`{name}` must be an integer of at least 1. "
+                f"Received: {name}={value!r}.",
+            )
+            for name in ("local_steps", "freeze_step")
+            for value in (0, 2.5)
+        ),
+        *(
+            (
+                {name: 11, "optimizer": "adamw", "train_iterations": 10},
+                f"`{name}` must be at most `train_iterations`. Received: {name}=11 "
+                "with train_iterations=10.",
+            )
+            for name in ("local_steps", "freeze_step")
+        ),
+        (
+            {"compressor": "all", "value_dtype": "int2", "target_sparsity": 0.5},
+            "`compressor` all sends pruned entries, too, and no value in few bits is "
+            "0, so that they would move. Received: value_dtype='int2' with "
+            "target_sparsity=0.5. Pass --target_sparsity 0, or another compressor.",
+        ),
+        (
+            {"freeze_step": 5},
+            "`freeze_step` is a setting of adamw, whose variance it freezes. Received: "
+            "freeze_step=5 with optimizer='sgd'. Pass --optimizer adamw.",
+        ),
+        (
+            {"local_steps": 5, "freeze_step": 5, "optimizer": "adamw"},
+            "`local_steps` cannot be used with `freeze_step`. Received: local_steps=5, "
+            "freeze_step=5. Leave one of them out.",
+        ),
+        (
+            {"local_steps": 5, "nonfinite": "skip"},
+            "`nonfinite` must be raise or zero with `local_steps`: workers take steps "
+            "by themselves. Received: nonfinite='skip'.",
+        ),
+        (
+            {"outer_momentum": 0.9},
+            "`outer_momentum` is a setting of local steps. Received: "
+            "outer_momentum=0.9 without local_steps. Pass --local_steps or leave "
+            "--outer_momentum out.",
+        ),
+        (
+            {"local_steps": 5, "outer_momentum": 1.0},
+            "`outer_momentum` must be a number in [0, 1). Received: "
+            "outer_momentum=1.0.",
+        ),
+        (
+            {"jit_compile": True, "compile_model": True},
+            "`compile_model` is a part of what `jit_compile` compiles. Received: both. "
+            "Leave one of them out.",
+        ),
         (
             {"workers": 3},
             "`batch_size` is the number of examples per step over all replicas and "
@@ -278,8 +332,28 @@ def test_batch_smaller_than_replicas_has_one_way_on():
             "`beta_2` must be a number in [0, 1). Received: beta_2=1.0.",
         ),
         (
-            {"epsilon": 0, "optimizer": "adam"},
+            {"epsilon": 0, "optimizer": "adamw"},
             "`epsilon` must be a number above 0 and finite. Received: epsilon=0.",
+        ),
+        (
+            {"learning_rate_warmup_steps": 5},
+            "`learning_rate_warmup_steps` has no effect with `decay_type` constant. "
+            "Received: learning_rate_warmup_steps=5. Leave "
+            "--learning_rate_warmup_steps out.",
+        ),
+        *(
+            (
+                {"decay_type": "cosine", "learning_rate_warmup_steps": steps},
+                "`learning_rate_warmup_steps` must be an integer of at least 1. "
+                f"Received: learning_rate_warmup_steps={steps!r}.",
+            )
+            for steps in (0, 1.5)
+        ),
+        (
+            {"decay_type": "cosine", "decay_steps": 9}
+            | {"learning_rate_warmup_steps": 9},
+            "`learning_rate_warmup_steps` must be fewer than `decay_steps`, in which "
+            "they are. Received: learning_rate_warmup_steps=9, decay_steps=9.",
         ),
         *(
             (
@@ -325,6 +399,7 @@ def test_wrong_setting_of_a_workload_is_refused(settings, message):
 
 
 LSTM = {"arch": "lstm", "datasource": "tokens", "target_sparsity": 0.0}
+GPT = {"arch": "gpt", "datasource": "text", "target_sparsity": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -354,7 +429,32 @@ LSTM = {"arch": "lstm", "datasource": "tokens", "target_sparsity": 0.0}
                 ({"arch": "resnet-8", "dropout": 0.5}, "dropout", None),
                 ({"arch": "resnet-8", "tied": False}, "tied", True),
                 ({"arch": "resnet-8", "bptt": 10}, "bptt", 30),
+                ({"arch": "resnet-8", "context": 9}, "context", None),
+                (LSTM | {"prompt": "O"}, "prompt", None),
+                (LSTM | {"compile_model": True}, "compile_model", None),
             )
+        ),
+        (
+            GPT | {"gpt_features": 30},
+            "`gpt_features` must be divisible by `gpt_heads`. Received: "
+            "gpt_features=30, gpt_heads=4.",
+        ),
+        *(
+            (
+                GPT | {name: 0},
+                f"`{name}` must be an integer of at least 1. Received: {name}=0.",
+            )
+            for name in ("gpt_layers", "gpt_heads", "gpt_features", "context")
+        ),
+        (
+            GPT | {"sample_characters": -1},
+            "`sample_characters` must be an integer of at least 0. Received: "
+            "sample_characters=-1.",
+        ),
+        (
+            GPT | {"prompt": ""},
+            "`prompt` must have at least one character. Received: prompt=''. Leave "
+            "--prompt out for the end of a line.",
         ),
         (
             LSTM | {"dropout": 1.0},
@@ -377,8 +477,57 @@ def test_setting_that_does_not_fit_the_network_is_refused(settings, message):
 def test_dropout_is_the_studys_unless_given():
     assert Configuration(**LSTM).dropout_rate == 0.4
     assert Configuration(**LSTM, dropout=0.0).dropout_rate == 0.0
+    assert Configuration(**GPT).dropout_rate == 0.0
     neumf = {"arch": "neumf", "datasource": "movielens-1m", "target_sparsity": 0.0}
     assert Configuration(**neumf).dropout_rate == 0.5
+
+
+def test_a_gpts_own_settings_are_filled_in():
+    given = Configuration(**GPT, gpt_layers=2, prompt="To be")
+    assert (given.gpt_layers, given.gpt_heads, given.context) == (2, 4, 64)
+    assert (given.prompt, given.sample_characters) == ("To be", 500)
+    assert Configuration().gpt_layers is None  # As in results from before.
+
+
+def usual(given=(), workers=1, **settings):
+    """A GPT's settings, from flags of which these were given."""
+    start = Configuration(**GPT).as_dict() | settings
+    return with_usual(start, {*given, *settings}, workers)
+
+
+def test_a_gpt_is_trained_as_nanogpt_trains_it():
+    settings = usual()
+    want = {
+        "batch_size": 12,
+        "train_iterations": 2000,
+        "optimizer": "adamw",
+        "learning_rate": 1e-3,
+        "decay_type": "cosine",
+        "decay_steps": 2000,
+        "end_learning_rate_factor": 0.1,
+        "learning_rate_warmup_steps": 100,
+        "beta_1": 0.9,
+        "beta_2": 0.99,
+        "epsilon": 1e-8,
+        "weight_decay": 0.1,
+        "local_clipnorm": 1.0,
+    }
+    assert {name: settings[name] for name in want} == want
+    assert Configuration(**settings).target_sparsity == 0.0
+
+
+def test_what_a_user_gave_is_kept_and_followed():
+    assert usual(workers=3)["batch_size"] == 36
+    assert usual(workers=3, batch_size=6)["batch_size"] == 6
+    shorter = usual(train_iterations=100)
+    assert (shorter["decay_steps"], shorter["learning_rate_warmup_steps"]) == (100, 5)
+    assert usual(train_iterations=10)["learning_rate_warmup_steps"] is None
+    assert usual(decay_steps=400)["learning_rate_warmup_steps"] == 20
+    # No setting of AdamW's or of the cosine comes with others.
+    Configuration(**usual(optimizer="sgd", decay_type="constant"))
+    # What a file may have is refused where settings are checked.
+    with pytest.raises(Refusal, match="`train_iterations` must be an integer"):
+        Configuration(**usual(train_iterations="many"))
 
 
 def test_one_decay_epoch_is_a_tuple_of_one():

@@ -161,6 +161,15 @@ def test_roles_are_those_of_the_plugin(cluster, monkeypatch):
         environment.role(AS_USUAL)
 
 
+def test_workers_are_counted_before_their_settings_are_checked(cluster, monkeypatch):
+    assert [environment.count_workers(n) for n in (1, 3, 0, "x")] == [1, 3, 1, 1]
+    cluster(2, 1)
+    assert environment.count_workers(1) == 2
+    monkeypatch.setenv("TF_CONFIG", "{")
+    with pytest.raises(Refusal, match="`TF_CONFIG` must be JSON"):
+        environment.count_workers(1)
+
+
 def test_one_run_writes_to_a_directory_at_a_time(tmp_path):
     with (
         logdir.hold(tmp_path),

@@ -137,6 +137,18 @@ def test_only_the_dps_networks_are_pruned_unless_told_so(arguments, sparsity):
         flags.FLAGS["target_sparsity"].present = 0
 
 
+def test_a_gpts_flags_are_its_own_unless_given(tmp_path, monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    with flagsaver.flagsaver():
+        words = "main.py --datasource text --arch gpt --beta_2 0.95 --workers 2"
+        command_line.parse(words.split())
+        configuration = command_line.configure()
+        flags.FLAGS["beta_2"].present = flags.FLAGS["workers"].present = 0
+    assert configuration.optimizer == "adamw"
+    assert (configuration.beta_2, configuration.weight_decay) == (0.95, 0.1)
+    assert configuration.batch_size == 24
+
+
 def test_several_decay_epochs_follow_one_flag():
     with flagsaver.flagsaver():
         words = "main.py --decay_type step --decay_epochs 150 250"
@@ -169,6 +181,14 @@ def test_several_decay_epochs_follow_one_flag():
         (
             ("--arch", "lstm", "--datasource", "tokens"),
             "`datasource` tokens needs `path_data`. Received: path_data=None.",
+        ),
+        (
+            ("--arch", "gpt", "--datasource", "text", "--path_data", "/nowhere.txt"),
+            "`path_data` must be a file of text or a directory with one. Received: ",
+        ),
+        (
+            ("--arch", "gpt", "--datasource", "text", "--gpt_heads", "3"),
+            "`gpt_features` must be divisible by `gpt_heads`.",
         ),
     ],
 )
@@ -249,6 +269,61 @@ def test_run_prints_accuracy_density_bytes_and_tensorboard(capsys, tmp_path):
     sent += result["communication"]["padded_bytes"]
     assert re.search(rf"bytes sent      {sent:,} \(.* % of [\d,]+ dense\)", out)
     assert f"TensorBoard     tensorboard --logdir {tmp_path}" in lines
+
+
+GPT = (
+    "--datasource text --arch gpt --gpt_layers 1 --gpt_features 8 --context 10 "
+    "--train_iterations 20 --check_interval 10 --sample_characters 40 --prompt To "
+    "--compile_model"
+)
+
+
+@pytest.fixture
+def play(tmp_path):
+    """A file of text."""
+    path = tmp_path / "play.txt"
+    path.write_text("To be, or not to be, that is the question:\n" * 20)
+    return path
+
+
+# Keras 3.15 asks numpy 2 for an array in the old way when it saves.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_a_gpt_prints_its_loss_and_a_text(capsys, play, tmp_path):
+    said = []
+    for name in ("one", "two"):
+        with flagsaver.flagsaver():
+            command = f"main.py {GPT} --path_data {play} --logdir {tmp_path / name}"
+            assert command_line.main(command.split()) == 0
+        said.append(capsys.readouterr().out)
+    result = result_of(tmp_path / "one")
+    loss = result["history"][-1]["validation_loss"]
+    assert f"finished after 20 steps\nvalidation loss {loss:.4f}\n" in said[0]
+    texts = [re.search(r"done\n(To.*)\nfinished", out, re.DOTALL) for out in said]
+    assert texts[0] and texts[0][1] == texts[1][1]
+    assert len(texts[0][1]) == 42
+    assert result["data"] == {
+        "place": str(play),
+        "train": 773,
+        "validation": 85,
+        "test": 0,
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.multi_worker
+def test_real_workers_train_a_gpt_and_the_chief_alone_prints_its_text(play, tmp_path):
+    compressed = f"{GPT} --path_data {play} --compressor topk --density 0.1"
+    virtual = start(f"{compressed} --workers 2 --logdir {tmp_path / 'virtual'}")
+    assert virtual.returncode == 0, virtual.stderr
+    local = ("launch/local.py", "--workers", "2", "--", sys.executable, "main.py")
+    done = start(f"{compressed} --logdir {tmp_path / 'real'}", program=local)
+    assert done.returncode == 0, done.stderr
+    first, second = (result_of(tmp_path / name) for name in ("virtual", "real"))
+    assert second["configuration"]["batch_size"] == 24  # 12 of each worker.
+    for a, b in zip(first["history"], second["history"], strict=True):
+        assert b["validation_loss"] == pytest.approx(a["validation_loss"], rel=1e-4)
+    assert done.stdout.count("[worker 0] To") == 1
+    assert "[worker 1] To" not in done.stdout
 
 
 def test_diverged_run_ends_with_a_code_that_is_not_0(capsys, tmp_path):

@@ -3,11 +3,13 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tem_tf
 from tem_studies.workloads.configuration import Configuration
 from tem_studies.workloads.optimizers import (
     OPTIMIZERS,
+    MatrixAdamW,
     Momentum,
     WarmUp,
     make_learning_rate,
@@ -18,6 +20,7 @@ from tem_studies.workloads.optimizers import (
 RATES = [0.5, 0.4, 0.1, 0.1, 0.3]
 GRADIENTS = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
 START = np.float32([1.0, -2.0, 3.0, 0.5])
+from tests.training import make_strategy
 
 
 @keras.saving.register_keras_serializable(package="tests")
@@ -110,6 +113,39 @@ def test_adam_is_kerass_own():
     assert type(OPTIMIZERS["adam"](0.1, 0.9)) is keras.optimizers.Adam
 
 
+def test_adamw_decays_matrices_alone():
+    settings = Configuration(
+        optimizer="adamw", weight_decay=0.1, beta_1=0.5, beta_2=0.9, epsilon=1e-3
+    )
+    optimizer = OPTIMIZERS["adamw"](0.2, 0.9, settings)
+    matrix = keras.Variable(START[:, np.newaxis])
+    vector = keras.Variable(START)
+    for gradient in GRADIENTS:
+        optimizer.apply([gradient[:, np.newaxis], gradient], [matrix, vector])
+
+    def transcription(weight_decay):
+        """Loshchilov and Hutter's AdamW, ε beside the uncorrected root as in Keras."""
+        w, m, v = START.astype(np.float64), 0.0, 0.0
+        for t, g in enumerate(GRADIENTS, start=1):
+            m, v = 0.5 * m + 0.5 * g, 0.9 * v + 0.1 * g**2
+            w = w - 0.2 * weight_decay * w
+            rate = 0.2 * np.sqrt(1 - 0.9**t) / (1 - 0.5**t)
+            w = w - rate * m / (np.sqrt(v) + 1e-3)
+        return w
+
+    # float32 against float64: a few roundings of values below 10.
+    np.testing.assert_allclose(matrix.numpy()[:, 0], transcription(0.1), atol=5e-6)
+    np.testing.assert_allclose(vector.numpy(), transcription(0.0), atol=5e-6)
+
+
+def test_adamw_survives_serialisation():
+    optimizer = MatrixAdamW(Rates(), 0.1, 0.8, 0.9, 1e-3)
+    copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert type(copy) is MatrixAdamW
+    assert copy.get_config() == optimizer.get_config()
+    np.testing.assert_array_equal(run(copy), run(optimizer))
+
+
 def test_momentum_survives_serialisation():
     optimizer = Momentum(Rates(), 0.8, nesterov=True, coupled_weight_decay=0.01)
     copy = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
@@ -141,6 +177,37 @@ def test_linear_decay_falls_to_the_factor_and_stays_there():
     rate = make_learning_rate(0.4, "linear", 10, 0.25)
     got = [float(rate(step)) for step in (0, 5, 10, 11, 1000)]
     np.testing.assert_allclose(got, [0.4, 0.25, 0.1, 0.1, 0.1], rtol=1e-6)
+
+
+def test_cosine_decay_falls_along_half_a_cosine():
+    rate = make_learning_rate(0.4, "cosine", 10, 0.25)
+    got = [float(rate(step)) for step in (0, 5, 10, 11, 1000)]
+    np.testing.assert_allclose(got, [0.4, 0.25, 0.1, 0.1, 0.1], rtol=1e-6)
+
+
+def test_warm_up_of_the_cosine_is_nanogpts():
+    rate = make_learning_rate(1e-3, "cosine", 2000, 0.1, warmup_steps=100)
+
+    def transcribed(step):
+        if step < 100:
+            return 1e-3 * (step + 1) / 101
+        share = min((step - 100) / 1900, 1)
+        return 1e-4 + 0.5 * (1 + np.cos(np.pi * share)) * 9e-4
+
+    steps = (0, 1, 50, 99, 100, 101, 700, 1999, 2000, 3000)
+    got = [float(rate(step)) for step in steps]
+    np.testing.assert_allclose(got, [transcribed(s) for s in steps], rtol=1e-5)
+    configuration = Configuration(
+        learning_rate=1e-3,
+        decay_type="cosine",
+        decay_steps=2000,
+        end_learning_rate_factor=0.1,
+        learning_rate_warmup_steps=100,
+    )
+    optimizer = make_optimizer(configuration)
+    optimizer.build([keras.Variable(START)])
+    optimizer.iterations.assign(700)
+    assert float(optimizer.learning_rate) == pytest.approx(transcribed(700))
 
 
 def test_step_decay_takes_a_tenth_from_each_step_on():
@@ -201,6 +268,50 @@ def test_optimizer_is_what_the_configuration_says():
     wanted = {"memory": None, "dense_below": 10, "warmup_steps": 3}
     assert wanted.items() <= config.items()
     assert config["local_clipnorm"] == 0.4
+
+
+def test_workers_may_take_steps_by_themselves():
+    configuration = Configuration(
+        optimizer="adamw", local_steps=7, outer_momentum=0.0, local_clipnorm=0.4
+    )
+    optimizer = make_optimizer(configuration)
+    assert isinstance(optimizer, tem_tf.LocalUpdates)
+    assert optimizer.local_steps == 7
+    # Their own gradients are undivided.
+    assert optimizer.inner_optimizer.global_clipnorm == 0.4
+    outer = optimizer.outer_optimizer
+    assert (float(outer.learning_rate), outer.momentum) == (np.float32(0.7), 0.0)
+    assert not outer.nesterov
+
+
+def test_adamw_may_send_its_momentum():
+    configuration = Configuration(
+        optimizer="adamw",
+        target_sparsity=0.0,
+        decay_type="linear",
+        weight_decay=0.1,
+        beta_2=0.99,
+        freeze_step=7,
+        compressor="all",
+        value_dtype="int2",
+        local_clipnorm=0.4,
+    )
+    strategy = make_strategy(2)
+    with strategy.scope():
+        optimizer = make_optimizer(configuration)
+        matrix = keras.Variable(np.ones((2, 3), np.float32))
+        vector = keras.Variable(np.ones(3, np.float32))
+        optimizer.build([matrix, vector])
+    assert isinstance(optimizer, tem_tf.CompressedAdamW)
+    config = optimizer.get_config()
+    wanted = {"freeze_step": 7, "beta_2": 0.99, "value_dtype": "int2"}
+    assert wanted.items() <= config.items()
+    assert config["learning_rate"]["class_name"] == "PolynomialDecay"
+    assert config["global_clipnorm"] == 0.2  # Of the gradient that Keras has halved.
+    strategy.run(
+        lambda: optimizer.apply([tf.zeros((2, 3)), tf.zeros(3)], [matrix, vector])
+    )
+    assert matrix.numpy()[0, 0] < 1 and vector.numpy()[0] == 1  # What decays.
 
 
 def test_random_k_draws_by_the_runs_seed():

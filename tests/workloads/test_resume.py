@@ -59,6 +59,44 @@ TEXT = {
     "density": 0.1,
     "accumulate_steps": 2,
 }
+CHARACTERS = {
+    "datasource": "text",
+    "arch": "gpt",
+    "target_sparsity": 0.0,
+    "gpt_layers": 1,
+    "gpt_heads": 2,
+    "gpt_features": 8,
+    "context": 5,
+    "dropout": 0.1,
+    "batch_size": 4,
+    "optimizer": "adamw",
+    "weight_decay": 0.1,
+    "decay_type": "cosine",
+    "decay_steps": 24,
+    "learning_rate_warmup_steps": 3,
+    "compressor": "topk",
+    "density": 0.1,
+    "compile_model": True,
+    "sample_characters": 20,
+    "prompt": "w",
+}
+
+
+OF_ADAMW = {
+    "datasource": "digits",
+    "target_sparsity": 0.0,
+    "batch_size": 60,
+    "optimizer": "adamw",
+    "learning_rate": 0.01,
+    "compressor": "all",
+}
+LOCAL = OF_ADAMW | {
+    "value_dtype": "int2",
+    "local_steps": 4,
+    "memory": "decaying_error_feedback",
+    "memory_decay": 0.9,
+}
+FROZEN = OF_ADAMW | {"value_dtype": "sign", "freeze_step": 9}
 
 
 class Killed(BaseException):
@@ -72,9 +110,10 @@ def run(tmp_path, monkeypatch):
     for name in ("train", "valid", "test"):
         text = " ".join(f"w{word}" for word in words)
         (tmp_path / f"{name}.tokens").write_text(text)
+    (tmp_path / "input.txt").write_text(text)
 
     def run_it(name, settings, replicas=1, die_after=None):
-        path = str(tmp_path) if settings["datasource"] == "tokens" else None
+        path = None if settings["datasource"] == "digits" else str(tmp_path)
         configuration = Configuration(
             logdir=str(tmp_path / name),
             path_data=path,
@@ -138,16 +177,26 @@ def events(folder):
         pytest.param(IMAGES, 2, id="images-2", marks=pytest.mark.exhaustive),
         pytest.param(TEXT, 1, id="text-1", marks=pytest.mark.exhaustive),
         pytest.param(TEXT, 2, id="text-2"),
+        pytest.param(LOCAL, 2, id="local-2"),
+        pytest.param(FROZEN, 2, id="frozen-2"),
+        pytest.param(CHARACTERS, 1, id="characters-1"),
+        pytest.param(CHARACTERS, 2, id="characters-2"),
     ],
 )
-def test_a_run_that_was_killed_twice_ends_the_same(run, tmp_path, settings, replicas):
+def test_a_run_that_was_killed_twice_ends_the_same(
+    run, tmp_path, capsys, settings, replicas
+):
     whole = run("whole", settings, replicas)
+    last = capsys.readouterr().out.splitlines()[-1]  # A line of the sample, if any.
     for die_after in (8, 17):  # From 5 and 15 on.
         run("killed", settings, replicas, die_after)
         assert not (tmp_path / "killed" / "result.json").exists()
     ended = run("killed", settings, replicas)
     for name in ("status", "steps", "history", "test", "communication", "pruning"):
         assert ended[name] == whole[name], name
+    if settings is CHARACTERS:
+        assert capsys.readouterr().out.splitlines()[-1] == last
+        assert last.startswith("w") and len(last) == 21
     there, here = (tmp_path / name for name in ("whole", "killed"))
     assert (there / "steps.npz").read_bytes() == (here / "steps.npz").read_bytes()
     assert weights(there) == weights(here)

@@ -39,6 +39,7 @@ def make_trainer(
     batch_size=12,
     dtype_policy=None,
     jit_compile=False,
+    compile_model=False,
     **options,
 ):
     """A trainer of Simple-CNN."""
@@ -51,7 +52,13 @@ def make_trainer(
             keras.optimizers.SGD(0.05), compressor or tem_tf.Identity(), **options
         )
     trainer = Trainer(
-        strategy, model, optimizer, split(), batch_size, jit_compile=jit_compile
+        strategy,
+        model,
+        optimizer,
+        split(),
+        batch_size,
+        jit_compile=jit_compile,
+        compile_model=compile_model,
     )
     trainer.prune(masks or [np.ones(w.shape, np.float32) for w in model.get_weights()])
     if trains:
@@ -230,6 +237,7 @@ def test_two_steps_of_half_a_batch_are_one_of_the_whole():
     [
         ({"loss_scale": 64.0}, 1e-5),
         ({"jit_compile": True}, 1e-4),
+        ({"compile_model": True}, 1e-4),
         # Plain Keras's gradients differ by 0.123 and 0.018 here.
         ({"dtype_policy": "mixed_bfloat16"}, 0.13),
         ({"dtype_policy": "mixed_float16", "loss_scale": "dynamic"}, 0.02),

@@ -128,7 +128,7 @@ inline void write_values(const float* values, int64_t count, const ValueCode& ho
   }
   const int bits = few_bits(how.type);
   if (bits != 0) {
-    const Levels levels(how.levels, bits, how.scale);
+    const Levels levels(how.levels, bits, how.scale, true);
     return write_few_bits(values, count, scales, levels, bits, words);
   }
   const float inverse = power_of_two(-how.scale);
@@ -150,7 +150,7 @@ inline void read_values(const uint32_t* words, int64_t all, int64_t first,
   }
   const int bits = few_bits(how.type);
   if (bits != 0) {
-    const Levels levels(how.levels, bits, how.scale);
+    const Levels levels(how.levels, bits, how.scale, false);
     return read_few_bits(words, all, first, count, levels, bits, values);
   }
   const float factor = power_of_two(how.scale);

@@ -1,0 +1,115 @@
+"""What each of several real workers does in test_local_updates.py."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import tem_tf
+from tests.checkpoint.training import fit, make_dataset, make_model
+from tests.multi_worker.laws import collectives_of
+
+
+def optimizer(local_steps=3, **options):
+    return tem_tf.LocalUpdates(
+        keras.optimizers.AdamW(0.01),
+        local_steps=local_steps,
+        **{
+            "compressor": tem_tf.TopK(0.25),
+            "value_dtype": "int4",
+            "memory": tem_tf.DecayingErrorFeedback(0.95),
+            **options,
+        },
+    )
+
+
+def trained(strategy, directory, kill_at=None):
+    """See `fit`: three epochs of eight steps, in exchanges of three and less."""
+    return fit(strategy, optimizer, directory, kill_at=kill_at)
+
+
+class Seen(keras.callbacks.Callback):
+    """What weights and statistics are when an epoch ends."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        found = [
+            np.array(v.numpy()) for v in self.model.variables if "float" in v.dtype
+        ]
+        self.weights.append([each.tobytes() for each in found])
+
+
+def fitted(strategy, directory, validate):
+    """What callbacks and a ModelCheckpoint see of a training, its end and its logs."""
+    model = make_model(strategy, optimizer)
+    seen, path = Seen(), f"{directory}/{{epoch}}.weights.h5"
+    history = model.fit(
+        make_dataset(0).repeat(),
+        steps_per_epoch=8,
+        epochs=2,
+        validation_data=make_dataset(1) if validate else None,
+        callbacks=[keras.callbacks.ModelCheckpoint(path, save_weights_only=True), seen],
+        verbose=0,
+    )
+    weights = [np.array(v.numpy()).tobytes() for v in model.trainable_variables]
+    loss = model.evaluate(make_dataset(1), verbose=0)
+    model.fit(make_dataset(0).repeat(), steps_per_epoch=2, verbose=0)
+    return {
+        "seen": seen.weights,
+        "weights": weights,
+        "history": history.history,
+        "loss": loss,
+        "exchanges": int(model.optimizer.outer_optimizer.iterations.numpy()),
+        "always": collectives_of_a_step(strategy, model),
+    }
+
+
+def collectives_of_a_step(strategy, model):
+    """Those that every training step of `fit` has, on data without an end."""
+    data = strategy.experimental_distribute_dataset(make_dataset(0).repeat())
+
+    @tf.function
+    def step(batch):
+        return strategy.run(model.train_step, args=(batch,))
+
+    return collectives_of(step.get_concrete_function(next(iter(data))))[0]
+
+
+def refused(strategy, directory):
+    """What a ModelCheckpoint that saves within an epoch is told."""
+    model = make_model(strategy, optimizer)
+    saving = keras.callbacks.ModelCheckpoint(f"{directory}/a.keras", save_freq=2)
+    try:
+        model.fit(make_dataset(0), callbacks=[saving], verbose=0)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def differing(strategy):
+    """What workers of other numbers of local steps are told at their first."""
+    task = strategy.cluster_resolver.task_id
+    model = make_model(strategy, lambda: optimizer(3 + task))
+    try:
+        model.fit(make_dataset(0), verbose=0)
+    except (ValueError, tf.errors.InvalidArgumentError) as error:
+        return str(error)
+    return None
+
+
+def diverging(strategy):
+    """What all are told where one worker's weights are not finite at an exchange."""
+    task = strategy.cluster_resolver.task_id
+    model = make_model(strategy, optimizer)
+    model.fit(make_dataset(0).take(1), verbose=0)
+    if task == 1:
+        model.trainable_variables[0].assign(
+            np.full(model.trainable_variables[0].shape, np.nan, np.float32)
+        )
+    try:
+        model.fit(make_dataset(0), verbose=0)
+    except tf.errors.InvalidArgumentError as error:
+        return str(error)
+    return None

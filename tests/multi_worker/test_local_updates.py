@@ -1,0 +1,51 @@
+"""Local updates of several real workers."""
+
+import pytest
+
+from tests.multi_worker import local_update_laws as laws
+
+
+@pytest.mark.parametrize("validate", [True, False], ids=["validation", "alone"])
+def test_fit_shows_common_weights_alone(workers, tmp_path, validate):
+    ended = workers.run(laws.fitted, str(tmp_path), validate)
+    for one in ended[1:]:
+        assert {**one, "seen": None} == {**ended[0], "seen": None}
+        assert one["seen"] == ended[0]["seen"]
+    assert len(set(map(tuple, ended[0]["seen"]))) == 2
+    # Three exchanges for eight steps, twice, and one of two steps more.
+    assert ended[0]["exchanges"] == 7
+    assert ended[0]["always"] == []
+    assert len(list(tmp_path.glob("*.h5"))) == 2
+
+
+def killed_between_exchanges_they_end_the_same(workers, tmp_path):
+    whole = workers.run(laws.trained, str(tmp_path / "whole"))
+    for kill_at in (5, 7):
+        workers.run(laws.trained, str(tmp_path / "killed"), kill_at)
+    ended = workers.run(laws.trained, str(tmp_path / "killed"))
+    assert ended == whole
+    assert ended[0]["kept"] != ended[1]["kept"]
+
+
+def test_two_that_are_killed_between_exchanges_end_the_same(two_workers, tmp_path):
+    killed_between_exchanges_they_end_the_same(two_workers, tmp_path)
+
+
+@pytest.mark.exhaustive
+def test_three_that_are_killed_between_exchanges_end_the_same(three_workers, tmp_path):
+    killed_between_exchanges_they_end_the_same(three_workers, tmp_path)
+
+
+def test_saving_within_an_epoch_is_refused(two_workers, tmp_path):
+    for said in two_workers.run(laws.refused, str(tmp_path)):
+        assert "`save_freq` of ModelCheckpoint must be 'epoch'" in said
+
+
+def test_workers_that_exchange_at_other_times_are_told_before(two_workers):
+    for said in two_workers.run(laws.differing):
+        assert "local_steps" in said
+
+
+def test_one_that_is_not_finite_ends_all(two_workers):
+    for said in two_workers.run(laws.diverging):
+        assert "has NaN or Inf" in said
