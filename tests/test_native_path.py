@@ -54,7 +54,7 @@ FAST = {
     **{
         name: compressor
         for name, compressor in COMPRESSORS.items()
-        if isinstance(compressor, tem_tf.Sparsifier)
+        if isinstance(compressor, tem_tf.Sparsifier) and compressor.in_kernels
     },
     "every_other": EveryOther(),
     "above_the_mean": AboveTheMean(),
@@ -110,6 +110,16 @@ def test_weights_residuals_and_counts(monkeypatch, name, options, replicas, grap
     for key, value in ours[3].items():
         # Norms are summed in another order.
         assert value == pytest.approx(theirs[3][key], rel=1e-5, abs=1e-12), key
+
+
+def test_blocks_are_left_to_operations():
+    optimizer = tem_tf.SparsifiedOptimizer(
+        keras.optimizers.SGD(), COMPRESSORS["topk_block"]
+    )
+    optimizer.build([keras.Variable(tf.zeros([8]))])
+    assert optimizer.path == (
+        "TensorFlow's operations: they do not know the rule of TopK with blocks"
+    )
 
 
 def compressor_states(strategy, optimizer):
