@@ -5,17 +5,23 @@ import pytest
 from tests.multi_worker import local_update_laws as laws
 
 
-@pytest.mark.parametrize("validate", [True, False], ids=["validation", "alone"])
-def test_fit_shows_common_weights_alone(workers, tmp_path, validate):
+def fit_shows_common_weights_alone(workers, tmp_path, validate):
     ended = workers.run(laws.fitted, str(tmp_path), validate)
     for one in ended[1:]:
-        assert {**one, "seen": None} == {**ended[0], "seen": None}
-        assert one["seen"] == ended[0]["seen"]
+        assert one == ended[0]
     assert len(set(map(tuple, ended[0]["seen"]))) == 2
     # Three exchanges for eight steps, twice, and one of two steps more.
     assert ended[0]["exchanges"] == 7
     assert ended[0]["always"] == []
     assert len(list(tmp_path.glob("*.h5"))) == 2
+
+
+def test_callbacks_of_two_see_common_weights_alone(two_workers, tmp_path):
+    fit_shows_common_weights_alone(two_workers, tmp_path, validate=False)
+
+
+def test_validation_of_three_too(three_workers, tmp_path):
+    fit_shows_common_weights_alone(three_workers, tmp_path, validate=True)
 
 
 def killed_between_exchanges_they_end_the_same(workers, tmp_path):
