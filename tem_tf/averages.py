@@ -22,13 +22,19 @@ class Averages:
         self._use = use
         self._variables: list[Any] = []
 
-    def add(self, variables: Sequence[Any]) -> None:
-        """Takes in those that are not among them yet."""
+    def add(self, variables: Sequence[Any]) -> bool:
+        """Takes in those that are not among them yet. Returns whether there are any."""
         known = {id(variable) for variable in self._variables}
-        self._variables += [v for v in variables if id(v) not in known]
+        new = [variable for variable in variables if id(variable) not in known]
+        self._variables += new
+        return bool(new)
 
     def take(self) -> None:
-        """Sets all to their means over replicas: one collective; replica context."""
+        """Sets all to their means over replicas: one collective; replica context.
+
+        A replica with one that is not finite counts for nothing; if all have such, all
+        keep their own.
+        """
         ops = SparsifiedCrossDeviceOps.of(tf.distribute.get_strategy())
         if not self._variables or ops.replicas() == 1:
             return
@@ -36,7 +42,11 @@ class Averages:
             tf.reshape(tf.cast(tf.convert_to_tensor(v), tf.float32), [-1])
             for v in self._variables
         ]
-        total = ops.reduce_values(tf.concat(values, axis=0), self._use)
-        parts = tf.split(total / ops.replicas(), [int(v.shape[0]) for v in values])
+        own = tf.concat(values, axis=0)
+        finite = tf.reduce_all(tf.math.is_finite(own))
+        counted = tf.where(finite, tf.pad(own, [[0, 1]], constant_values=1.0), 0.0)
+        total = ops.reduce_values(counted, self._use)
+        means = tf.where(total[-1] > 0, total[:-1] / total[-1], own)
+        parts = tf.split(means, [int(value.shape[0]) for value in values])
         for variable, mean in zip(self._variables, parts, strict=True):
             variable.assign(tf.cast(tf.reshape(mean, variable.shape), variable.dtype))

@@ -125,8 +125,10 @@ class CompressedAdamW(SparsifiedOptimizer):
     compresses the gradient before the variance is taken of it, and loses quality
     (docs/adamw.md).
 
-    Entries whose variance is 0 at `freeze_step`, which had no gradient until then, are
-    not updated any more, but for weight decay.
+    Not for embeddings of rare words and the like: a variance that is learnt from one
+    small gradient is small for good, and later gradients, or the noise of few bits, are
+    divided by its root (docs/adamw.md). Entries whose variance is 0 at `freeze_step`,
+    which had no gradient until then, are not updated any more, but for weight decay.
 
     Args:
         learning_rate: As in `keras.optimizers.AdamW`, and the next four.
@@ -157,6 +159,7 @@ class CompressedAdamW(SparsifiedOptimizer):
         Tang et al., 1-bit Adam, ICML 2021, arXiv 2102.02888.
     """
 
+    FIXED = SparsifiedOptimizer.FIXED | {"freeze_step", "value_dtype"}
     SUMS = MomentumSums
 
     def __init__(
@@ -191,6 +194,15 @@ class CompressedAdamW(SparsifiedOptimizer):
                 "`amsgrad` keeps the greatest variance, which is frozen here. "
                 "Received: amsgrad=True"
             )
+        for other, own in (
+            ("gradient_accumulation_steps", "accumulate_steps"),
+            ("loss_scale_factor", "loss_scale"),
+        ):
+            if arguments.get(other):
+                raise ValueError(
+                    f"`{other}` cannot be used with CompressedAdamW. Received: "
+                    f"{other}={arguments[other]!r}. Pass `{own}` instead."
+                )
         if value_dtype is None:
             value_dtype = "sign" if compressor is None else "float32"
         inner = FreezingAdamW(

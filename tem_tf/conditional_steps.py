@@ -87,12 +87,8 @@ class ConditionalSteps:
         Raises:
             ValueError: Keras overwrites one of the variables with its gradient.
         """
-        overwritten = [v for v in variables if _is_overwritten(v)]
-        if overwritten and not self.all_update:
-            raise ValueError(
-                "A step that may be skipped or held back cannot overwrite variables "
-                f"with gradients. Received: {overwritten[0].path!r}"
-            )
+        if not self.all_update:
+            refuse_overwritten(variables, "A step that may be skipped or held back")
         if self._accumulator is not None:
             self._accumulator.build(variables, names)
         if self._scale is not None:
@@ -218,9 +214,20 @@ def where_agreed(
     context.merge_call(of_all, args=(predicate, list(tensors)))
 
 
-def _is_overwritten(variable: Any) -> bool:
-    """By its gradient, as Keras does with the scales of quantised layers."""
-    return bool(getattr(variable, "overwrite_with_gradient", False))
+def refuse_overwritten(variables: Sequence[Any], what: str) -> None:
+    """Refuses variables that take a gradient for their value.
+
+    As Keras has them for the scales of quantised layers.
+
+    Raises:
+        ValueError: one of them is such.
+    """
+    for variable in variables:
+        if getattr(variable, "overwrite_with_gradient", False):
+            raise ValueError(
+                f"{what} cannot overwrite variables with gradients. Received: "
+                f"{variable.path!r}"
+            )
 
 
 def _clipped(

@@ -18,7 +18,7 @@ import keras
 import tensorflow as tf
 
 from tem_tf import _collective_internals, _fit_internals, chief_writing
-from tem_tf.synchronised_callbacks import synchronise_first
+from tem_tf.synchronised_callbacks import require_same_hearing, synchronise_first
 from tem_tf.worker_texts import WorkerTexts
 
 
@@ -56,8 +56,9 @@ class FitStart:
         callbacks = []
         if not isinstance(call.callbacks, keras.callbacks.CallbackList):
             callbacks = keras.tree.flatten(call.callbacks) if call.callbacks else []
+        hears = False
         if call.function == "fit":
-            synchronise_first(call.model, callbacks)
+            hears = synchronise_first(call.model, callbacks)
         if not self._is_chief():
             chief_writing.write_elsewhere(callbacks, call.function)
         if call.function == "predict":  # Which needs no other worker.
@@ -69,9 +70,11 @@ class FitStart:
             "shuffles": shuffles_of(call, dataset),
             "backups": chief_writing.backup_dirs(callbacks),
             "is_chief": self._is_chief(),
+            "hears": hears,
         }
         workers = [json.loads(said) for said in self._texts.gather(json.dumps(mine))]
         require_same_steps(workers, _name_of(call))
+        require_same_hearing([worker["hears"] for worker in workers])
         if self._is_chief() and (complaint := shuffle_complaint(workers)):
             warnings.warn(complaint, stacklevel=2)
         if any(worker["backups"] for worker in workers):

@@ -142,3 +142,27 @@ def check_plain(optimizer: keras.optimizers.Optimizer, role: str) -> None:
 def loses_quality(inner: keras.optimizers.Optimizer, options: Options) -> bool:
     """Whether gradients are compressed before a variance is taken of them."""
     return isinstance(inner, keras.optimizers.Adam) and not options.compressor.lossless
+
+
+def check_local_steps(local_steps: int, nonfinite: str, reset_slots: bool) -> None:
+    """Refuses arguments of `LocalUpdates` that are out of range.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    is_integer = isinstance(local_steps, numbers.Integral)
+    if not is_integer or isinstance(local_steps, bool) or local_steps < 1:
+        raise ValueError(
+            f"`local_steps` must be an integer >= 1. Received: "
+            f"local_steps={local_steps!r}"
+        )
+    if nonfinite not in ("raise", "zero"):
+        raise ValueError(
+            '`nonfinite` must be "raise" or "zero" for LocalUpdates, whose workers '
+            f"take steps by themselves. Received: nonfinite={nonfinite!r}"
+        )
+    if not isinstance(reset_slots, bool):
+        raise ValueError(
+            "`reset_slots` must be True or False. "
+            f"Received: reset_slots={reset_slots!r}"
+        )

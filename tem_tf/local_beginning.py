@@ -67,9 +67,9 @@ class Beginning:
         """The same between steps."""
         return int(self._state.here(_STEPS)[0])
 
-    def weights(self) -> list[tf.Tensor]:
-        """The common weights of before."""
-        return [self._state.read(name) for name in self._names]
+    def weights(self, names: Sequence[str]) -> list[tf.Tensor]:
+        """The common weights of before, of variables by name."""
+        return [self._state.read(f"{_WEIGHTS}/{name}") for name in names]
 
     def common(self, name: str, variable: Any) -> tf.Tensor:
         """What all workers have of a variable: its value now, or where it began."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -15,9 +14,14 @@ from tem_tf.aggregating_optimizer import AggregatingOptimizer
 from tem_tf.aggregation import Aggregator
 from tem_tf.averages import Averages
 from tem_tf.compressors import Compressor, Identity
-from tem_tf.conditional_steps import where_agreed
+from tem_tf.conditional_steps import refuse_overwritten, where_agreed
 from tem_tf.gradient_sums import all_finite
-from tem_tf.inner_optimizer import LOST_BY_SAVING, check_inner, check_plain
+from tem_tf.inner_optimizer import (
+    LOST_BY_SAVING,
+    check_inner,
+    check_local_steps,
+    check_plain,
+)
 from tem_tf.instance_keys import Use, new_owner
 from tem_tf.layout import Gradient, values_of, when_ready, with_values
 from tem_tf.local_beginning import Beginning, value_here
@@ -82,10 +86,6 @@ class LocalUpdates(AggregatingOptimizer):
             gets gradients that are not divided.
         name: String. Default: the inner optimizer's.
 
-    Attributes:
-        outer_optimizer: As given.
-        local_steps: As given.
-
     Raises:
         ValueError: an argument is out of range; an optimizer is wrapped, scales losses,
             or keeps means of weights (`use_ema`).
@@ -112,10 +112,10 @@ class LocalUpdates(AggregatingOptimizer):
         {
             *("inner_optimizer", "outer_optimizer", "aggregator", "local_steps"),
             *("reset_slots", "_divided", "_names", "_statistics", "_began"),
-            "_exchange_now",
+            "_exchanges_now",
         }
     )
-    FIXED = frozenset({"compressor", "memory", "accumulate_steps", "loss_scale"})
+    FIXED = frozenset({"compressor", "memory", "dense_below", "value_dtype"})
 
     def __init__(
         self,
@@ -143,7 +143,7 @@ class LocalUpdates(AggregatingOptimizer):
                 "`outer_optimizer` must be another object than `inner_optimizer`. "
                 f"Received: {inner_optimizer.name!r} twice"
             )
-        _check(local_steps, nonfinite, reset_slots)
+        check_local_steps(local_steps, nonfinite, reset_slots)
         self.aggregator = Aggregator(
             Identity() if compressor is None else compressor,
             memory,
@@ -158,7 +158,8 @@ class LocalUpdates(AggregatingOptimizer):
         self._names: list[str] = []
         self._statistics = Averages(Use(new_owner()))
         self._began = Beginning(self.aggregator.state)
-        self._exchange_now = None
+        # By names of what is trained, which changes where a layer is frozen.
+        self._exchanges_now: dict[tuple[str, ...], Any] = {}
         self.outer_optimizer = outer_optimizer
         self.inner_optimizer = inner_optimizer
         for one in (inner_optimizer, outer_optimizer):
@@ -169,7 +170,9 @@ class LocalUpdates(AggregatingOptimizer):
             self._build_own(_internals.trained_variables(inner_optimizer))
 
     def build(self, variables):
-        """Makes both optimizers' variables and what each replica keeps."""
+        """Makes both optimizers' variables and what each replica keeps, once."""
+        if self.built:
+            return
         self._build_own(variables)
         with self._scope():
             self.inner_optimizer.build(variables)
@@ -177,13 +180,15 @@ class LocalUpdates(AggregatingOptimizer):
     def average(self, variables: Sequence[Any]) -> None:
         """Has an exchange take the means over replicas of more variables.
 
-        Such as moving statistics. In Keras's `fit` those of the model are found.
+        Such as moving statistics. In `fit` under `tem_tf.MultiWorkerMirroredStrategy`
+        those of the model are found.
 
         Args:
             variables: Float variables that replicas update by themselves. Before the
                 first step is traced, on all workers.
         """
-        self._statistics.add(variables)
+        if self._statistics.add(variables):
+            self._exchanges_now.clear()
 
     def apply(self, grads, trainable_variables=None):
         """A local step, and each `local_steps`-th time the exchange."""
@@ -220,9 +225,11 @@ class LocalUpdates(AggregatingOptimizer):
             return
         strategy = self.aggregator.strategy
         assert strategy is not None  # It is built.
-        if self._exchange_now is None:
-            self._exchange_now = tf.function(lambda: strategy.run(self._exchange))
-        self._exchange_now()
+        trained = tuple(self._trained())
+        if trained not in self._exchanges_now:
+            exchange = tf.function(lambda: strategy.run(self._exchange))
+            self._exchanges_now[trained] = exchange
+        self._exchanges_now[trained]()
 
     def synchronise_in_step(self) -> None:
         """The same in replica context."""
@@ -257,7 +264,11 @@ class LocalUpdates(AggregatingOptimizer):
         raise ValueError(LOSS_SCALING)
 
     def forget(self) -> None:
-        """As in `SparsifiedOptimizer`; the outer optimizer begins anew, too."""
+        """As in `SparsifiedOptimizer`; the outer optimizer's slots become zero, too.
+
+        Weights are made common before: collective, on all workers.
+        """
+        self.synchronise()
         super().forget()
         if self.outer_optimizer.built:
             count = _internals.raw_iterations(self.outer_optimizer)
@@ -320,7 +331,8 @@ class LocalUpdates(AggregatingOptimizer):
 
     def _build_own(self, variables: Sequence[Any]) -> None:
         check_made_together(self.inner_optimizer, variables)
-        check_made_together(self.outer_optimizer, variables)
+        check_made_together(self.outer_optimizer, variables, "outer_optimizer")
+        refuse_overwritten(variables, "LocalUpdates")
         self._names = unique_names(variables)
         inner = settings_of(self.inner_optimizer)
         outer = settings_of(self.outer_optimizer, "outer_optimizer")
@@ -350,14 +362,16 @@ class LocalUpdates(AggregatingOptimizer):
 
     def _exchange(self) -> None:
         """Makes weights common again; replica context, on all replicas."""
-        variables = self._variables
+        trained = self._trained()
+        names, variables = list(trained), list(trained.values())
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        before = self._began.weights()
+        before = self._began.weights(names)
         # 1 What has moved, as a gradient.
         moved = [b - value_here(v) for b, v in zip(before, variables, strict=True)]
-        finite = all_finite(moved)
+        slots = _internals.slots(self.inner_optimizer)
+        finite = all_finite([*moved, *map(value_here, slots)])
         # 2 Its mean over all replicas, as far as they have sent it.
-        sums = self.aggregator.aggregate(moved, self._exchanges(), self._names)
+        sums = self.aggregator.aggregate(moved, self._exchanges(), names)
         means = [total / replicas for total in sums]
         # 3 The outer optimizer's step, from where all began.
         for variable, value in zip(variables, before, strict=True):
@@ -366,7 +380,7 @@ class LocalUpdates(AggregatingOptimizer):
         # 4 What goes beside.
         self._statistics.take()
         if self.reset_slots and self.nonfinite == "zero":
-            for slot in _internals.slots(self.inner_optimizer):
+            for slot in slots:
                 value = value_here(slot)
                 slot.assign(tf.where(finite, value, tf.zeros_like(value)))
         self._began.forget_steps()
@@ -380,21 +394,7 @@ class LocalUpdates(AggregatingOptimizer):
     def _variables(self) -> list[Any]:
         return _internals.trained_variables(self.inner_optimizer)
 
-
-def _check(local_steps: int, nonfinite: str, reset_slots: bool) -> None:
-    is_integer = isinstance(local_steps, numbers.Integral)
-    if not is_integer or isinstance(local_steps, bool) or local_steps < 1:
-        raise ValueError(
-            f"`local_steps` must be an integer >= 1. Received: "
-            f"local_steps={local_steps!r}"
-        )
-    if nonfinite not in ("raise", "zero"):
-        raise ValueError(
-            '`nonfinite` must be "raise" or "zero" for LocalUpdates, whose workers '
-            f"take steps by themselves. Received: nonfinite={nonfinite!r}"
-        )
-    if not isinstance(reset_slots, bool):
-        raise ValueError(
-            "`reset_slots` must be True or False. "
-            f"Received: reset_slots={reset_slots!r}"
-        )
+    def _trained(self) -> dict[str, Any]:
+        """Variables by name, without those of layers that have been frozen since."""
+        named = zip(self._names, self._variables, strict=True)
+        return {n: v for n, v in named if getattr(v, "trainable", True)}

@@ -16,7 +16,9 @@ from tem_tf import _internals
 
 
 def check_made_together(
-    optimizer: keras.optimizers.Optimizer, variables: Sequence[Any]
+    optimizer: keras.optimizers.Optimizer,
+    variables: Sequence[Any],
+    role: str = "inner_optimizer",
 ) -> None:
     """Refuses an optimizer that was made under another strategy than what it trains.
 
@@ -24,8 +26,9 @@ def check_made_together(
     trains on several devices of a process, all of them advance one step counter.
 
     Args:
-        optimizer: The inner one.
+        optimizer: One that updates them.
         variables: Keras or TensorFlow variables.
+        role: The optimizer's, as an argument.
 
     Raises:
         ValueError: one of the variables was made under another strategy.
@@ -35,8 +38,8 @@ def check_made_together(
         inside = variable.value if isinstance(variable, keras.Variable) else variable
         if not strategy.extended.variable_created_in_scope(inside):
             raise ValueError(
-                "`inner_optimizer` must be made under the strategy of the variables "
-                f"that it trains. Received: inner_optimizer={optimizer.name!r} with "
+                f"`{role}` must be made under the strategy of the variables "
+                f"that it trains. Received: {role}={optimizer.name!r} with "
                 f"{variable.name!r}, made under another. Make the model and its "
                 "optimizer in one `with strategy.scope():`."
             )

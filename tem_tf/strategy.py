@@ -150,6 +150,7 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         statistics with them.
         """
         model = _internals.model_of_step()
+        evaluates = model is not None and fn == model.test_step
         if not _internals.in_xla():  # Where the note's variable might be out of reach.
             self.empty_batches.note(self, (args, kwargs))
             if _goes_on(model):
@@ -160,7 +161,7 @@ class MultiWorkerMirroredStrategy(tf.distribute.MultiWorkerMirroredStrategy):
         run = super().run
         if model is not None and is_local(model):
             model.optimizer.average(_internals.moving_statistics(model))
-            if fn == model.test_step:
+            if evaluates:
                 run(model.optimizer.synchronise_in_step)
         outputs = run(fn, args, kwargs, options)
         if model is None or not _collective_internals.is_multi_worker(self):

@@ -7,7 +7,7 @@ would do so with each worker's own.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -18,18 +18,23 @@ from tem_tf.batch_logs import is_local
 _SAVING = keras.callbacks.ModelCheckpoint, keras.callbacks.BackupAndRestore
 
 
-def synchronise_first(model: keras.Model, callbacks: Iterable[Any]) -> None:
+def synchronise_first(model: keras.Model, callbacks: Iterable[Any]) -> bool:
     """Has all workers make weights common before callbacks hear of an epoch's end.
 
     Args:
         model: That `fit` is called of.
         callbacks: The user's.
 
+    Returns:
+        Whether one of them will: all workers must then have such, as what they wait for
+        is collective.
+
     Raises:
         ValueError: one of them saves between steps of an epoch.
     """
+    hears = False
     if not is_local(model):
-        return
+        return hears
     for callback in callbacks:
         if isinstance(callback, _SAVING) and callback.save_freq != "epoch":
             raise ValueError(
@@ -39,9 +44,31 @@ def synchronise_first(model: keras.Model, callbacks: Iterable[Any]) -> None:
                 "save at any step."
             )
         hook = callback.on_epoch_end
-        # Keras spares itself threads where a method does nothing.
-        if not _fit_internals.does_nothing(hook) and not hasattr(hook, "func"):
+        if _fit_internals.does_nothing(hook):
+            continue
+        hears = True
+        if getattr(hook, "func", None) is not _on_epoch_end:  # Of a `fit` before.
             callback.on_epoch_end = functools.partial(_on_epoch_end, callback, hook)
+    return hears
+
+
+def require_same_hearing(hears: Sequence[bool]) -> None:
+    """Raises if callbacks of some workers alone hear of an epoch's end.
+
+    Args:
+        hears: What `synchronise_first` returned on each worker.
+
+    Raises:
+        ValueError: they differ; on all workers.
+    """
+    if len(set(hears)) > 1:
+        workers = [str(index) for index, one in enumerate(hears) if one]
+        raise ValueError(
+            "`callbacks` with `on_epoch_end` must be on all workers or on none under "
+            "LocalUpdates, which makes weights common before. Received: some on "
+            f"worker {', '.join(workers)} alone. Give them to all; what writes files "
+            "can ask `tem_tf.is_chief()`."
+        )
 
 
 def _on_epoch_end(

@@ -233,7 +233,8 @@ def test_a_step_that_is_skipped_after_the_freeze_leaves_all_as_it_was(replicas):
         ({"amsgrad": True}, "`amsgrad` keeps the greatest variance"),
         ({"value_dtype": "int3"}, "`value_dtype` must be one of"),
         ({"compressor": tem_tf.Identity(), "value_dtype": "sign"}, "would make it"),
-        ({"gradient_accumulation_steps": 2, "nonfinite": "skip"}, "must be None"),
+        ({"gradient_accumulation_steps": 2}, "Pass `accumulate_steps` instead"),
+        ({"loss_scale_factor": 2.0}, "Pass `loss_scale` instead"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, message):

@@ -216,13 +216,15 @@ class AggregatorState(Part):
     """What an aggregator keeps on each replica: residuals and all that goes with them.
 
     Args:
-        aggregator: Of a `SparsifiedOptimizer`.
+        aggregator: Of an optimizer.
+        of_means: Whether the optimizer takes the mean of what it sums, as
+            `LocalUpdates`: then the mean of what is held back stays, and not the sum.
     """
 
     is_shared = False
 
-    def __init__(self, aggregator: Aggregator):
-        self._aggregator = aggregator
+    def __init__(self, aggregator: Aggregator, of_means: bool = False):
+        self._aggregator, self._of_means = aggregator, of_means
 
     def read(self):
         return self._aggregator.state.values()
@@ -234,6 +236,9 @@ class AggregatorState(Part):
         """See `redistribution`; says what could not be carried."""
         memory = self._aggregator.options.kept or Memory()
         new, forgotten = redistribute(states, replicas, memory)
+        if self._of_means:
+            factor = np.float32(replicas / len(states))
+            new = [_memory_times(factor, state) for state in new]
         if forgotten:
             warnings.warn(
                 f"From {len(states)} to {replicas} replicas cannot be carried: "
@@ -271,7 +276,7 @@ def parts_of(
     outer = getattr(optimizer, "outer_optimizer", None)  # Of `LocalUpdates`.
     parts: dict[str, Part] = {}
     if aggregator is not None:
-        parts["remembered"] = AggregatorState(aggregator)
+        parts["remembered"] = AggregatorState(aggregator, outer is not None)
     weights = lambda: (  # noqa: E731
         _internals.trained_variables(optimizer)
         if model is None
@@ -290,6 +295,14 @@ def parts_of(
         parts["statistics"] = ReplicaVariables(lambda: model.non_trainable_variables)
         parts["metrics"] = ReplicaVariables(lambda: model.metrics_variables, "sum")
     return parts
+
+
+def _memory_times(factor: np.float32, state: Arrays) -> Arrays:
+    """A replica's state with its memory's vectors times a factor."""
+    return {
+        name: value * factor if name.startswith("memory/") and value.ndim else value
+        for name, value in state.items()
+    }
 
 
 def _named(variables: Sequence[Any]) -> list[tuple[str, tuple[Any, ...]]]:

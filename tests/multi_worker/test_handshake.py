@@ -38,7 +38,7 @@ DIFFER = {
     "compressor": (
         Worker(compressor=tem_tf.RandomK(0.5)),
         "`compressor`",
-        "TopK(density=None, k=1, scope='layer')",
+        "TopK(density=None, k=1, scope='layer', per_block=None, block=4096)",
         "RandomK(density=0.5, seed=0)",
     ),
     "argument": (Worker(compressor=tem_tf.TopK(k=2)), "`compressor`", "k=1", "k=2"),
