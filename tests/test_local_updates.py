@@ -322,3 +322,55 @@ def test_attributes_are_the_inner_optimizers():
     assert float(optimizer.inner_optimizer.learning_rate) == 0.5
     with pytest.raises(AttributeError, match="`compressor` must be given when"):
         optimizer.compressor = tem_tf.Identity()
+
+
+def test_forgetting_makes_weights_common_before():
+    optimizer, weights, _ = trained(
+        lambda: tem_tf.LocalUpdates(SGD(0.5), SGD(1.0), local_steps=4),
+        gradients(2, 2),
+    )
+    optimizer.forget()
+    assert optimizer.pending == 0
+    one, other = values_here(weights)
+    np.testing.assert_array_equal(one.numpy(), other.numpy())
+
+
+def test_a_layer_that_was_frozen_stays():
+    x, y = RNG.normal(size=(8, 3)), RNG.normal(size=(8, 2))
+    optimizer = tem_tf.LocalUpdates(SGD(0.1), local_steps=2)
+    model = keras.Sequential(
+        [keras.Input([3]), keras.layers.Dense(3), keras.layers.Dense(2)]
+    )
+    model.compile(optimizer, "mse")
+    model.fit(x, y, batch_size=2, verbose=0)
+    model.layers[0].trainable = False
+    model.compile(optimizer, "mse")
+    frozen, *_, other = [np.array(each.numpy()) for each in model.weights]
+    model.fit(x, y, batch_size=2, verbose=0)
+    np.testing.assert_array_equal(model.weights[0].numpy(), frozen)
+    assert np.abs(model.weights[-1].numpy() - other).max() > 0
+
+
+def test_statistics_that_are_not_finite_count_for_nothing():
+    strategy = make_strategy(2)
+    with strategy.scope():
+        optimizer = tem_tf.LocalUpdates(SGD(0.5), SGD(1.0), local_steps=1)
+        weights = keras.Variable(tf.zeros([2]), name="weights")
+        statistic = tf.Variable(
+            tf.zeros([2]),
+            trainable=False,
+            synchronization=tf.VariableSynchronization.ON_READ,
+            aggregation=tf.VariableAggregation.MEAN,
+        )
+        optimizer.build([weights])
+    optimizer.average([statistic])
+
+    @tf.function
+    def step():
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        statistic.assign(tf.constant([[3.0, 4.0], [np.nan, 1.0]])[replica])
+        optimizer.apply([tf.zeros([2])], [weights])
+
+    strategy.run(step)
+    for here in values_here(statistic):
+        np.testing.assert_array_equal(here.numpy(), [3.0, 4.0])

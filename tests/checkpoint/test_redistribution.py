@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import tem_tf
-from tem_tf.checkpoint.parts import ReplicaVariables
+from tem_tf.checkpoint.parts import AggregatorState, ReplicaVariables
 from tem_tf.checkpoint.redistribution import redistribute
 from tem_tf.replica_state import values_here
 from tests.training import make_strategy
@@ -161,3 +161,14 @@ def test_local_updates_go_on_with_other_workers(tmp_path):
         np.testing.assert_array_equal(each.numpy(), [-0.5] * 3)
     optimizer.synchronise()
     np.testing.assert_array_equal(weights.numpy(), [-0.5] * 3)
+
+
+def test_of_local_updates_the_mean_of_what_is_held_back_stays():
+    aggregator = tem_tf.Aggregator(
+        tem_tf.TopK(0.5), gradients_divided_by_replicas=False
+    )
+    part = AggregatorState(aggregator, of_means=True)
+    states = [{"memory/residual/a": np.float32([2, i])} for i in (1, 3)]
+    for replicas in (1, 4):
+        for state in part.redistribute(states, replicas):
+            np.testing.assert_array_equal(state["memory/residual/a"], [2, 2])

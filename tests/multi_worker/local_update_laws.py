@@ -113,3 +113,31 @@ def diverging(strategy):
     except tf.errors.InvalidArgumentError as error:
         return str(error)
     return None
+
+
+def heard_by_one(strategy):
+    """What all are told where one worker alone has a callback at an epoch's end."""
+    task = strategy.cluster_resolver.task_id
+    model = make_model(strategy, optimizer)
+    try:
+        model.fit(make_dataset(0), callbacks=[Seen()] if task == 0 else [], verbose=0)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def validated(strategy):
+    """Local steps that no exchange followed, when validation has begun."""
+    model = make_model(strategy, lambda: optimizer(nonfinite="zero"))
+    pending = []
+    hears = keras.callbacks.LambdaCallback(
+        on_test_batch_end=lambda batch, logs: pending.append(model.optimizer.pending)
+    )
+    model.fit(
+        make_dataset(0).repeat(),
+        steps_per_epoch=4,
+        validation_data=make_dataset(1),
+        callbacks=[hears],
+        verbose=0,
+    )
+    return pending

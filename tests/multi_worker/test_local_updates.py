@@ -55,3 +55,14 @@ def test_workers_that_exchange_at_other_times_are_told_before(two_workers):
 def test_one_that_is_not_finite_ends_all(two_workers):
     for said in two_workers.run(laws.diverging):
         assert "has NaN or Inf" in said
+
+
+def test_callbacks_of_one_worker_alone_are_refused(two_workers):
+    for said in two_workers.run(laws.heard_by_one):
+        assert said.startswith("`callbacks` with `on_epoch_end` must be on all workers")
+        assert "some on worker 0 alone" in said
+
+
+def test_an_optimizer_that_goes_on_after_nan_is_validated_in_common_too(two_workers):
+    for pending in two_workers.run(laws.validated):
+        assert set(pending) == {0}
