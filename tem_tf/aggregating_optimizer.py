@@ -21,8 +21,20 @@ class AggregatingOptimizer(ForwardingOptimizer):
     """
 
     OWN = frozenset({"inner_optimizer", "aggregator"})
+    # Keys of the configuration under which Keras has serialised objects.
+    OBJECTS: tuple[str, ...] = ("inner_optimizer", "compressor", "memory")
 
     aggregator: Aggregator
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        for key in cls.OBJECTS:
+            if isinstance(config[key], dict):
+                config[key] = keras.saving.deserialize_keras_object(
+                    config[key], custom_objects=custom_objects
+                )
+        return cls(**config)
 
     def apply_gradients(self, grads_and_vars):
         """As in Keras, for custom training loops."""

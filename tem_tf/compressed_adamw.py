@@ -160,6 +160,7 @@ class CompressedAdamW(SparsifiedOptimizer):
     """
 
     FIXED = SparsifiedOptimizer.FIXED | {"freeze_step", "value_dtype"}
+    OBJECTS = ("learning_rate", "compressor", "memory")
     SUMS = MomentumSums
 
     def __init__(
@@ -237,13 +238,3 @@ class CompressedAdamW(SparsifiedOptimizer):
         for key in ("gradient_accumulation_steps", "loss_scale_factor"):
             inner.pop(key, None)
         return {**inner, **config}
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        config = dict(config)
-        for key in ("learning_rate", "compressor", "memory"):
-            if isinstance(config[key], dict):
-                config[key] = keras.saving.deserialize_keras_object(
-                    config[key], custom_objects=custom_objects
-                )
-        return cls(**config)

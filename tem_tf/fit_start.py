@@ -56,9 +56,9 @@ class FitStart:
         callbacks = []
         if not isinstance(call.callbacks, keras.callbacks.CallbackList):
             callbacks = keras.tree.flatten(call.callbacks) if call.callbacks else []
-        hears = False
+        hears, complaint = False, ""
         if call.function == "fit":
-            hears = synchronise_first(call.model, callbacks)
+            hears, complaint = synchronise_first(call.model, callbacks)
         if not self._is_chief():
             chief_writing.write_elsewhere(callbacks, call.function)
         if call.function == "predict":  # Which needs no other worker.
@@ -71,10 +71,14 @@ class FitStart:
             "backups": chief_writing.backup_dirs(callbacks),
             "is_chief": self._is_chief(),
             "hears": hears,
+            "complaint": complaint,
         }
         workers = [json.loads(said) for said in self._texts.gather(json.dumps(mine))]
         require_same_steps(workers, _name_of(call))
-        require_same_hearing([worker["hears"] for worker in workers])
+        require_same_hearing(
+            [worker["hears"] for worker in workers],
+            [worker["complaint"] for worker in workers],
+        )
         if self._is_chief() and (complaint := shuffle_complaint(workers)):
             warnings.warn(complaint, stacklevel=2)
         if any(worker["backups"] for worker in workers):

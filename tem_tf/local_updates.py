@@ -115,6 +115,7 @@ class LocalUpdates(AggregatingOptimizer):
             "_exchanges_now",
         }
     )
+    OBJECTS = ("inner_optimizer", "outer_optimizer", "compressor", "memory")
     FIXED = frozenset({"compressor", "memory", "dense_below", "value_dtype"})
 
     def __init__(
@@ -297,16 +298,6 @@ class LocalUpdates(AggregatingOptimizer):
             "reset_slots": self.reset_slots,
             "gradients_divided_by_replicas": self._divided,
         }
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        config = dict(config)
-        for key in ("inner_optimizer", "outer_optimizer", "compressor", "memory"):
-            if isinstance(config[key], dict):
-                config[key] = keras.saving.deserialize_keras_object(
-                    config[key], custom_objects=custom_objects
-                )
-        return cls(**config)
 
     def save_own_variables(self, store):
         """Saves the number of steps: both optimizers are saved beside this object.

@@ -247,16 +247,6 @@ class SparsifiedOptimizer(AggregatingOptimizer):
             **self._conditional.get_config(),
         }
 
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        config = dict(config)
-        for key in ("inner_optimizer", "compressor", "memory"):
-            if isinstance(config[key], dict):
-                config[key] = keras.saving.deserialize_keras_object(
-                    config[key], custom_objects=custom_objects
-                )
-        return cls(**config)
-
     def save_own_variables(self, store):
         """Saves the number of steps: `inner_optimizer` is saved beside this object."""
         store["steps"] = _internals.raw_iterations(self.inner_optimizer).numpy()

@@ -18,7 +18,7 @@ from tem_tf.batch_logs import is_local
 _SAVING = keras.callbacks.ModelCheckpoint, keras.callbacks.BackupAndRestore
 
 
-def synchronise_first(model: keras.Model, callbacks: Iterable[Any]) -> bool:
+def synchronise_first(model: keras.Model, callbacks: Iterable[Any]) -> tuple[bool, str]:
     """Has all workers make weights common before callbacks hear of an epoch's end.
 
     Args:
@@ -27,17 +27,14 @@ def synchronise_first(model: keras.Model, callbacks: Iterable[Any]) -> bool:
 
     Returns:
         Whether one of them will: all workers must then have such, as what they wait for
-        is collective.
-
-    Raises:
-        ValueError: one of them saves between steps of an epoch.
+        is collective. And what is wrong with them, or "": all workers must hear of it.
     """
     hears = False
     if not is_local(model):
-        return hears
+        return hears, ""
     for callback in callbacks:
         if isinstance(callback, _SAVING) and callback.save_freq != "epoch":
-            raise ValueError(
+            return hears, (
                 f"`save_freq` of {type(callback).__name__} must be 'epoch' under "
                 "LocalUpdates: within an epoch each worker has weights of its own. "
                 f"Received: save_freq={callback.save_freq!r}. A tem_tf.Checkpoint can "
@@ -49,18 +46,21 @@ def synchronise_first(model: keras.Model, callbacks: Iterable[Any]) -> bool:
         hears = True
         if getattr(hook, "func", None) is not _on_epoch_end:  # Of a `fit` before.
             callback.on_epoch_end = functools.partial(_on_epoch_end, callback, hook)
-    return hears
+    return hears, ""
 
 
-def require_same_hearing(hears: Sequence[bool]) -> None:
-    """Raises if callbacks of some workers alone hear of an epoch's end.
+def require_same_hearing(hears: Sequence[bool], complaints: Sequence[str]) -> None:
+    """Raises if callbacks of some workers alone hear of an epoch's end, or are wrong.
 
     Args:
-        hears: What `synchronise_first` returned on each worker.
+        hears: Of what `synchronise_first` returned, on each worker.
+        complaints: The rest of it.
 
     Raises:
-        ValueError: they differ; on all workers.
+        ValueError: on all workers.
     """
+    for complaint in filter(None, complaints):
+        raise ValueError(complaint)
     if len(set(hears)) > 1:
         workers = [str(index) for index, one in enumerate(hears) if one]
         raise ValueError(

@@ -78,11 +78,12 @@ def collectives_of_a_step(strategy, model):
 
 
 def refused(strategy, directory):
-    """What a ModelCheckpoint that saves within an epoch is told."""
+    """What all are told where one's ModelCheckpoint saves within an epoch."""
     model = make_model(strategy, optimizer)
     saving = keras.callbacks.ModelCheckpoint(f"{directory}/a.keras", save_freq=2)
     try:
-        model.fit(make_dataset(0), callbacks=[saving], verbose=0)
+        on_one = [saving] if strategy.cluster_resolver.task_id == 0 else []
+        model.fit(make_dataset(0), callbacks=on_one, verbose=0)
     except ValueError as error:
         return str(error)
     return None
