@@ -24,10 +24,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
 from tem_studies.written_files import write_table  # noqa: E402
 
-NUMBERS = ("loss", "bits", "entries", "cut_mean")
+NUMBERS = ("loss", "bits", "entries")
 FIELD_NAMES = tuple(field.name for field in FIELDS)
 COLUMNS = (*FIELD_NAMES, "seed", *NUMBERS, "seconds")
-VALUES = {32: "float32", 4: "int4", 2: "int2", 1: "sign"}
+_WIDTHS = {"float32": 32, "bfloat16": 16, "int8": 8, "int4": 4, "int2": 2, "sign": 1}
 # Student's t of 95 %, by degrees of freedom.
 _T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
 
@@ -165,8 +165,8 @@ def _tuned(rows: Sequence[dict[str, Any]]) -> list[str]:
         name = f"local, H {one.period}" if one.method == "local" else one.method
         name += f", freeze {one.freeze}" if one.freeze else ""
         some = "all" if one.density == 1 else f"1/{1 / one.density:g}"
-        column = f"{some} {VALUES[one.value_bits]}"
-        columns[column] = (-one.density, -one.value_bits)
+        column = f"{some} {one.values}"
+        columns[column] = (-one.density, -_WIDTHS[one.values])
         best[name, column] = min(best.get((name, column), math.inf), row["loss"])
     order = sorted(columns, key=lambda column: columns[column])
     lines = ["| | " + " | ".join(order) + " |", "|---" * (len(order) + 1) + "|"]
@@ -193,12 +193,11 @@ def _words(row: dict[str, Any]) -> str:
     if one.method == "momentum":
         words += [f"freeze {one.freeze}"]
     if one.method != "dense":
-        if one.rule == "threshold":
+        if one.scope == "threshold":
             words += [f"{row['entries']:.2%} by cut {one.cut:.2g}"]
         else:
-            some = f"1/{1 / one.density:g} by {one.rule}"
+            some = f"1/{1 / one.density:g} by {one.scope}"
             words += [some if one.density < 1 else "all"]
-        words += [VALUES[one.value_bits]]
+        words += [one.values]
         words += [f"decay {one.decay:g}"] if one.decay != 1 else []
-        words += [] if one.clip else ["not clipped"]
     return ", ".join(words)

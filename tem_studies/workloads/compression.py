@@ -21,6 +21,7 @@ _ARGUMENTS = {
 }
 # The density at which DGC starts (Lin et al., ICLR 2018, arXiv 1712.01887, 3.3).
 _RAMP_START = 0.25
+_BLOCK = 4096  # Entries, as in SparseLoCo (arXiv 2508.15706).
 
 
 def make_compressor(
@@ -49,6 +50,10 @@ def make_compressor(
         end = arguments["density"]
         with refusing(ValueError):
             arguments["density"] = Ramp(max(_RAMP_START, end), end, ramp_steps)
+    if arguments.get("topk_scope") == "block":
+        del arguments["topk_scope"]
+        arguments["per_block"] = max(1, round(arguments.pop("density") * _BLOCK))
+        arguments["block"] = _BLOCK
     if "counts" in arguments:
         arguments["counts"] = read_counts(arguments["counts"])
     if name == "random_k":

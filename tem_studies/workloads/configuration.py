@@ -26,7 +26,7 @@ from tem_studies.workloads.workload_settings import (
 
 OPTIMIZERS = ("sgd", "momentum", "nesterov", "adam", "adamw")
 DECAY_TYPES = ("constant", "linear", "cosine", "step")
-TOPK_SCOPES = ("layer", "model")
+TOPK_SCOPES = ("layer", "model", "block")
 FEW_BITS = ("int8", "int4", "int2", "sign")
 VALUE_DTYPES = ("float32", "bfloat16", "float16", *FEW_BITS)
 
@@ -157,6 +157,11 @@ class Configuration(WorkloadSettings):
         self._check_memory()
         if self.topk_scope is not None:
             self._one_of("topk_scope", TOPK_SCOPES)
+        if self.topk_scope == "block" and self.density_ramp_steps is not None:
+            raise Refusal(
+                "`density_ramp_steps` cannot be used with `topk_scope` block, whose "
+                "share is fixed. Leave one of them out."
+            )
         self._one_of("value_dtype", VALUE_DTYPES)
         of_all = self.compressor == "all" and self.value_dtype in FEW_BITS
         if of_all and self.target_sparsity > 0:

@@ -288,8 +288,9 @@ RUN_FLAGS: dict[str, tuple[FlagRow, ...]] = {
             "topk_scope",
             str,
             None,
-            "Of topk and dgc: layer (the share of every tensor) or model (of all "
-            "together). Without it: layer.",
+            "Of topk and dgc: layer (the share of every tensor), model (of all "
+            "together) or block (of each 4,096 entries of a tensor). Without it: "
+            "layer.",
         ),
         FlagRow(
             "error_feedback",

@@ -27,6 +27,11 @@ TOPK = {"compressor": "topk", "density": 0.01}
             tem_tf.TopK(tem_tf.Ramp(0.25, 0.01, 50), scope="model"),
         ),
         (
+            {**TOPK, "density": 1 / 64, "topk_scope": "block"},
+            tem_tf.TopK(per_block=64, block=4096),
+        ),
+        ({**TOPK, "density": 1e-6, "topk_scope": "block"}, tem_tf.TopK(per_block=1)),
+        (
             {"compressor": "random_k", "density": 0.5, "density_ramp_steps": 5},
             tem_tf.RandomK(tem_tf.Ramp(0.5, 0.5, 5)),
         ),

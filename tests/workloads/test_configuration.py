@@ -146,7 +146,13 @@ TOPK = {"compressor": "topk", "density": 0.1}
         ),
         (
             TOPK | {"topk_scope": "row"},
-            "`topk_scope` must be one of layer, model. Received: topk_scope='row'.",
+            "`topk_scope` must be one of layer, model, block. Received: "
+            "topk_scope='row'.",
+        ),
+        (
+            TOPK | {"topk_scope": "block", "density_ramp_steps": 5},
+            "`density_ramp_steps` cannot be used with `topk_scope` block, whose share "
+            "is fixed. Leave one of them out.",
         ),
         (
             {"compressor": "hard_threshold", "threshold": 0.0},
