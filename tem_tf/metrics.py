@@ -179,13 +179,16 @@ def entries_of(said: Sequence[Asked], segments: Segments) -> tf.Tensor:
     counts = tf.zeros([len(sizes)], tf.float64)
     total = tf.zeros([], tf.float64)
     for asked in said:
-        if isinstance(asked, Gather) and isinstance(asked.message, SparseGradient):
+        entries = asked.message if isinstance(asked, Gather) else None
+        if isinstance(entries, SparseGradient) and entries.is_whole:
+            counts += tf.constant(sizes, tf.float64)
+        elif isinstance(entries, SparseGradient):
             ends = tf.constant([s.offset + s.size for s in segments])
-            owner = tf.searchsorted(ends, asked.message.indices, side="right")
+            owner = tf.searchsorted(ends, entries.indices, side="right")
             found = tf.math.bincount(owner, minlength=len(sizes), maxlength=len(sizes))
             counts += tf.cast(found, tf.float64)
-        elif isinstance(asked, Gather) and isinstance(asked.message, MaskedGradient):
-            parts = unpack(tf.cast(asked.message.mask, tf.int32), segments)
+        elif isinstance(entries, MaskedGradient):
+            parts = unpack(tf.cast(entries.mask, tf.int32), segments)
             counts += tf.cast(tf.stack([tf.reduce_sum(p) for p in parts]), tf.float64)
         elif isinstance(asked, Gather):
             total += tf.cast(asked.message.entries(), tf.float64)

@@ -43,12 +43,19 @@ class SparseGradient(NamedTuple):
         indices = tf.cast(tf.reshape(tf.where(mask), [-1]), tf.int32)
         return cls(tf.gather(vector, indices), indices, vector.shape[0])
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the values are the vector itself, by their static shape."""
+        return not self.known and self.values.shape[0] == self.size
+
     def entries(self) -> tf.Tensor:
         """k: int32 scalar."""
         return tf.size(self.values)
 
     def to_dense(self) -> tf.Tensor:
         """Returns the vector (n,) that this message stands for."""
+        if self.is_whole:
+            return self.values
         return tf.scatter_nd(self.indices[:, tf.newaxis], self.values, [self.size])
 
     def add_to(self, vector: tf.Tensor) -> tf.Tensor:

@@ -27,6 +27,7 @@ from tem_studies.comparison.configuration import (
     Comparison,
 )
 from tem_studies.comparison.directory import ComparisonDirectory
+from tem_studies.comparison.methods import OF_SOME
 from tem_studies.quiet_start import start_tensorflow
 from tem_studies.refusal import Refusal
 from tem_studies.workloads import command_line
@@ -88,6 +89,7 @@ def configure(
     run["goal_error"] = None
     values = {_ATTRIBUTES.get(name, name): value for name, value in settings.items()}
     values["resumes"] = not values.pop("no_load_cache")
+    values |= {name: run.pop(name) for name in OF_SOME}
     for name in _LISTS:
         value = values[name]
         value = () if value is None else value
@@ -154,7 +156,7 @@ def _check_own(chosen: set[str]) -> None:
         if name in chosen:
             raise Refusal(
                 f"`{name}` cannot be chosen in a comparison: its methods have plain "
-                f"error feedback and send float32. Leave --{name} out."
+                f"error feedback and values of their own. Leave --{name} out."
             )
 
 

@@ -10,7 +10,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from tem_studies.comparison.methods import METHODS
+from tem_studies.comparison.methods import METHODS, OF_SOME
 from tem_studies.refusal import Refusal
 from tem_studies.workloads.checks import Checked
 from tem_studies.workloads.configuration import Configuration
@@ -55,6 +55,8 @@ class Comparison(Checked):
         directory: Of the study.
         parallel_trials: Processes.
         resumes: Whether finished runs in the directory may be used.
+        local_steps, outer_learning_rate, outer_momentum: Of methods of local steps.
+        freeze_step: Of methods that freeze AdamW's variance.
 
     Raises:
         Refusal: naming the setting, what was received and what to pass instead.
@@ -71,6 +73,10 @@ class Comparison(Checked):
     directory: str | None = None
     parallel_trials: int = 1
     resumes: bool = True
+    local_steps: int | None = None
+    outer_learning_rate: float | None = None
+    outer_momentum: float | None = None
+    freeze_step: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("nseeds", "tuning_seeds", "parallel_trials"):
@@ -82,6 +88,7 @@ class Comparison(Checked):
             )
         self._check_methods()
         self._check_budgets()
+        self._check_settings_of_some()
         for rate in self.rates:
             if not _is_number(rate) or not 0 < rate < math.inf:
                 raise Refusal(
@@ -131,11 +138,16 @@ class Comparison(Checked):
                 )
 
     def _check_budgets(self) -> None:
-        if not self.budgets:  # Of two methods one at least has a budget.
-            limited = next(name for name in self.methods if METHODS[name].has_budget)
+        limited = [name for name in self.methods if METHODS[name].has_budget]
+        if limited and not self.budgets:
             raise Refusal(
-                f"`budgets` must be given for {limited}: densities of the whole run, "
-                "as --budgets 0.01 0.001."
+                f"`budgets` must be given for {limited[0]}: densities of the whole "
+                "run, as --budgets 0.01 0.001."
+            )
+        if self.budgets and not limited:
+            raise Refusal(
+                f"`budgets` have no effect on {', '.join(self.methods)}, whose volumes "
+                "are fixed. Leave --budgets out."
             )
         for budget in self.budgets:
             if not _is_number(budget) or not 0 < budget < 1:
@@ -148,6 +160,32 @@ class Comparison(Checked):
                 "`budgets` must have each value once. Received: "
                 f"{' '.join(f'{b:g}' for b in self.budgets)}."
             )
+
+    def _check_settings_of_some(self) -> None:
+        for name in self.methods:
+            needed = METHODS[name].takes[:1]
+            if needed and getattr(self, needed[0]) is None:
+                raise Refusal(
+                    f"`compare` {name} needs `{needed[0]}`. Received: {needed[0]}=None."
+                    f" Pass --{needed[0]}."
+                )
+        for name in OF_SOME:
+            takers = [m for m, method in METHODS.items() if name in method.takes]
+            if getattr(self, name) is not None and not {*takers} & {*self.methods}:
+                raise Refusal(
+                    f"`{name}` is a setting of {', '.join(takers)}. Received: {name}="
+                    f"{getattr(self, name)!r} with {','.join(self.methods)}."
+                )
+        for name in self.methods:
+            if METHODS[name].takes or METHODS[name].compressor == "all":
+                strength = max(self.budgets, default=1.0)
+                dataclasses.replace(self.run, **self.settings_of(name, strength))
+
+    def settings_of(self, method: str, strength: float) -> dict[str, Any]:
+        """A method's settings of a run."""
+        row = METHODS[method]
+        own = {name: getattr(self, name) for name in row.takes}
+        return row.settings(strength, self.run.train_iterations) | own
 
     @property
     def path(self) -> Path:
@@ -175,6 +213,7 @@ class Comparison(Checked):
         settings = self.run.as_dict()
         for name in (*_WITHOUT_EFFECT, *OWN_SETTINGS):
             settings.pop(name)
+        settings |= {name: getattr(self, name) for name in OF_SOME}
         return settings | {"tuning_seeds": self.tuning_seeds}
 
 

@@ -32,6 +32,7 @@ class Method:
         at_every_rate: Whether it must be found at each learning rate.
         fixed: Other settings.
         replays: The method whose k_t it sends.
+        takes: Settings of `OF_SOME` that are its own, too. It needs the first of them.
     """
 
     label: str
@@ -41,6 +42,7 @@ class Method:
     at_every_rate: bool = False
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     replays: str = ""
+    takes: tuple[str, ...] = ()
 
     @property
     def has_budget(self) -> bool:
@@ -79,6 +81,10 @@ class Method:
 
 WARM_UP = "topk_warmup"
 _ENTIRE = {"topk_scope": "model"}
+# Settings of a comparison that some of its methods have, and others not.
+_LOCAL = ("local_steps", "outer_learning_rate", "outer_momentum")
+_FROZEN = ("freeze_step",)
+OF_SOME = _LOCAL + _FROZEN
 
 METHODS: dict[str, Method] = {
     "none": Method("dense", "none"),
@@ -97,4 +103,36 @@ METHODS: dict[str, Method] = {
         "hard threshold", "hard_threshold", "threshold", -1.5, at_every_rate=True
     ),
     "adaptive_threshold": Method("adaptive threshold", "adaptive_threshold", "density"),
+    # Everything at every step, in few bits.
+    **{
+        f"all_{bits}": Method(f"all in {bits}", "all", fixed={"value_dtype": bits})
+        for bits in ("int8", "int4", "int2", "sign")
+    },
+    "local": Method("local steps", "none", takes=_LOCAL),
+    "local_int2": Method(
+        "local steps, all in int2", "all", fixed={"value_dtype": "int2"}, takes=_LOCAL
+    ),
+    "local_sign": Method(
+        "local steps, all as signs", "all", fixed={"value_dtype": "sign"}, takes=_LOCAL
+    ),
+    "local_topk": Method(
+        "local steps, Top-k in int2",
+        "topk",
+        "density",
+        fixed=_ENTIRE | {"value_dtype": "int2"},
+        takes=_LOCAL,
+    ),
+    "frozen_sign": Method(
+        "variance frozen, all as signs",
+        "all",
+        fixed={"value_dtype": "sign"},
+        takes=_FROZEN,
+    ),
+    "frozen_topk": Method(
+        "variance frozen, Top-k in int2",
+        "topk",
+        "density",
+        fixed=_ENTIRE | {"value_dtype": "int2"},
+        takes=_FROZEN,
+    ),
 }

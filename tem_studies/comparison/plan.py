@@ -253,15 +253,15 @@ class Plan:
         self, method: str, budget: float | None, rate: float
     ) -> tuple[dict[str, Any], float | None, str]:
         """Settings, the strength that pilots found, and the run that is replayed."""
-        row, steps = METHODS[method], self._comparison.run.train_iterations
+        row, own = METHODS[method], self._comparison.settings_of
         if budget is None:
-            return row.settings(1.0, steps), None, ""
+            return own(method, 1.0), None, ""
         if row.replays:
             model = self._chosen.get((row.replays, budget))
             if model is None:
                 raise _WaitsError
             return (
-                row.settings(1.0, steps),
+                own(method, 1.0),
                 None,
                 self._pilot(row.replays, budget, model).name,
             )
@@ -273,8 +273,7 @@ class Plan:
     def _of_strength(
         self, method: str, budget: float, strength: float
     ) -> dict[str, Any]:
-        steps = self._comparison.run.train_iterations
-        settings = METHODS[method].settings(strength, steps)
+        settings = self._comparison.settings_of(method, strength)
         if method == WARM_UP:
             settings["warmup_steps"] = self._warm_up(budget)
         return settings

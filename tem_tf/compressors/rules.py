@@ -99,7 +99,14 @@ class Selection(NamedTuple):
             positions = self.rule.meant()
             values = tf.gather(vector, positions)
             return SparseGradient(values, positions, vector.shape[0], known=True)
+        if self._takes_all():
+            return SparseGradient(vector, tf.range(vector.shape[0]), vector.shape[0])
         return SparseGradient.from_mask(vector, _mask(self.corrected, self.rule))
+
+    def _takes_all(self) -> bool:
+        """Whether that is known before any value is."""
+        rule = self.rule
+        return isinstance(rule, AtLeast) and tf.get_static_value(rule.threshold) == 0
 
     def to_masked(self) -> MaskedGradient:
         """Returns the selected entries, in shapes that hang on no value.

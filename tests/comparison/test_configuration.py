@@ -1,5 +1,6 @@
 """What a user can get wrong about a comparison, and files that describe one."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -38,6 +39,19 @@ def make(**settings):
         ({"nseeds": 2000}, "`nseeds` must be at most 1000: tuning seeds follow"),
         ({"tuning_seeds": 0}, "`tuning_seeds` must be an integer"),
         ({"margin": 0}, "`margin` must be a number above 0"),
+        ({"methods": ("none", "all_sign")}, "`budgets` have no effect on none, all_s"),
+        ({"methods": ("none", "local_topk")}, "local_topk needs `local_steps`. Rec"),
+        ({"methods": ("none", "frozen_topk")}, "frozen_topk needs `freeze_step`. Rec"),
+        ({"local_steps": 3}, "`local_steps` is a setting of local, local_int2, loc"),
+        ({"freeze_step": 3}, "`freeze_step` is a setting of frozen_sign, frozen_topk"),
+        (
+            {"methods": ("none", "local_topk"), "local_steps": 101},
+            "`local_steps` must be at most `train_iterations`",
+        ),
+        (
+            {"methods": ("none", "frozen_topk"), "freeze_step": 10},
+            "`freeze_step` is a setting of adamw",
+        ),
         ({"baseline": "topk_model"}, "`baseline` must be one of none, topk, hard"),
     ],
 )
@@ -57,6 +71,25 @@ def test_only_what_all_runs_share_identifies_a_directory():
     assert make(tuning_seeds=2).identity() != one
     other = Configuration(datasource="digits", train_iterations=99)
     assert make(run=other).identity() != one
+
+
+def test_settings_of_some_methods_are_not_the_others():
+    methods = ("none", "topk", "local_topk", "frozen_topk")
+    run = dataclasses.replace(RUN, optimizer="adamw")
+    comparison = make(
+        run=run, methods=methods, local_steps=7, outer_momentum=0.5, freeze_step=10
+    )
+    of = {name: comparison.settings_of(name, 0.01) for name in methods}
+    assert of["topk"] == {"compressor": "topk", "density": 0.01}
+    assert of["local_topk"]["local_steps"] == 7
+    assert of["local_topk"]["outer_momentum"] == 0.5
+    assert of["local_topk"]["value_dtype"] == "int2"
+    assert "freeze_step" not in of["local_topk"]
+    assert of["frozen_topk"]["freeze_step"] == 10
+    assert "local_steps" not in of["frozen_topk"]
+    assert make(run=run, methods=methods, local_steps=8, freeze_step=10).identity() != (
+        comparison.identity()
+    )
 
 
 DEFAULTS = {
