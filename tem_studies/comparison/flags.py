@@ -11,17 +11,18 @@ COMPARISON_FLAGS = (
         "compare",
         str,
         None,
-        "Methods between commas, at least two: none, topk (layer by layer), topk_model "
-        "(entire model), topk_replay (the k_t of hard_threshold), topk_warmup (after a "
-        "dense start), random_k, hard_threshold, accordion, adaptive_threshold; "
-        "all_int8, all_int4, all_int2, all_sign (every entry in few bits); local "
-        "(local steps), local_int2, local_sign (with every entry in few bits), local_topk "
-        "(with the entire model's largest in int2), which need --local_steps; "
-        "frozen_sign, frozen_topk (AdamW's momentum), which need --freeze_step. Or a "
-        "JSON or TOML file with these flags by name, and those of a run under run. Or "
-        "a study directory, to make its report again. --learning_rate is the rate that "
-        "all share beside tuned ones; --seed the first reported seed; --study_dir, "
-        "--parallel_trials and --no_load_cache are as in a study.",
+        "Methods between commas, at least two: none, topk (layer by layer), "
+        "topk_model (entire model), topk_replay (the k_t of hard_threshold), "
+        "topk_warmup (after a dense start), random_k, hard_threshold, accordion, "
+        "adaptive_threshold; all_int8, all_int4, all_int2, all_sign (every entry in "
+        "few bits); local (local steps), local_int2, local_sign (with every entry in "
+        "few bits), local_topk (with the entire model's largest in int2), which need "
+        "--local_steps; frozen_sign, frozen_topk (AdamW's momentum), which need "
+        "--freeze_step. Or a JSON or TOML file with these flags by name, and those of "
+        "a run under run. Or a study directory, to make its report again. "
+        "--learning_rate is the rate that all share beside tuned ones; --seed the "
+        "first reported seed; --study_dir, --parallel_trials and --no_load_cache are "
+        "as in a study.",
     ),
     FlagRow(
         "budgets",

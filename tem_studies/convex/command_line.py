@@ -18,6 +18,7 @@ from tem_studies.workloads.logdir import claim_default, give_back, require_writa
 _SHARED = (
     *("datasource", "path_data", "threshold", "density", "workers"),
     *("train_iterations", "check_interval", "seed", "threads", "logdir"),
+    "local_steps",
 )
 
 

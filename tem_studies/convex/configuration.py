@@ -21,6 +21,7 @@ METHODS = (
     "ec-gd-diana",
     "ec-lsvrg",
     "ec-lsvrg-diana",
+    "ec-local-sgd",
     "ef21-sgdm",
 )
 # Controls that copy the volume of hard_threshold, which must run beside them.
@@ -57,6 +58,7 @@ class ConvexConfiguration(Checked):
     split: str = "shuffled"
     dirichlet_alpha: float = 1.0
     step_size: float = 1.0
+    local_steps: int | None = None
     start_offset: float | None = None
     train_iterations: int = 3000
     check_interval: int = 10
@@ -92,6 +94,19 @@ class ConvexConfiguration(Checked):
             raise Refusal(f"`seed` must be below 2**31. Received: seed={self.seed}.")
         if self.k is not None:
             self._integer("k", 1)
+        if self.local_steps is not None:
+            self._integer("local_steps", 1)
+            if "ec-local-sgd" not in self.methods:
+                raise Refusal(
+                    "`local_steps` is a setting of ec-local-sgd. Received: "
+                    f"local_steps={self.local_steps} with {','.join(self.methods)}."
+                )
+            if self.local_steps > self.train_iterations:
+                raise Refusal(
+                    "`local_steps` must be at most `train_iterations`. Received: "
+                    f"local_steps={self.local_steps} with train_iterations="
+                    f"{self.train_iterations}."
+                )
         for name in ("dirichlet_alpha", "step_size", "threshold"):
             if getattr(self, name) is not None:
                 self._number(name, "above 0 and finite", lambda x: 0 < x < math.inf)

@@ -10,7 +10,8 @@ CONVEX_FLAGS = (
         str,
         "ec-sgd",
         "Between commas: ec-sgd, ec-gd, ec-gd-star, ec-sgd-diana, ec-gd-diana, "
-        "ec-lsvrg, ec-lsvrg-diana, ef21-sgdm. Data sources are gisette, madelon, "
+        "ec-lsvrg, ec-lsvrg-diana, ec-local-sgd (its --local_steps: 10 if not given), "
+        "ef21-sgdm. Data sources are gisette, madelon, "
         "breast-cancer, fashion-mnist, made-up or the path of a LIBSVM file. Unless "
         "given, it is breast-cancer, 20 workers, 3000 iterations, measured every 10 "
         "(check_interval). What LOGDIR holds already is not run again.",

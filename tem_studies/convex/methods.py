@@ -12,7 +12,13 @@ arXiv 2108.00951, and its authors' code):
                     1/(local examples)
     …-diana         g_i = ĝ_i - h_i + mean h, h_i ← h_i + α Q(ĝ_i - h_i), ĝ_i as above
 
-and, as a control that is not the study's, EF21-SGDM (Fatkhullin et al., NeurIPS 2023,
+and, beyond the study, local steps (Stich, ICLR 2019, arXiv 1805.09767) with error
+feedback, whose workers have points of their own between two exchanges:
+
+    ec-local-sgd    y_i ← y_i - γ ∇f_ij(y_i); every H-th time, with p_i = e_i + x - y_i
+                    in the place of the above, y_i ← x once x is new
+
+and, as a control, EF21-SGDM (Fatkhullin et al., NeurIPS 2023,
 arXiv 2305.15155, algorithm 1):
 
     x ← x - γ mean g_i;   v_i ← (1-η) v_i + η ∇f_ij(x);   g_i ← g_i + C(v_i - g_i)
@@ -116,11 +122,13 @@ class Method:
         estimator: "example", "full", "star" or "lsvrg".
         diana: Whether differences to learnt shifts h_i are compressed.
         momentum: η of EF21-SGDM in (0, 1], or None for error feedback.
+        local_steps: H of ec-local-sgd, or None: workers exchange in every iteration.
     """
 
     estimator: str
     diana: bool = False
     momentum: float | None = None
+    local_steps: int | None = None
 
     def init(self, setting: Setting, start: tf.Tensor, compressor: Any) -> State:
         """The state before the first iteration, from x (d,)."""
@@ -129,6 +137,8 @@ class Method:
         state: State = {"x": start, "error": rows, "compressor": compressor}
         if self.diana:
             state["shift"] = rows
+        if self.local_steps is not None:
+            state["own"] = rows + start
         if self.estimator == "lsvrg":
             state["reference"] = rows + start
         if self.estimator == "lsvrg" or self.momentum is not None:
@@ -164,16 +174,34 @@ class Method:
         """
         if self.momentum is not None:
             return self._ef21(state, setting, draw, compress)
+        if self.local_steps is not None:
+            return self._local(state, setting, draw, step, compress)
         new, state, gradients, quantised = self._scaled(state, setting, draw, step)
-        corrected = state["error"] + new
-        sent, kept, entries = compress(corrected, new, state["compressor"])
-        state = {
-            **state,
-            "x": state["x"] - tf.reduce_mean(sent, axis=0),
-            "error": corrected - sent,
-            "compressor": kept,
-        }
+        state, entries = _exchanged(state, new, compress)
         return state, Cost(entries, quantised, gradients)
+
+    def _local(
+        self,
+        state: State,
+        setting: Setting,
+        draw: Draw,
+        step: tf.Tensor,
+        compress: Compress,
+    ) -> tuple[State, Cost]:
+        signed, l2, own = setting.signed, setting.l2, state["own"]
+        own -= example_gradients(signed, l2, own, draw.example, setting.step_size)
+        every = tf.ones_like(own[:, 0])
+
+        def exchange() -> tuple[State, tf.Tensor]:
+            after, entries = _exchanged(state, state["x"] - own, compress)
+            return {**after, "own": tf.zeros_like(own) + after["x"]}, entries
+
+        state, entries = tf.cond(
+            (step + 1) % self.local_steps == 0,
+            exchange,
+            lambda: ({**state, "own": own}, tf.zeros_like(every)),
+        )
+        return state, Cost(entries, tf.zeros_like(every), every)
 
     def _scaled(
         self, state: State, setting: Setting, draw: Draw, step: tf.Tensor
@@ -244,6 +272,21 @@ class Method:
         return state, Cost(entries, tf.zeros_like(entries), tf.ones_like(entries))
 
 
+def _exchanged(
+    state: State, new: tf.Tensor, compress: Compress
+) -> tuple[State, tf.Tensor]:
+    """The state after v_i = C(e_i + new), and the entries that were sent."""
+    corrected = state["error"] + new
+    sent, kept, entries = compress(corrected, new, state["compressor"])
+    state = {
+        **state,
+        "x": state["x"] - tf.reduce_mean(sent, axis=0),
+        "error": corrected - sent,
+        "compressor": kept,
+    }
+    return state, entries
+
+
 def dither(vectors: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
     """ℓ₂ dithering Q of rows (n, d), unbiased, from uniform draws (n, d) in [0, 1).
 
@@ -274,6 +317,7 @@ def _shift(
     return shifted, {**state, "shift": learnt}, entries
 
 
+LOCAL_STEPS = 10  # Our choice, where none is given.
 METHODS: dict[str, Method] = {
     "ec-sgd": Method("example"),
     "ec-gd": Method("full"),
@@ -283,5 +327,6 @@ METHODS: dict[str, Method] = {
     "ec-lsvrg": Method("lsvrg"),
     "ec-lsvrg-diana": Method("lsvrg", diana=True),
     # η = 0.1 is our choice: a mean over about ten iterations.
+    "ec-local-sgd": Method("example", local_steps=LOCAL_STEPS),
     "ef21-sgdm": Method("example", momentum=0.1),
 }

@@ -24,7 +24,7 @@ import tensorflow as tf
 from tem_studies.convex import data, figures, problem, run_files, simulation, splits
 from tem_studies.convex.cells import Cell, cells
 from tem_studies.convex.configuration import CONTROLS, ConvexConfiguration
-from tem_studies.convex.methods import METHODS
+from tem_studies.convex.methods import METHODS, Method
 from tem_studies.convex.schedules import SCHEDULES
 from tem_studies.refusal import Refusal, refusing
 from tem_studies.workloads import study_files
@@ -32,7 +32,7 @@ from tem_studies.workloads import study_files
 # Settings on which a run does not depend, though its study does.
 _NOT_OF_A_RUN = {
     *("methods", "compressors", "threshold", "density", "k", "sweep", "seeds", "seed"),
-    *("goal_suboptimality", "threads", "logdir", "path_data"),
+    *("goal_suboptimality", "threads", "logdir", "path_data", "local_steps"),
 }
 
 
@@ -150,7 +150,7 @@ class _Study:
 
     def _directory(self, cell: Cell, seed: int) -> Path:
         # A name that other settings do not share, so that none is taken for this one.
-        settings = self._settings | {"cell": dataclasses.astuple(cell)[:3]}
+        settings = self._settings_of(cell) | {"cell": dataclasses.astuple(cell)[:3]}
         if cell.compressor in CONTROLS:
             source = self._source(cell)
             settings["copies"] = self._configuration.threshold
@@ -172,7 +172,7 @@ class _Study:
         began = time.perf_counter()
         trace = simulation.run(
             self._of_seed(seed),
-            METHODS[cell.method],
+            self._method(cell),
             cell.make(),
             start=start,
             iterations=configuration.train_iterations,
@@ -191,12 +191,23 @@ class _Study:
             **run_files.summary(trace),
             "seconds": round(seconds, 2),
         }
-        run_files.write(directory, self._settings, row, trace)
+        run_files.write(directory, self._settings_of(cell), row, trace)
         self._say(
             f"{cell.label}, seed {seed}: {trace.status} after {trace.step[-1]} "
             f"iterations, f - f* = {trace.suboptimality[-1]:.3g}, "
             f"{trace.bits[-1]:.3g} bits per worker, {seconds:.1f} s"
         )
+
+    def _method(self, cell: Cell) -> Method:
+        method, local_steps = METHODS[cell.method], self._configuration.local_steps
+        if method.local_steps is None or local_steps is None:
+            return method
+        return dataclasses.replace(method, local_steps=local_steps)
+
+    def _settings_of(self, cell: Cell) -> dict[str, Any]:
+        local_steps = self._method(cell).local_steps
+        own = {} if local_steps is None else {"local_steps": local_steps}
+        return self._settings | own
 
     def _source(self, cell: Cell) -> Cell:
         """The hard threshold whose volume a control has.

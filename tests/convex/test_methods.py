@@ -1,5 +1,7 @@
 """Every method against its plain transcription, and what its mathematics says."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -93,6 +95,24 @@ def test_ec_sgd_with_identity_is_sgd_exactly():
     np.testing.assert_array_equal(trace.point, x)  # bit for bit
     assert trace.residual_max[1:].max() == 0
     assert trace.total_error[-1] == 0
+
+
+@pytest.mark.parametrize("compressor", [tem_tf.Identity(), tem_tf.TopK(k=2)])
+def test_one_local_step_is_ec_sgd(compressor):
+    problem = tiny()
+    one = dataclasses.replace(methods.METHODS["ec-local-sgd"], local_steps=1)
+    settings = {"start": np.zeros(problem.dimension), "iterations": 40, "interval": 40}
+    local = simulation.run(problem, one, compressor, **settings)
+    every = simulation.run(problem, methods.METHODS["ec-sgd"], compressor, **settings)
+    # What has moved is a difference of two points, so that it is rounded once more.
+    np.testing.assert_allclose(local.point, every.point, rtol=0, atol=1e-14)
+    np.testing.assert_array_equal(local.schedule, every.schedule)
+
+
+def test_local_steps_send_once_in_so_many():
+    schedule = simulate("ec-local-sgd", tem_tf.TopK(k=2)).schedule
+    sent = schedule.sum(axis=1) > 0
+    np.testing.assert_array_equal(sent, np.arange(1, ITERATIONS + 1) % 10 == 0)
 
 
 def test_ec_gd_star_converges_linearly_to_machine_precision():

@@ -172,6 +172,19 @@ def test_other_settings_do_not_take_what_is_there(finished, command):
     assert len(list(finished.glob("runs/*"))) == 2 * count
 
 
+def test_other_local_steps_are_another_run_of_that_method_alone(command, tmp_path):
+    text = (
+        "--arch logistic-regression --methods ec-sgd,ec-local-sgd --compressor topk "
+        f"--k 2 --workers 4 --train_iterations 60 --logdir {tmp_path} --local_steps "
+    )
+    assert command(text + "3")[0] == 0
+    assert command(text + "6")[0] == 0
+    assert len(list(tmp_path.glob("runs/*"))) == 3
+    rows = {row["method"]: row for row in rows_of(tmp_path / "summary.csv")}
+    ratio = float(rows["ec-local-sgd"]["bits"]) / float(rows["ec-sgd"]["bits"])
+    assert ratio == pytest.approx(1 / 6)
+
+
 def test_sweep_draws_the_bits_to_the_goal(command, tmp_path):
     code, _ = command(
         "--arch logistic-regression --compressors hard_threshold,topk,random_k "
@@ -257,6 +270,12 @@ def test_libsvm_file_by_its_path(command, tmp_path):
         ("--compressors topk_replay", "`compressor` topk_replay copies the volume of"),
         ("--compressors gzip", "`compressors` must be one or more of none"),
         ("--optimizer adam", "`optimizer` has no effect with `arch` logistic-regr"),
+        ("--local_steps 3", "`local_steps` is a setting of ec-local-sgd."),
+        ("--methods ec-local-sgd --local_steps 0", "`local_steps` must be an integer"),
+        (
+            "--methods ec-local-sgd --local_steps 5000",
+            "`local_steps` must be at most `train_iterations`",
+        ),
         ("--topk_scope layer", "`topk_scope` needs a network of several variables;"),
         ("--sweep lambda=1", "`sweep` must be threshold=… or density=… with numbers"),
         ("--sweep density=0.1,x", "`sweep` must be threshold=… or density=… with n"),

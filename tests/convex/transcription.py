@@ -61,11 +61,12 @@ def run(name, data, l2, step_size, star, start, compress, example, coin, uniform
     n, s, d = data.shape
     x = start.copy()
     e, h = np.zeros((n, d)), np.zeros((n, d))
-    w = np.array([start] * n)
+    w, y = np.array([start] * n), np.array([start] * n)
     own = np.array([gradient(data[i], l2, start) for i in range(n)])  # EF21's g_i
     average = own.copy()
     points, entries = [], []
     for t in range(len(example)):
+        exchanges = name != "ec-local-sgd" or (t + 1) % 10 == 0
         mean_h, direction, sent_now = h.mean(axis=0), np.zeros(d), []
         if name == "ef21-sgdm":
             x = x - step_size * own.mean(axis=0)
@@ -75,6 +76,16 @@ def run(name, data, l2, step_size, star, start, compress, example, coin, uniform
                 average[i] = 0.9 * average[i] + 0.1 * gradient(one, l2, x)
                 sent = compress(average[i] - own[i])
                 own[i] += sent
+                sent_now.append(np.count_nonzero(sent))
+                continue
+            if name == "ec-local-sgd":
+                y[i] = y[i] - step_size * gradient(one, l2, y[i])
+                sent = np.zeros(d)
+                if exchanges:
+                    p = e[i] + x - y[i]
+                    sent = compress(p)
+                    e[i] = p - sent
+                direction += sent / n
                 sent_now.append(np.count_nonzero(sent))
                 continue
             if name == "ec-gd-star":
@@ -98,6 +109,8 @@ def run(name, data, l2, step_size, star, start, compress, example, coin, uniform
             direction += sent / n
             sent_now.append(np.count_nonzero(sent))
         x = x - direction
+        if exchanges:
+            y[:] = x
         points.append(x)
         entries.append(sent_now)
     return np.array(points), np.array(entries), e
