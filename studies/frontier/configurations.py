@@ -1,13 +1,11 @@
 """What is trained: ways to exchange, with their rates, and which of them are tried.
 
-`first` is fixed; `neighbours` and `repeats` follow from what has been found, by rules
-that are written here.
+`first` is a list; `repeats` follows from what has been found, by a rule.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -117,64 +115,40 @@ def first() -> list[Configuration]:
         local(30, "sign", 2e-3, fast),
         local(4, "int4", 2e-3, plain),
         local(10, "int2", 4e-3, some),
-        Configuration("momentum", 2e-3, "sign", freeze=100),
+        Configuration("dense", 8e-3),
         local(30, "sign", 4e-3, some),
-        local(1, "int2", 2e-3, plain),
-        local(10, "int2", 2e-3, fast),
-        Configuration("dense", 1e-3),
+        Configuration("momentum", 4e-3, "sign", freeze=100),
         local(4, "int4", 4e-3, plain),
-        local(30, "sign", 4e-3, fast),
+        local(50, "int2", 4e-3, some),
+        local(10, "int2", 8e-3, some),
+        local(1, "int2", 4e-3, plain),
+        local(30, "int2", 4e-3, some, **block),
+        Configuration("before", 4e-3, "int2", density=1 / 16),
         local(10, "int2", 4e-3, plain),
-        local(30, "int2", 2e-3, fast, **block),
-        Configuration("before", 2e-3, "int2", density=1 / 16),
-        local(50, "int2", 4e-3, fast),
         local(10, "float32", 4e-3, some),
-        local(30, "float32", 4e-3, fast),
-        local(30, "int2", 2e-3, fast, density=1 / 16),
-        Configuration("momentum", 1e-3, "sign", freeze=100),
-        Configuration("before", 1e-3, "int2", density=1 / 16),
-        Configuration("momentum", 2e-3, "int2", density=1 / 16, freeze=100),
-        local(1, "int2", 2e-3, plain, density=1 / 16),
-        local(100, "int4", 4e-3, fast),
-        Configuration("momentum", 2e-3, "sign", freeze=50),
+        local(10, "int2", 4e-3, fast),
     ]
-
-
-def neighbours(rows: Sequence[dict[str, Any]]) -> list[Configuration]:
-    """Of the best within each budget: one number changed at a time."""
-    found = []
-    for budget in BUDGETS:
-        within = [row for row in rows if row["bits"] <= budget]
-        best = sorted(within, key=lambda row: row["loss"])[:1]
-        found += [_changed(row["configuration"]) for row in best]
-    # In turns, should there be no time for all.
-    turns = itertools.zip_longest(*found)
-    return [one for turn in turns for one in turn if one is not None]
-
-
-def _changed(one: Configuration) -> list[Configuration]:
-    changes: list[dict[str, Any]] = [
-        {"rate": round(one.rate * factor, 7)} for factor in (1.4, 0.7)
-    ]
-    if one.method == "local" and one.period > 1:
-        momentum = round(max(0.0, one.outer_momentum - 0.2), 3)
-        changes += [{"outer_momentum": momentum}]
-        changes += [{"outer_rate": round(one.outer_rate + 0.2, 3)}]
-    return [dataclasses.replace(one, **change) for change in changes]
 
 
 def repeats(rows: Sequence[dict[str, Any]]) -> list[tuple[Configuration, int]]:
-    """Further seeds, one seed after the other: dense, then what nothing beats."""
-    tuned = [row for row in rows if row["seed"] == TUNING_SEED]
-    dense = [row for row in tuned if row["configuration"].method == "dense"]
-    if not dense:
-        return []
-    chosen = [min(dense, key=lambda row: row["loss"])["configuration"]]
+    """Further seeds, one seed after the other.
+
+    Of dense at its best rate, the best within each budget, and the best of every method
+    and period.
+    """
+    tuned = sorted(
+        (row for row in rows if row["seed"] == TUNING_SEED),
+        key=lambda row: row["loss"],
+    )
+    groups = {}
+    for row in tuned:
+        one = row["configuration"]
+        groups.setdefault((one.method, one.period), one)
+    chosen = [groups.pop(("dense", 1))]
     for budget in BUDGETS:
-        within = [row for row in tuned if row["bits"] <= budget]
-        within.sort(key=lambda row: row["loss"])
-        chosen += [row["configuration"] for row in within[:2]]
-    chosen += [row["configuration"] for row in frontier(tuned)]
+        within = [row["configuration"] for row in tuned if row["bits"] <= budget]
+        chosen += within[:1]
+    chosen += groups.values()
     return [(one, seed) for seed in SEEDS for one in dict.fromkeys(chosen)]
 
 

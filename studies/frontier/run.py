@@ -70,17 +70,11 @@ def train(trained: Trained, data: str) -> dict[str, Any]:
 
 def wanted(rows: Sequence[dict[str, Any]]) -> list[Trained]:
     """What is to be trained next, in this order: a function of what there is."""
-    tuned = [row for row in rows if row["seed"] == TUNING_SEED]
     done = {(row["configuration"], row["seed"]) for row in rows}
-    tuning = [(one, TUNING_SEED) for one in configurations.first()]
-    # Neighbours of neighbours are looked at once: the search is to end.
-    if all(one in done for one in tuning):
-        declared = {one for one, _ in tuning}
-        basis = [row for row in tuned if row["configuration"] in declared]
-        tuning = [(one, TUNING_SEED) for one in configurations.neighbours(basis)]
-        if all(one in done for one in tuning):
-            tuning = configurations.repeats(rows)
-    return [one for one in dict.fromkeys(tuning) if one not in done]
+    listed = [(one, TUNING_SEED) for one in configurations.first()]
+    if all(one in done for one in listed):
+        listed = configurations.repeats(rows)
+    return [one for one in dict.fromkeys(listed) if one not in done]
 
 
 def main() -> None:

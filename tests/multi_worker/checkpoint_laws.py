@@ -20,6 +20,18 @@ def wrapped():
     )
 
 
+def frozen():
+    """Of 24 steps eleven are dense."""
+    return tem_tf.CompressedAdamW(
+        0.01, freeze_step=11, compressor=tem_tf.TopK(0.25), value_dtype="int4"
+    )
+
+
+def trained_across_freezing(strategy, directory, kill_at=None):
+    """See `trained`."""
+    return fit(strategy, frozen, directory, kill_at=kill_at)
+
+
 def trained(strategy, directory, kill_at=None):
     """See `fit`; None where it was killed."""
     return fit(strategy, wrapped, directory, kill_at=kill_at)

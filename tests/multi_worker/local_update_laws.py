@@ -1,5 +1,8 @@
 """What each of several real workers does in test_local_updates.py."""
 
+import pathlib
+import tempfile
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -75,6 +78,40 @@ def collectives_of_a_step(strategy, model):
         return strategy.run(model.train_step, args=(batch,))
 
     return collectives_of(step.get_concrete_function(next(iter(data))))[0]
+
+
+def executed(strategy, directory, steps):
+    """How many collectives the profiler has seen in each of so many steps."""
+    model = make_model(strategy, optimizer)
+    data = iter(strategy.experimental_distribute_dataset(make_dataset(0).repeat()))
+
+    @tf.function
+    def step(batch):
+        return strategy.run(model.train_step, args=(batch,))
+
+    for _ in range(3):  # Tracing, and what workers agree on at their first exchange.
+        step(next(data))
+    return [
+        _collectives_seen(lambda: step(next(data)), directory) for _ in range(steps)
+    ]
+
+
+def _collectives_seen(function, directory):
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    with tempfile.TemporaryDirectory(dir=directory) as place:
+        with tf.profiler.experimental.Profile(place):
+            function()
+        (path,) = pathlib.Path(place).rglob("*.xplane.pb")
+        space = xplane_pb2.XSpace.FromString(path.read_bytes())
+    seen = [
+        plane.event_metadata[event.metadata_id].name
+        for plane in space.planes
+        for line in plane.lines
+        for event in line.events
+    ]
+    assert any("MatMul" in name for name in seen)  # It has seen the step's operations.
+    return sum(":Collective" in name for name in seen)
 
 
 def refused(strategy, directory):

@@ -19,6 +19,16 @@ def test_killed_twice_they_end_the_same(two_workers, tmp_path):
     assert ended[0]["kept"] != ended[1]["kept"]  # Residuals are each worker's own.
 
 
+@pytest.mark.exhaustive
+def test_killed_before_and_after_freezing_they_end_the_same(two_workers, tmp_path):
+    whole = two_workers.run(laws.trained_across_freezing, str(tmp_path / "whole"))
+    for kill_at in (5, 9):
+        two_workers.run(laws.trained_across_freezing, str(tmp_path / "killed"), kill_at)
+    ended = two_workers.run(laws.trained_across_freezing, str(tmp_path / "killed"))
+    assert ended == whole
+    assert ended[0]["kept"] != ended[1]["kept"]
+
+
 def test_a_file_damaged_on_one_worker_takes_all_to_the_checkpoint_before(
     two_workers, tmp_path
 ):

@@ -42,6 +42,12 @@ def test_three_that_are_killed_between_exchanges_end_the_same(three_workers, tmp
     killed_between_exchanges_they_end_the_same(three_workers, tmp_path)
 
 
+@pytest.mark.exhaustive
+def test_no_collective_is_executed_between_exchanges(two_workers, tmp_path):
+    for counts in two_workers.run(laws.executed, str(tmp_path), 6):
+        assert [count > 0 for count in counts] == [False, False, True] * 2
+
+
 def test_saving_within_an_epoch_is_refused(two_workers, tmp_path):
     for said in two_workers.run(laws.refused, str(tmp_path)):
         assert "`save_freq` of ModelCheckpoint must be 'epoch'" in said
