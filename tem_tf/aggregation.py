@@ -47,8 +47,8 @@ class Aggregator:
         compressor: `tem_tf.Compressor`. What each worker sends.
         memory: As in `SparsifiedOptimizer`.
         **options: `dense_below`, `warmup_steps`, `value_dtype`, `nonfinite`,
-            `local_clipnorm`, `gradients_divided_by_replicas`, `exact_payload`: as in
-            `SparsifiedOptimizer`.
+            `local_clipnorm`, `gradients_divided_by_replicas`, `exact_payload`,
+            `rounding_seed`: as in `SparsifiedOptimizer`.
 
     Raises:
         ValueError: an argument is out of range.
@@ -316,14 +316,14 @@ class Aggregator:
             return fused_step.FusedStep(compressor, layout, step, self.state, zero)
         limit = self.options.local_clipnorm
         largest_norm = None if limit is None else limit * unit
-        value_dtype = self.options.value_dtype
         return ComposedStep(
             compressor,
             self._memory,
             layout,
             step,
-            value_dtype,
+            self.options.value_dtype,
             largest_norm,
+            self.options.rounding_seed,
             static=self._in_xla,
         )
 

@@ -147,6 +147,7 @@ class CompressedAdamW(SparsifiedOptimizer):
         nonfinite: "raise", "zero" or "skip".
         gradients_divided_by_replicas: Bool.
         exact_payload: Bool.
+        rounding_seed: Int >= 0 or None.
         accumulate_steps: Int >= 1. `freeze_step` counts updates.
         loss_scale: None, a number or "dynamic".
         name: String, default "adamw".
@@ -179,6 +180,7 @@ class CompressedAdamW(SparsifiedOptimizer):
         nonfinite: str = "raise",
         gradients_divided_by_replicas: bool = True,
         exact_payload: bool = False,
+        rounding_seed: int | None = None,
         accumulate_steps: int = 1,
         loss_scale: str | float | None = None,
         name: str = "adamw",
@@ -226,6 +228,7 @@ class CompressedAdamW(SparsifiedOptimizer):
             nonfinite=nonfinite,
             gradients_divided_by_replicas=gradients_divided_by_replicas,
             exact_payload=exact_payload,
+            rounding_seed=rounding_seed,
             accumulate_steps=accumulate_steps,
             loss_scale=loss_scale,
         )

@@ -70,6 +70,7 @@ class ComposedStep:
         step: int64 scalar.
         value_dtype: How entries travel.
         largest_norm: Bound of the gradient's global norm, or None.
+        rounding_seed: Of rounding by chance, or None.
         static: Whether no shape may hang on a value, as under XLA.
     """
 
@@ -79,6 +80,7 @@ class ComposedStep:
     step: tf.Tensor
     value_dtype: str
     largest_norm: float | None
+    rounding_seed: int | None = None
     static: bool = False
 
     def begin(self, parts: Parts, kept: Kept) -> Local:
@@ -158,9 +160,27 @@ class ComposedStep:
             elif isinstance(message, SparseGradient) and self.static:
                 message = message.to_masked()
             library = None if self.static else native.library()
-            message = wire.rounded(message, self.value_dtype, library)
+            seed = self._seed(len(heard))
+            message = wire.rounded(message, self.value_dtype, library, seed)
             asked = asked._replace(message=message)
         return asked
+
+    def _seed(self, heard: int) -> tf.Tensor | None:
+        """Of this step, replica and round; None: to nearest."""
+        if self.rounding_seed is None:
+            return None
+        if self.static:
+            raise ValueError(
+                "`rounding_seed` must be None where XLA compiles the step. Received: "
+                f"rounding_seed={self.rounding_seed}"
+            )
+        context = tf.distribute.get_replica_context()
+        replica = tf.cast(context.replica_id_in_sync_group, tf.int32)
+        step = tf.stack([tf.cast(self.step, tf.int32), heard])
+        seed = tf.random.experimental.stateless_fold_in(
+            tf.stack([self.rounding_seed, replica]), step[0]
+        )
+        return tf.random.experimental.stateless_fold_in(seed, step[1])
 
     @property
     def _memory_name(self) -> str:

@@ -82,6 +82,7 @@ class LocalUpdates(AggregatingOptimizer):
             and their worker goes on with the common ones.
         reset_slots: Bool, default True. Whether a worker with weights that were not
             finite sets its slots (momenta and the like) to zero.
+        rounding_seed: As in `SparsifiedOptimizer`.
         gradients_divided_by_replicas: As in `SparsifiedOptimizer`: the inner optimizer
             gets gradients that are not divided.
         name: String. Default: the inner optimizer's.
@@ -129,6 +130,7 @@ class LocalUpdates(AggregatingOptimizer):
         value_dtype: str = "float32",
         nonfinite: str = "raise",
         reset_slots: bool = True,
+        rounding_seed: int | None = None,
         gradients_divided_by_replicas: bool = True,
         name: str | None = None,
     ):
@@ -151,6 +153,7 @@ class LocalUpdates(AggregatingOptimizer):
             dense_below=dense_below,
             value_dtype=value_dtype,
             nonfinite=nonfinite,
+            rounding_seed=rounding_seed,
             # The mean is taken of the sum, in one rounding.
             gradients_divided_by_replicas=False,
         )
@@ -296,6 +299,7 @@ class LocalUpdates(AggregatingOptimizer):
             "value_dtype": options.value_dtype,
             "nonfinite": options.nonfinite,
             "reset_slots": self.reset_slots,
+            "rounding_seed": options.rounding_seed,
             "gradients_divided_by_replicas": self._divided,
         }
 

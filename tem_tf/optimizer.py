@@ -81,6 +81,10 @@ class SparsifiedOptimizer(AggregatingOptimizer):
             bit. False: the size is learnt, so that a step has one collective, and a
             second one only where a payload is longer than that. True: lengths go
             first, in a collective of their own, for the least padding.
+        rounding_seed: Int >= 0 or None (default). With `value_dtype` "int8", "int4" or
+            "int2": values are rounded to one of the two nearest levels by chance, so
+            that their mean is kept; by this seed, the step and the worker. None: to
+            the nearest, with the least error, and in the native kernels.
         accumulate_steps: Int >= 1, default 1. Of so many steps each worker adds up its
             gradients, in float32, and every so many-th step alone exchanges their mean
             and updates: as one batch so many times as large. `iterations` counts
@@ -138,6 +142,7 @@ class SparsifiedOptimizer(AggregatingOptimizer):
         local_clipnorm: float | None = None,
         gradients_divided_by_replicas: bool = True,
         exact_payload: bool = False,
+        rounding_seed: int | None = None,
         accumulate_steps: int = 1,
         loss_scale: str | float | None = None,
         name: str | None = None,
@@ -156,6 +161,7 @@ class SparsifiedOptimizer(AggregatingOptimizer):
             local_clipnorm=local_clipnorm,
             gradients_divided_by_replicas=gradients_divided_by_replicas,
             exact_payload=exact_payload,
+            rounding_seed=rounding_seed,
         )
         check_accumulation(inner_optimizer, self.aggregator.options)
         check_steps(inner_optimizer, accumulate_steps, loss_scale, nonfinite)
@@ -244,6 +250,7 @@ class SparsifiedOptimizer(AggregatingOptimizer):
             "local_clipnorm": options.local_clipnorm,
             "gradients_divided_by_replicas": options.gradients_divided_by_replicas,
             "exact_payload": options.exact_payload,
+            "rounding_seed": options.rounding_seed,
             **self._conditional.get_config(),
         }
 

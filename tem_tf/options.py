@@ -12,6 +12,9 @@ from tem_tf.compressors import Compressor
 from tem_tf.memory import Memory
 from tem_tf.wire.value_types import VALUE_DTYPES
 
+# A sign has one magnitude, so that there are no two to draw from.
+ROUNDED_BY_CHANCE = ("int8", "int4", "int2")
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -30,6 +33,7 @@ class Options:
     local_clipnorm: float | None = None
     gradients_divided_by_replicas: bool = True
     exact_payload: bool = False
+    rounding_seed: int | None = None
 
     def __post_init__(self):
         _check_compressor(self.compressor)
@@ -55,6 +59,7 @@ class Options:
                 "everything: rounding would make it lossy. "
                 f"Received: value_dtype={self.value_dtype!r}"
             )
+        self._check_rounding_seed()
         if self.nonfinite not in ("raise", "zero", "skip"):
             raise ValueError(
                 '`nonfinite` must be "raise", "zero" or "skip". '
@@ -75,6 +80,24 @@ class Options:
                 raise ValueError(
                     f"`{name}` must be True or False. Received: {name}={value!r}"
                 )
+
+    def _check_rounding_seed(self) -> None:
+        seed = self.rounding_seed
+        if seed is None:
+            return
+        is_integer = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
+        if not is_integer or not 0 <= int(seed) < 2**31:
+            raise ValueError(
+                "`rounding_seed` must be an integer in [0, 2**31), or None. "
+                f"Received: rounding_seed={seed!r}"
+            )
+        if self.value_dtype not in ROUNDED_BY_CHANCE:
+            raise ValueError(
+                "`rounding_seed` must be None unless `value_dtype` is one of "
+                f"{', '.join(ROUNDED_BY_CHANCE)}. Received: rounding_seed={seed!r} "
+                f"with value_dtype={self.value_dtype!r}"
+            )
+        object.__setattr__(self, "rounding_seed", int(seed))  # It is frozen.
 
     @property
     def kept(self) -> Memory | None:

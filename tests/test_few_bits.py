@@ -8,6 +8,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import tem_tf
 from tem_tf import native, wire
 from tem_tf.sparse_gradient import MaskedGradient, SparseGradient
 from tem_tf.wire import few_bits
@@ -177,6 +178,60 @@ def test_bits_of_an_entry_where_all_are_sent(value_dtype, most):
     payload = wire.encode(message, NO_BLOCK, NONE, value_dtype)
     assert payload[5] & 15 == wire.ALL
     assert 32 * len(payload) / size <= most
+
+
+@pytest.mark.parametrize("value_dtype", ["int8", "int4", "int2"])
+def test_rounding_by_chance_keeps_means(value_dtype):
+    random = np.random.default_rng(0)
+    values = tf.constant(random.laplace(size=640), tf.float32)
+    message = SparseGradient(values, tf.range(640), 640)
+    draws = np.stack(
+        [
+            wire.rounded(message, value_dtype, seed=tf.constant([3, i])).values.numpy()
+            for i in range(400)
+        ]
+    )
+    levels = few_bits._magnitudes(few_bits.grid_of(values).spread, value_dtype).numpy()
+    scales = np.repeat(few_bits.grid_of(values).scales.numpy(), 64)
+    relative = np.abs(values.numpy()) / scales
+    inner = (relative > levels[0]) & (relative < levels[-1])
+    error = np.abs(draws.mean(0) - values.numpy())[inner]
+    deviation = draws.std(0)[inner] / np.sqrt(400)
+    assert error.mean() < 1.2 * deviation.mean()  # 0.8 for a normal distribution.
+    # The nearest has another mean.
+    nearest = wire.rounded(message, value_dtype).values.numpy()
+    assert np.abs(nearest - values.numpy())[inner].mean() > 5 * error.mean()
+
+
+@pytest.mark.parametrize("value_dtype", ["int8", "int4", "int2"])
+def test_what_is_rounded_by_chance_travels_as_it_is(value_dtype):
+    values = tf.random.stateless_normal([1000], [0, 1])
+    message = SparseGradient(values, tf.range(0, 2000, 2), 2000)
+    rounded = wire.rounded(message, value_dtype, seed=tf.constant([3, 4]))
+    for library in (None, native.library()):
+        words = wire.encode(rounded, NO_BLOCK, NONE, value_dtype, library=library)
+        decoded = wire.decode(words, 2000, 0, value_dtype).message
+        np.testing.assert_array_equal(decoded.values, rounded.values)
+
+
+def test_rounding_by_chance_hangs_on_seed_and_step_and_keeps_the_rest():
+    gradient = tf.random.stateless_normal([256], [0, 1])
+
+    def sums(seed):
+        aggregator = tem_tf.Aggregator(
+            tem_tf.AllEntries(), value_dtype="int2", rounding_seed=seed
+        )
+        aggregator.build([tf.Variable(tf.zeros([256]))])
+        found = [aggregator.aggregate([gradient], step)[0] for step in range(3)]
+        (kept,) = aggregator.state.values()
+        residual = kept["memory/residual/Variable:0"]
+        np.testing.assert_allclose(sum(found) + residual, 3 * gradient, atol=1e-5)
+        return np.stack(found)
+
+    first = sums(1)
+    np.testing.assert_array_equal(first, sums(1))
+    assert (first != sums(2)).any()
+    assert (first[1] != first[0]).any()
 
 
 def test_the_mean_of_a_group_may_be_beyond_any_scale():

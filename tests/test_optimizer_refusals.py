@@ -284,6 +284,18 @@ def test_exact_payload_that_is_no_bool():
         thresholded(exact_payload=1)
 
 
+@pytest.mark.parametrize("seed", [-1, 2**31, 0.5, True])
+def test_rounding_seed_that_is_none(seed):
+    with pytest.raises(ValueError, match="`rounding_seed` must be an integer in"):
+        thresholded(rounding_seed=seed, value_dtype="int4")
+
+
+@pytest.mark.parametrize("value_dtype", ["float32", "bfloat16", "sign"])
+def test_rounding_seed_where_nothing_is_drawn(value_dtype):
+    with pytest.raises(ValueError, match="unless `value_dtype` is one of int8, int4"):
+        thresholded(rounding_seed=0, value_dtype=value_dtype)
+
+
 @pytest.mark.filterwarnings("default:Adam's variance is wrong:UserWarning")
 def test_what_loses_quality_is_said_and_nothing_else(recwarn):
     adam, sgd = keras.optimizers.AdamW, keras.optimizers.SGD

@@ -139,6 +139,32 @@ def round_to(values: tf.Tensor, grid: Grid, value_dtype: str) -> tf.Tensor:
     return tf.ensure_shape(rounded, values.shape)
 
 
+def drawn_to(
+    values: tf.Tensor, grid: Grid, value_dtype: str, uniform: tf.Tensor
+) -> tf.Tensor:
+    """Values (k,) rounded by chance to a level below or above, so that means are kept.
+
+    But for those beyond the least and the greatest level, which become that one.
+
+    Args:
+        values: float32 (k,).
+        grid: Theirs.
+        value_dtype: A key of `BITS`.
+        uniform: float32 (k,) in [0, 1).
+    """
+    levels = _magnitudes(grid.spread, value_dtype)
+    scales = _of_each(grid.scales, tf.size(values))
+    relative = tf.abs(values) / _divisors(scales)
+    last = 2 ** (BITS[value_dtype] - 1) - 1
+    above = tf.searchsorted(levels, relative, side="right")
+    low = tf.gather(levels, tf.maximum(above - 1, 0))
+    high = tf.gather(levels, tf.minimum(above, last))
+    width = tf.where(high > low, high - low, tf.ones_like(low))
+    level = tf.where(relative - low > uniform * width, high, low)
+    rounded = tf.where(values < 0, -level, level) * scales
+    return tf.ensure_shape(rounded, values.shape)
+
+
 def encode_values(values: tf.Tensor, grid: Grid, value_dtype: str) -> tf.Tensor:
     """Writes the scales and codes of values (k,): int32 words."""
     bits = BITS[value_dtype]

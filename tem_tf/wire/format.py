@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tem_tf.sparse_gradient import MaskedGradient, SparseGradient
-from tem_tf.wire import index_codes, value_types
+from tem_tf.wire import few_bits, index_codes, value_types
 from tem_tf.wire.header import (
     BAD_CODES,
     BAD_LENGTHS,
@@ -68,7 +68,12 @@ class Payload(NamedTuple):
         return self.flags // EMPTY
 
 
-def rounded(message: Any, value_dtype: str, library: ModuleType | None = None) -> Any:
+def rounded(
+    message: Any,
+    value_dtype: str,
+    library: ModuleType | None = None,
+    seed: tf.Tensor | None = None,
+) -> Any:
     """Returns a message with the values that the others will decode.
 
     To be called before the residual is computed, so that what rounding takes away is
@@ -78,11 +83,17 @@ def rounded(message: Any, value_dtype: str, library: ModuleType | None = None) -
         message: Of any kind.
         value_dtype: One of `VALUE_DTYPES`.
         library: As in `encode`.
+        seed: int32 (2,). Of rounding by chance in few bits. Default: to nearest.
     """
     if isinstance(message, MaskedGradient):
         return message._replace(vector=_rounded_vector(message, value_dtype))
     if not isinstance(message, SparseGradient):
         return message
+    if seed is not None:
+        grid = message.grid or value_types.grid_of(message.values, value_dtype)
+        uniform = tf.random.stateless_uniform(tf.shape(message.values), seed)
+        values = few_bits.drawn_to(message.values, grid, value_dtype, uniform)
+        return message._replace(values=values, grid=grid)
     levels = value_types.levels(value_dtype)
     if library is not None and levels and message.grid is None:
         values, *grid = library.tem_tf_round_few_bits(
