@@ -61,6 +61,7 @@ from tem_tf.compressors import (
     TopKSchedule,
 )
 from tem_tf.cross_device_ops import SparsifiedCrossDeviceOps
+from tem_tf.forecast import Forecast, Link, predict
 from tem_tf.local_updates import LocalUpdates
 from tem_tf.memory import (
     EF21,
@@ -95,11 +96,13 @@ __all__ = [
     "EF21",
     "EF21SGDM",
     "ErrorFeedback",
+    "Forecast",
     "Gather",
     "HardThreshold",
     "Heard",
     "Identity",
     "Largest",
+    "Link",
     "LocalUpdates",
     "Memory",
     "Message",
@@ -122,6 +125,7 @@ __all__ = [
     "TopKSchedule",
     "__version__",
     "is_chief",
+    "predict",
     "require_same_on_all_workers",
     "testing",
 ]

@@ -56,6 +56,12 @@ def capacity_of(rung: tf.Tensor) -> tf.Tensor:
     return tf.gather(tf.constant(LADDER, tf.int32), rung)
 
 
+def padded(words: int) -> int:
+    """Words that a gather takes once it has learnt that payloads have so many."""
+    wanted = words + 1 + (words + 1) // _ROOM
+    return next(rung for rung in LADDER if rung >= wanted)
+
+
 def next_demand(demand: tf.Tensor, longest: tf.Tensor) -> tf.Tensor:
     """The words to have room for at the next step.
 

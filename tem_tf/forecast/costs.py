@@ -1,0 +1,123 @@
+"""What a training step takes: a pure function of a link, times and bytes.
+
+With n workers a ring sums B bytes in 2(n-1) rounds of B/n bytes each, and gathers
+payloads of p bytes in n-1 rounds of p bytes. A round takes the latency and the time of
+its bytes:
+
+    reduce = 2(n-1)·(latency + B/n/bandwidth)
+    gather = (n-1)·(latency + p/bandwidth)
+    step = arithmetic + (local + n·decoding + reduce + gather)/H
+
+for an exchange in every H-th step. Messages between different pairs of workers are
+taken to be on the way at once, as through a switch.
+
+References:
+    Patarasuk and Yuan, J. Parallel and Distributed Computing 69(2), 2009 (the ring).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+
+class Link(NamedTuple):
+    """What lies between two workers.
+
+    Attributes:
+        bandwidth: Bytes per second, in each direction.
+        latency: Seconds of a message of no length, one way.
+    """
+
+    bandwidth: float
+    latency: float = 0.0
+
+    def reduce(self, size: float, workers: int) -> float:
+        """Seconds of summing so many bytes over workers."""
+        rounds = 2 * (workers - 1)
+        return rounds * (self.latency + size / workers / self.bandwidth)
+
+    def gather(self, size: float, workers: int) -> float:
+        """Seconds of gathering so many bytes of each worker."""
+        return (workers - 1) * (self.latency + size / self.bandwidth)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What one way to exchange takes, apart from the link.
+
+    Attributes:
+        name: For tables.
+        summed: Bytes that an exchange sums over workers.
+        gathered: Bytes of a worker that an exchange gathers, padding included.
+        collectives: How many collectives an exchange has.
+        local: Seconds of an exchange's work that does not grow with the workers.
+        decoding: Seconds for each worker that is heard.
+        period: Steps between two exchanges, H.
+    """
+
+    name: str
+    summed: float = 0.0
+    gathered: float = 0.0
+    collectives: int = 1
+    local: float = 0.0
+    decoding: float = 0.0
+    period: int = 1
+
+    def exchange(self, link: Link, workers: int) -> float:
+        """Seconds of an exchange's collectives."""
+        found = 0.0
+        if self.summed:
+            found += link.reduce(self.summed, workers)
+        if self.gathered:
+            found += link.gather(self.gathered, workers)
+        # Each further one waits as long as the first has.
+        further = self.collectives - bool(self.summed) - bool(self.gathered)
+        return found + max(0, further) * (workers - 1) * link.latency
+
+    def step(self, arithmetic: float, link: Link, workers: int) -> float:
+        """Seconds of a training step, on average over `period` steps.
+
+        Args:
+            arithmetic: Seconds of forward, backward and update.
+            link: Between two workers.
+            workers: Their number.
+        """
+        local = self.local + workers * self.decoding
+        return arithmetic + (local + self.exchange(link, workers)) / self.period
+
+    def sent(self, workers: int) -> float:
+        """Bytes that a worker sends for a step, on average."""
+        share = 2 * (workers - 1) / workers
+        return (share * self.summed + (workers - 1) * self.gathered) / self.period
+
+
+def break_even_bandwidth(
+    cost: Cost, dense: Cost, latency: float, workers: int
+) -> float | None:
+    """Bytes per second below which a way is faster than dense.
+
+    Args:
+        cost: The way's.
+        dense: Of what it is compared with.
+        latency: Seconds.
+        workers: Their number.
+
+    Returns:
+        Infinite where it is faster with any bandwidth, None where it never is.
+    """
+
+    def gain(bandwidth: float) -> float:
+        link = Link(bandwidth, latency)
+        return dense.step(0.0, link, workers) - cost.step(0.0, link, workers)
+
+    low, high = 1.0, 1e15  # Bytes per second: no link is beyond.
+    if gain(high) > 0:
+        return math.inf
+    if gain(low) <= 0:
+        return None
+    while high / low > 1.0001:
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if gain(middle) > 0 else (low, middle)
+    return low

@@ -1,0 +1,203 @@
+"""Seconds of this very link and of this machine's work, in a few seconds.
+
+All workers measure at once, as they will train. What is decided on the way, such as
+whether a larger message is tried, is decided by means over workers, so that all do the
+same.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tem_tf.aggregation import Aggregator
+from tem_tf.capacity import padded
+from tem_tf.compressors import Compressor
+from tem_tf.cross_device_ops import Gathered, SparsifiedCrossDeviceOps
+from tem_tf.forecast.costs import Cost, Link
+from tem_tf.instance_keys import Use
+
+_SIZES = (1 << 10, 1 << 14, 1 << 17, 1 << 20, 1 << 23)  # Bytes of a worker's message.
+_ENOUGH = 0.5  # Seconds of a collective after which no larger one is tried.
+_TURNS = 5
+_WARM_UP = 3  # Exchanges: tracing, and a residual that is not the first's.
+_MANY = 5  # Workers that are heard, to know what each of them costs.
+
+
+def measure_link(strategy: tf.distribute.Strategy) -> tuple[Link, Link]:
+    """The link as summing and as gathering see it. Collective: on all workers.
+
+    Args:
+        strategy: Of several workers.
+
+    Returns:
+        Bandwidth and latency such that `Link.reduce` and `Link.gather` give what was
+        measured, what TensorFlow does itself included.
+    """
+    workers = strategy.num_replicas_in_sync
+
+    def reduce(context: Any, vector: tf.Tensor) -> tf.Tensor:
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, vector)
+
+    def gather(context: Any, vector: tf.Tensor) -> tf.Tensor:
+        return context.all_gather(vector, axis=0)
+
+    def fitted(collective: Any, rounds: int, share: float) -> Link:
+        times = _times(strategy, collective)
+        # The largest message has the bandwidth, the least one the latency.
+        least, most = min(times), max(times)
+        seconds = max(times[most] - times[least], 1e-9)
+        bandwidth = rounds * share * (most - least) / seconds
+        wait = times[least] / rounds - share * least / bandwidth
+        return Link(bandwidth, max(0.0, wait))
+
+    return (
+        fitted(reduce, 2 * (workers - 1), 1 / workers),
+        fitted(gather, workers - 1, 1.0),
+    )
+
+
+def _times(strategy: tf.distribute.Strategy, collective: Any) -> dict[int, float]:
+    """Median seconds by bytes, the mean over workers."""
+    found: dict[int, float] = {}
+    for size in _SIZES:
+        vector = tf.zeros([size // 4])
+
+        @tf.function
+        def run(vector: tf.Tensor = vector) -> Any:
+            def replica() -> tf.Tensor:
+                context = tf.distribute.get_replica_context()
+                return tf.reduce_sum(collective(context, vector))
+
+            return strategy.run(replica)
+
+        run()
+        run()
+        seconds = statistics.median(_seconds(run) for _ in range(_TURNS))
+        found[size] = _mean(strategy, seconds)
+        if found[size] > _ENOUGH:
+            break
+    return found
+
+
+def _mean(strategy: tf.distribute.Strategy, number: float) -> float:
+    """The same on all workers."""
+    one = tf.constant(number, tf.float32)
+    found = strategy.run(
+        lambda: tf.distribute.get_replica_context().all_reduce(
+            tf.distribute.ReduceOp.MEAN, one
+        )
+    )
+    return float(strategy.experimental_local_results(found)[0])
+
+
+class _Echoes(SparsifiedCrossDeviceOps):
+    """Says to one replica what it has said itself, as if several had said so."""
+
+    def __init__(self, workers: int):
+        super().__init__()
+        self._workers = workers
+        # Of the rounds of an exchange, by their uses: a graph is traced twice.
+        self.gathers: dict[Use, bool] = {}  # Whether the length is fixed.
+        self.sums: dict[Use, int] = {}  # Bytes.
+
+    def gather_payloads(
+        self,
+        payload: tf.Tensor,
+        use: Use,
+        demand: tf.Tensor | int = 0,
+        fixed_length: bool = False,
+    ) -> Gathered:
+        """As many rows as workers."""
+        if _is_round(use):
+            self.gathers[use] = fixed_length
+        found = super().gather_payloads(payload, use, demand, fixed_length)
+        return found._replace(rows=tf.tile(found.rows, [self._workers, 1]))
+
+    def reduce_values(self, values: tf.Tensor, use: Use) -> tf.Tensor:
+        """As it is: adding is the collective's work."""
+        if _is_round(use):
+            self.sums[use] = values.dtype.size * (values.shape[0] or 0)
+        return super().reduce_values(values, use)
+
+
+def _is_round(use: Use) -> bool:
+    """Whether it is one of an exchange, whose uses are numbers: no metrics are."""
+    return bool(use.what) and isinstance(use.what[0], int)
+
+
+def measure_way(
+    name: str,
+    compressor: Compressor,
+    shapes: Sequence[Sequence[int]],
+    period: int = 1,
+    **options: Any,
+) -> Cost:
+    """What an exchange of gradients costs beside the link, on made-up gradients.
+
+    Args:
+        name: For tables.
+        compressor: `tem_tf.Compressor`.
+        shapes: Of the variables.
+        period: Steps between two exchanges.
+        **options: Of `tem_tf.Aggregator`.
+    """
+    random = np.random.default_rng(0)
+    # Tails as gradients have them.
+    gradients = [
+        tf.constant(1e-3 * random.standard_t(4, size=shape), tf.float32)
+        for shape in shapes
+    ]
+
+    def measured(workers: int) -> tuple[float, _Echoes, Aggregator]:
+        ops = _Echoes(workers)
+        strategy = tf.distribute.MirroredStrategy(["CPU:0"], cross_device_ops=ops)
+        with strategy.scope():
+            aggregator = Aggregator(compressor, **options)
+            aggregator.build([tf.Variable(tf.zeros_like(g)) for g in gradients])
+            step = tf.Variable(0, dtype=tf.int64)
+
+        @tf.function
+        def run() -> tf.Tensor:
+            step.assign_add(1)
+
+            def replica() -> tf.Tensor:
+                sums = aggregator.aggregate(gradients, step)
+                return tf.add_n([tf.reduce_sum(one) for one in sums])
+
+            return strategy.run(replica)
+
+        for _ in range(_WARM_UP):
+            run()
+        return statistics.median(_seconds(run) for _ in range(_TURNS)), ops, aggregator
+
+    few, ops, aggregator = measured(1)
+    many, _, _ = measured(_MANY)
+    decoding = max(0.0, (many - few) / (_MANY - 1)) if ops.gathers else 0.0
+    found = aggregator.summary()
+    sent = found["payload_bytes"] / found["steps"]
+    summed = min(float(sum(ops.sums.values())), sent)
+    gathered = sent - summed
+    if gathered and not all(ops.gathers.values()):
+        gathered = 4.0 * padded(math.ceil(gathered / 4))
+    return Cost(
+        name,
+        summed,
+        gathered,
+        len(ops.gathers) + len(ops.sums),
+        max(0.0, few - decoding),
+        decoding,
+        period,
+    )
+
+
+def _seconds(run: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    np.asarray(tf.nest.flatten(run())[0])  # Until it is there.
+    return time.perf_counter() - began

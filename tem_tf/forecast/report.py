@@ -1,0 +1,256 @@
+"""`predict`: which way to exchange is the fastest here, as a table and a figure."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tem_tf.compressors import (
+    AdaptiveThreshold,
+    AllEntries,
+    Identity,
+    PowerSGD,
+    TopK,
+)
+from tem_tf.forecast.costs import (
+    Cost,
+    Link,
+    break_even_bandwidth,
+)
+from tem_tf.forecast.measuring import measure_link, measure_way
+
+DENSE = "dense"
+_MOST_WORKERS = 1024
+_TURNS = 5
+
+# Name, compressor, steps between two exchanges, options of an aggregator.
+_WAYS: tuple[tuple[str, Callable[[], Any], int, dict[str, Any]], ...] = (
+    ("threshold at 1 %", lambda: AdaptiveThreshold(0.01, steps=1000), 1, {}),
+    ("Top-k 1 %", lambda: TopK(0.01), 1, {}),
+    ("Top-k 1 % in bfloat16", lambda: TopK(0.01), 1, {"value_dtype": "bfloat16"}),
+    ("PowerSGD rank 4", lambda: PowerSGD(4), 1, {}),
+    ("all as signs", AllEntries, 1, {"value_dtype": "sign"}),
+    ("local steps, H 10, dense", Identity, 10, {}),
+    ("local steps, H 10, all in int2", AllEntries, 10, {"value_dtype": "int2"}),
+    ("local steps, H 30, all as signs", AllEntries, 30, {"value_dtype": "sign"}),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Forecast:
+    """What `predict` has found.
+
+    Attributes:
+        parameters: Trainable entries of the model.
+        workers: Now.
+        arithmetic: Seconds of a step without any exchange.
+        reduce_link: The link as sums over workers see it.
+        gather_link: As gathers see it.
+        measured: Whether the link was measured, or given.
+        costs: Of every way, dense first.
+    """
+
+    parameters: int
+    workers: int
+    arithmetic: float
+    reduce_link: Link
+    gather_link: Link
+    measured: bool
+    costs: tuple[Cost, ...]
+
+    @property
+    def ratio(self) -> float:
+        """R: the seconds of a dense exchange by those of a step's arithmetic."""
+        return self._exchange(self.costs[0], self.workers) / self.arithmetic
+
+    def seconds(self, name: str, workers: int | None = None) -> float:
+        """Seconds of a step by a way's name, of so many workers; default: now."""
+        (cost,) = (cost for cost in self.costs if cost.name == name)
+        return self._step(cost, self.workers if workers is None else workers)
+
+    def table(self) -> str:
+        """All ways, the fastest first."""
+        link = "measured" if self.measured else "as given"
+        lines = [
+            f"{self.parameters:,} parameters, {self.workers} workers; a step's "
+            f"arithmetic {_seconds(self.arithmetic)} (measured); link {link}: "
+            f"{8e-6 * self.gather_link.bandwidth:.4g} Mbit/s, "
+            f"{1e3 * self.gather_link.latency:.3g} ms; R = {self.ratio:.3g}",
+            f"{'':34}{'a step':>10}{'by dense':>10}{'sent':>12}{'of dense':>10}"
+            f"{'faster below':>16}{'up to':>14}",
+        ]
+        dense = self.costs[0]
+        base = self._step(dense, self.workers)
+        for cost in sorted(self.costs, key=lambda c: self._step(c, self.workers)):
+            step = self._step(cost, self.workers)
+            sent = cost.sent(self.workers)
+            share = sent / dense.sent(self.workers)
+            ends = ("", "")
+            if cost.name != DENSE:
+                ends = (self._bandwidth(cost), self._most_workers(cost))
+            lines.append(
+                f"{cost.name:34}{_seconds(step):>10}{step / base:>10.3g}"
+                f"{_bytes(sent):>12}{100 * share:>8.3g} %{ends[0]:>16}{ends[1]:>14}"
+            )
+        lines.append(
+            "Extrapolated: `faster below` that bandwidth with as many workers, and "
+            "`up to` so many workers over this link."
+        )
+        return "\n".join(lines)
+
+    def save_figure(self, path: str) -> None:
+        """Draws seconds of a step over workers and over bandwidths; needs matplotlib.
+
+        Args:
+            path: Of a PNG.
+        """
+        import matplotlib.figure
+
+        figure = matplotlib.figure.Figure(figsize=(12, 5), layout="constrained")
+        over_workers, over_bandwidths = figure.subplots(1, 2, sharey=True)
+        workers = [2**i for i in range(1, int(math.log2(_MOST_WORKERS)) + 1)]
+        bandwidths = np.logspace(5, 10, 60) / 8
+        for cost in self.costs:
+            line = over_workers.plot(
+                workers, [self._step(cost, n) for n in workers], "--", label=cost.name
+            )[0]
+            now = [self._step(cost, self.workers)]
+            over_workers.plot([self.workers], now, "o", color=line.get_color())
+            scaled = [self._with_bandwidth(cost, each) for each in bandwidths]
+            over_bandwidths.plot(8e-6 * bandwidths, scaled, "--")
+            here = 8e-6 * self.gather_link.bandwidth
+            over_bandwidths.plot([here], now, "o", color=line.get_color())
+        over_workers.set(xscale="log", yscale="log", xlabel="workers")
+        over_workers.set_ylabel("seconds of a step")
+        over_bandwidths.set(xscale="log", xlabel="bandwidth, Mbit/s")
+        over_workers.legend(fontsize=7)
+        figure.suptitle("Marks: measured times, put together; dashed: extrapolated")
+        figure.savefig(path, dpi=120)
+
+    def _exchange(self, cost: Cost, workers: int) -> float:
+        link = self.reduce_link if cost.summed else self.gather_link
+        return cost.exchange(link, workers)
+
+    def _step(self, cost: Cost, workers: int) -> float:
+        link = self.reduce_link if cost.summed else self.gather_link
+        return cost.step(self.arithmetic, link, workers)
+
+    def _with_bandwidth(self, cost: Cost, bandwidth: float) -> float:
+        link = Link(bandwidth, self.gather_link.latency)
+        return cost.step(self.arithmetic, link, self.workers)
+
+    def _bandwidth(self, cost: Cost) -> str:
+        latency = self.gather_link.latency
+        found = break_even_bandwidth(cost, self.costs[0], latency, self.workers)
+        if found is None:
+            return "never"
+        return "any" if math.isinf(found) else f"{8e-6 * found:.3g} Mbit/s"
+
+    def _most_workers(self, cost: Cost) -> str:
+        if self._step(cost, self.workers) >= self._step(self.costs[0], self.workers):
+            return "-"
+        for workers in range(self.workers, _MOST_WORKERS + 1):
+            if self._step(cost, workers) >= self._step(self.costs[0], workers):
+                return f"{workers - 1} workers"
+        return f"{_MOST_WORKERS} workers"
+
+
+def predict(
+    model: keras.Model,
+    batch: tuple[Any, Any],
+    *,
+    link: Link | None = None,
+    workers: int | None = None,
+) -> Forecast:
+    """Measures for some seconds, and says what a step takes by every way to exchange.
+
+    Under a strategy of several workers it is collective, and measures the link between
+    them. On one machine, or for another link, pass `link` and `workers`.
+
+    Args:
+        model: Compiled and built.
+        batch: Inputs and targets of one worker's step.
+        link: Between two workers. Default: measured.
+        workers: Int >= 2. Default: the strategy's.
+
+    Raises:
+        ValueError: there is no link to measure, and none was given.
+    """
+    strategy = model.distribute_strategy
+    here = strategy.num_replicas_in_sync
+    workers = here if workers is None else workers
+    if workers < 2:
+        raise ValueError(
+            "`predict` needs several workers, or `workers` and `link` of those that "
+            f"are meant. Received: workers={workers}. Pass, say, workers=4, "
+            "link=tem_tf.Link(bandwidth=125e6 / 8, latency=1e-3) for 125 Mbit/s."
+        )
+    if link is None and here < 2:
+        raise ValueError(
+            "`link` must be given where there is one worker: there is nothing to "
+            "measure. Received: link=None"
+        )
+    if link is not None and not (link.bandwidth > 0 and link.latency >= 0):
+        raise ValueError(
+            "`link` must have a bandwidth above 0 and a latency of at least 0. "
+            f"Received: link={link!r}"
+        )
+    shapes = [tuple(variable.shape) for variable in model.trainable_variables]
+    size = sum(math.prod(shape) for shape in shapes)
+    reduce_link, gather_link = (link, link) if link else measure_link(strategy)
+    costs = [Cost(DENSE, summed=4.0 * size)]
+    costs += [
+        measure_way(name, make(), shapes, period, **options)
+        for name, make, period, options in _WAYS
+    ]
+    return Forecast(
+        size,
+        workers,
+        _arithmetic(model, batch),
+        reduce_link,
+        gather_link,
+        link is None,
+        tuple(costs),
+    )
+
+
+def _arithmetic(model: keras.Model, batch: tuple[Any, Any]) -> float:
+    """Median seconds of a replica's forward and backward pass."""
+    inputs, targets = tf.nest.map_structure(tf.convert_to_tensor, batch)
+
+    @tf.function
+    def run() -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            outputs = model(inputs, training=True)
+            loss = model.compute_loss(inputs, targets, outputs)
+        gradients = tape.gradient(loss, model.trainable_variables)
+        return tf.add_n([tf.reduce_sum(tf.convert_to_tensor(g)) for g in gradients])
+
+    def once() -> float:
+        began = time.perf_counter()
+        run().numpy()
+        return time.perf_counter() - began
+
+    once()
+    once()
+    return statistics.median(once() for _ in range(_TURNS))
+
+
+def _seconds(number: float) -> str:
+    return f"{1e3 * number:.3g} ms" if number < 1 else f"{number:.3g} s"
+
+
+def _bytes(number: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} GB"
