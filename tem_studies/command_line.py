@@ -11,6 +11,7 @@ Examples:
   python main.py --report studies/NAME
   python main.py --datasource digits --workers 2 --budgets 0.01 \
       --compare none,topk,hard_threshold
+  python main.py predict --datasource digits --workers 4 --link_mbit 100
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from tem_studies.flag_row import FlagRow
 from tem_studies.help_text import help_text
 from tem_studies.refusal import Refusal
 from tem_studies.workloads.flags import RUN_FLAGS
+from tem_studies.workloads.forecast_flags import FORECAST_FLAGS, link_of
 from tem_studies.workloads.resume_flags import resume_interval
 from tem_studies.workloads.stop_signals import leaving_at_once
 
@@ -100,7 +102,11 @@ def _define(row: FlagRow) -> None:
         flags.DEFINE(parser, row.name, row.default, row.text)
 
 
-for _rows in (*RUN_FLAGS.values(), STUDY_FLAGS, COMPARISON_FLAGS, CONVEX_ROWS):
+PREDICT = "predict"  # The first argument of a forecast.
+
+for _rows in (
+    *(*RUN_FLAGS.values(), STUDY_FLAGS, COMPARISON_FLAGS, CONVEX_ROWS, FORECAST_FLAGS),
+):
     for _row in _rows:
         _define(_row)
 
@@ -244,6 +250,30 @@ def run_convex() -> int:
     return 1 if diverged else 0
 
 
+def predict() -> int:
+    """Says what a step of a run would take; returns the exit code.
+
+    Raises:
+        Refusal: flags, data and cluster do not fit together.
+    """
+    from tem_studies.quiet_start import start_tensorflow
+    from tem_studies.workloads import command_line as workloads
+    from tem_studies.workloads.environment import Start, count_workers
+
+    configuration = configure()
+    processes = count_workers(1)
+    link = link_of(FLAGS.link_mbit, FLAGS.link_ms, configuration.workers, processes)
+    source = workloads.check(configuration)
+    start_tensorflow()
+    from tem_studies.workloads import forecast
+
+    start = Start(FLAGS.start_seconds, FLAGS.refuse_public)
+    table = forecast.run(configuration, source, start, link, FLAGS.figure)
+    if table:
+        print(table)
+    return 0
+
+
 def _help(path: str) -> str:
     examples = str(__doc__)
     if program.name(path) != "main.py":
@@ -253,6 +283,7 @@ def _help(path: str) -> str:
         "Studies": STUDY_FLAGS,
         "Comparisons": COMPARISON_FLAGS,
         f"With --arch {CONVEX}": CONVEX_ROWS,
+        f"After the word {PREDICT}, which makes a forecast of a run": FORECAST_FLAGS,
     }
     return help_text(examples, groups)
 
@@ -306,8 +337,9 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv if argv is None else argv
     try:
         try:
-            parse(argv)
-            code = _carry_out()
+            predicts = argv[1:2] == [PREDICT]
+            parse(argv[:1] + argv[1 + predicts :])
+            code = predict() if predicts else _carry_out()
         except Refusal as refusal:
             print(f"{program.name(argv[0])}: error: {refusal}", file=sys.stderr)
             code = 1
@@ -328,6 +360,12 @@ def _carry_out() -> int:
         Refusal: a flag has no effect, or is wrong.
     """
     given = _given()
+    for row in FORECAST_FLAGS:
+        if row.name in given:
+            raise Refusal(
+                f"`{row.name}` has an effect after the word {PREDICT} alone. Leave "
+                f"--{row.name} out."
+            )
     if FLAGS.arch == CONVEX:
         return run_convex()
     for name in CONVEX_FLAGS.split():

@@ -55,6 +55,7 @@ WITH_PROCESSES = (
     "tests/faults/test_kills.py",
     "tests/launch/",
     "tests/multi_worker/",
+    "tests/program/test_predict.py",
     "tests/slurm/",
     "tests/test_benchmarks.py",
     "tests/test_wheel.py",

@@ -67,7 +67,7 @@ LAYERS = [
     {"local_updates"},
     {"optimizer"},
     {"compressed_adamw"},
-    {"callbacks", "checkpoint"},
+    {"callbacks", "checkpoint", "forecast"},
     {"__init__"},
 ]
 PLUGIN_NEEDS = {"keras", "numpy", "tensorflow"}  # The install_requires of setup.cfg.
@@ -91,7 +91,9 @@ ALONE = ("durable_files", "heartbeat")
 
 # Folders of the plugin, each with the place of one module. The launcher, in `launch`,
 # stands for itself.
-FOLDERS = ("checkpoint", "cluster", "compressors", "native", "testing", "wire")
+FOLDERS = (
+    *("checkpoint", "cluster", "compressors", "forecast", "native", "testing", "wire"),
+)
 LAUNCHER = sorted([*(ROOT / "tem_tf" / "launch").glob("*.py"), ROOT / "tem_tf_run.py"])
 
 PLUGIN = sorted(

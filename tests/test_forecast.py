@@ -96,7 +96,7 @@ def trained():
     return model, (np.zeros((8, 20), "float32"), np.zeros((8, 50), "float32"))
 
 
-def test_a_table_and_a_figure(trained, tmp_path):
+def test_a_table(trained):
     link = tem_tf.Link(bandwidth=1e4, latency=1e-4)
     forecast = tem_tf.predict(*trained, link=link, workers=4)
     lines = forecast.table().splitlines()
@@ -108,8 +108,10 @@ def test_a_table_and_a_figure(trained, tmp_path):
     assert lines[2].startswith("local steps, H 30")
     assert forecast.seconds(DENSE) > 10 * min(steps)
     assert forecast.seconds(DENSE, 1024) > forecast.seconds(DENSE)
-    forecast.save_figure(str(tmp_path / "forecast.png"))
-    assert (tmp_path / "forecast.png").stat().st_size > 10_000
+    link = forecast.gather_link.bandwidth
+    for name in (cost.name for cost in forecast.costs):
+        assert forecast.over_workers(name, [4]) == [forecast.seconds(name)]
+        assert forecast.over_bandwidths(name, [link]) == [forecast.seconds(name)]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from tem_tf.capacity import padded
 from tem_tf.compressors import Compressor
 from tem_tf.cross_device_ops import Gathered, SparsifiedCrossDeviceOps
 from tem_tf.forecast.costs import Cost, Link
-from tem_tf.instance_keys import Use
+from tem_tf.instance_keys import Use, new_owner
 
 _SIZES = (1 << 10, 1 << 14, 1 << 17, 1 << 20, 1 << 23)  # Bytes of a worker's message.
 _ENOUGH = 0.5  # Seconds of a collective after which no larger one is tried.
@@ -42,11 +42,14 @@ def measure_link(strategy: tf.distribute.Strategy) -> tuple[Link, Link]:
     """
     workers = strategy.num_replicas_in_sync
 
-    def reduce(context: Any, vector: tf.Tensor) -> tf.Tensor:
-        return context.all_reduce(tf.distribute.ReduceOp.SUM, vector)
+    ops, use = SparsifiedCrossDeviceOps.of(strategy), Use(new_owner())
 
-    def gather(context: Any, vector: tf.Tensor) -> tf.Tensor:
-        return context.all_gather(vector, axis=0)
+    def reduce(vector: tf.Tensor) -> tf.Tensor:
+        return ops.reduce_values(vector, use)
+
+    def gather(vector: tf.Tensor) -> tf.Tensor:
+        words = tf.bitcast(vector, tf.int32)
+        return ops.gather_payloads(words, use, fixed_length=True).rows
 
     def fitted(collective: Any, rounds: int, share: float) -> Link:
         times = _times(strategy, collective)
@@ -72,8 +75,7 @@ def _times(strategy: tf.distribute.Strategy, collective: Any) -> dict[int, float
         @tf.function
         def run(vector: tf.Tensor = vector) -> Any:
             def replica() -> tf.Tensor:
-                context = tf.distribute.get_replica_context()
-                return tf.reduce_sum(collective(context, vector))
+                return tf.reduce_sum(collective(vector))
 
             return strategy.run(replica)
 
@@ -88,13 +90,11 @@ def _times(strategy: tf.distribute.Strategy, collective: Any) -> dict[int, float
 
 def _mean(strategy: tf.distribute.Strategy, number: float) -> float:
     """The same on all workers."""
-    one = tf.constant(number, tf.float32)
-    found = strategy.run(
-        lambda: tf.distribute.get_replica_context().all_reduce(
-            tf.distribute.ReduceOp.MEAN, one
-        )
-    )
-    return float(strategy.experimental_local_results(found)[0])
+    ops, use = SparsifiedCrossDeviceOps.of(strategy), Use(new_owner())
+    numbers = tf.constant([number], tf.float64)
+    summed = tf.function(lambda: strategy.run(lambda: ops.reduce_values(numbers, use)))
+    found = strategy.experimental_local_results(summed())[0]
+    return float(found[0]) / strategy.num_replicas_in_sync
 
 
 class _Echoes(SparsifiedCrossDeviceOps):

@@ -1,4 +1,4 @@
-"""`predict`: which way to exchange is the fastest here, as a table and a figure."""
+"""`predict`: which way to exchange is the fastest here, as a table."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import dataclasses
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tem_tf.compressors import (
@@ -73,7 +72,7 @@ class Forecast:
 
     def seconds(self, name: str, workers: int | None = None) -> float:
         """Seconds of a step by a way's name, of so many workers; default: now."""
-        (cost,) = (cost for cost in self.costs if cost.name == name)
+        cost = self._cost(name)
         return self._step(cost, self.workers if workers is None else workers)
 
     def table(self) -> str:
@@ -106,34 +105,19 @@ class Forecast:
         )
         return "\n".join(lines)
 
-    def save_figure(self, path: str) -> None:
-        """Draws seconds of a step over workers and over bandwidths; needs matplotlib.
+    def over_workers(self, name: str, numbers: Sequence[int]) -> list[float]:
+        """Seconds of a step over this link, of each number of workers."""
+        return [self.seconds(name, number) for number in numbers]
 
-        Args:
-            path: Of a PNG.
-        """
-        import matplotlib.figure
+    def over_bandwidths(self, name: str, bandwidths: Sequence[float]) -> list[float]:
+        """Seconds of a step of as many workers, for each bandwidth in bytes/s."""
+        cost, latency = self._cost(name), self.gather_link.latency
+        links = [Link(bandwidth, latency) for bandwidth in bandwidths]
+        return [cost.step(self.arithmetic, link, self.workers) for link in links]
 
-        figure = matplotlib.figure.Figure(figsize=(12, 5), layout="constrained")
-        over_workers, over_bandwidths = figure.subplots(1, 2, sharey=True)
-        workers = [2**i for i in range(1, int(math.log2(_MOST_WORKERS)) + 1)]
-        bandwidths = np.logspace(5, 10, 60) / 8
-        for cost in self.costs:
-            line = over_workers.plot(
-                workers, [self._step(cost, n) for n in workers], "--", label=cost.name
-            )[0]
-            now = [self._step(cost, self.workers)]
-            over_workers.plot([self.workers], now, "o", color=line.get_color())
-            scaled = [self._with_bandwidth(cost, each) for each in bandwidths]
-            over_bandwidths.plot(8e-6 * bandwidths, scaled, "--")
-            here = 8e-6 * self.gather_link.bandwidth
-            over_bandwidths.plot([here], now, "o", color=line.get_color())
-        over_workers.set(xscale="log", yscale="log", xlabel="workers")
-        over_workers.set_ylabel("seconds of a step")
-        over_bandwidths.set(xscale="log", xlabel="bandwidth, Mbit/s")
-        over_workers.legend(fontsize=7)
-        figure.suptitle("Marks: measured times, put together; dashed: extrapolated")
-        figure.savefig(path, dpi=120)
+    def _cost(self, name: str) -> Cost:
+        (cost,) = (cost for cost in self.costs if cost.name == name)
+        return cost
 
     def _exchange(self, cost: Cost, workers: int) -> float:
         link = self.reduce_link if cost.summed else self.gather_link
@@ -142,10 +126,6 @@ class Forecast:
     def _step(self, cost: Cost, workers: int) -> float:
         link = self.reduce_link if cost.summed else self.gather_link
         return cost.step(self.arithmetic, link, workers)
-
-    def _with_bandwidth(self, cost: Cost, bandwidth: float) -> float:
-        link = Link(bandwidth, self.gather_link.latency)
-        return cost.step(self.arithmetic, link, self.workers)
 
     def _bandwidth(self, cost: Cost) -> str:
         latency = self.gather_link.latency
@@ -185,6 +165,32 @@ def predict(
         ValueError: there is no link to measure, and none was given.
     """
     strategy = model.distribute_strategy
+    shapes = [tuple(variable.shape) for variable in model.trainable_variables]
+    return forecast_of(
+        shapes, lambda: _arithmetic(model, batch), strategy, link=link, workers=workers
+    )
+
+
+def forecast_of(
+    shapes: Sequence[tuple[int, ...]],
+    arithmetic: Callable[[], float],
+    strategy: tf.distribute.Strategy,
+    *,
+    link: Link | None = None,
+    workers: int | None = None,
+) -> Forecast:
+    """As `predict`, of what is no compiled Keras model.
+
+    Args:
+        shapes: Of the trainable variables.
+        arithmetic: Measures the seconds of a step without any exchange.
+        strategy: Between whose workers the link is.
+        link: As there.
+        workers: As there.
+
+    Raises:
+        ValueError: as there.
+    """
     here = strategy.num_replicas_in_sync
     workers = here if workers is None else workers
     if workers < 2:
@@ -203,7 +209,6 @@ def predict(
             "`link` must have a bandwidth above 0 and a latency of at least 0. "
             f"Received: link={link!r}"
         )
-    shapes = [tuple(variable.shape) for variable in model.trainable_variables]
     size = sum(math.prod(shape) for shape in shapes)
     reduce_link, gather_link = (link, link) if link else measure_link(strategy)
     costs = [Cost(DENSE, summed=4.0 * size)]
@@ -214,7 +219,7 @@ def predict(
     return Forecast(
         size,
         workers,
-        _arithmetic(model, batch),
+        arithmetic(),
         reduce_link,
         gather_link,
         link is None,

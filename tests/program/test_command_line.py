@@ -165,6 +165,17 @@ WRONG = [
     (f"{COMPARISON} --path_data NOWHERE", {}, "`path_data` must be a directory."),
     (f"{COMPARISON} --refuse_public", {}, "`refuse_public` has no effect in a compar"),
     (COMPARISON, WORKER, "A comparison makes each run in one process and cannot be"),
+    # A forecast.
+    ("predict --datasource digits", {}, "`link_mbit` must be given where there is one"),
+    ("predict --link_mbit 100", {}, "`workers` must be at least 2 for a forecast"),
+    ("predict --workers 4 --link_mbit 0", {}, "`link_mbit` must be above 0 and finite"),
+    (
+        "predict --workers 4 --link_mbit 1 --link_ms -1",
+        {},
+        "`link_ms` must be at least 0 and finite. Received: link_ms=-1.0.",
+    ),
+    ("--link_ms 1", {}, "`link_ms` has an effect after the word predict alone."),
+    ("predict predict", {}, "Every argument must follow a flag. Received: predict."),
     # The convex laboratory.
     (f"{CONVEX} --methods foo", {}, "`methods` must be one or more of ec-sgd,"),
     (f"{CONVEX} --compressor topk", {}, "`compressor` topk needs `density`."),

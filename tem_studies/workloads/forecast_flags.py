@@ -1,0 +1,61 @@
+"""The flags of a forecast, and what is wrong with them."""
+
+from __future__ import annotations
+
+import math
+
+from tem_studies.flag_row import FlagRow
+from tem_studies.refusal import Refusal
+
+FORECAST_FLAGS = (
+    FlagRow(
+        "link_mbit",
+        float,
+        None,
+        "Bandwidth between two workers, Mbit/s. Without it: measured, between real "
+        "processes.",
+    ),
+    FlagRow(
+        "link_ms",
+        float,
+        0.0,
+        "Latency between two workers, one way, milliseconds; with --link_mbit.",
+    ),
+    FlagRow("figure", str, None, "PNG of steps over workers and bandwidths."),
+)
+
+
+def link_of(
+    bandwidth: float | None, latency: float, virtual: int, processes: int
+) -> tuple[float, float] | None:
+    """The link that was given, Mbit/s and milliseconds; None: it is measured.
+
+    Args:
+        bandwidth: As given, or None.
+        latency: As given.
+        virtual: The setting `workers`.
+        processes: Of this cluster, 1 without one.
+
+    Raises:
+        Refusal: there is no link to measure, and none was given; it is none.
+    """
+    if bandwidth is None and processes < 2:
+        raise Refusal(
+            "`link_mbit` must be given where there is one process, and no link to "
+            "measure. Pass, say, --workers 4 --link_mbit 100 --link_ms 1, or start "
+            "several processes by tem-tf-run."
+        )
+    if max(virtual, processes) < 2:
+        raise Refusal(
+            "`workers` must be at least 2 for a forecast of their exchange. Received: "
+            f"workers={virtual}. Pass --workers."
+        )
+    if bandwidth is None:
+        return None
+    for name, value, rule, is_good in (
+        ("link_mbit", bandwidth, "above 0 and finite", bandwidth > 0),
+        ("link_ms", latency, "at least 0 and finite", latency >= 0),
+    ):
+        if not (is_good and math.isfinite(value)):
+            raise Refusal(f"`{name}` must be {rule}. Received: {name}={value!r}.")
+    return bandwidth, latency
