@@ -18,8 +18,9 @@ class TensorBoardSparsification(keras.callbacks.Callback):
 
     Also those of `LocalUpdates`, per exchange.
 
-    Under `communication/`: of the steps since the last record `density`, and per step
-    and replica `entries_sent`, `payload_bytes`, `padded_bytes`, `dense_bytes`; of the
+    Under `communication/`: of the steps since the last record `density` and
+    `bytes_by_dense` (bytes sent, padding included, by those of dense exchanges), per
+    step and replica `entries_sent`, `payload_bytes`, `padded_bytes`, `dense_bytes`; of the
     run so far `total_error`; of the last step `compression_error`, `relative_error`
     (‖e‖²/‖p‖²), `residual_norm`, `residual_max`, `gradient_norm`. Under `variables/`,
     by the path of each variable: of the steps since the last record `density` and
@@ -173,6 +174,8 @@ def since(before: dict[str, float], now: dict[str, float]) -> dict[str, float]:
     gained = {name: now[name] - before.get(name, 0) for name in sums}
     steps = max(now["steps"] - before.get("steps", 0), 1) * now["replicas"]
     shown = {name: total / steps for name, total in gained.items()}
+    sent = gained["payload_bytes"] + gained["padded_bytes"]
+    shown["bytes_by_dense"] = sent / max(gained["dense_bytes"], 1)
     shown["density"] = 4 * gained["entries_sent"] / max(gained["dense_bytes"], 1)
     for name in (
         "total_error",

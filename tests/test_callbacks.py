@@ -67,6 +67,7 @@ def test_every_tag_of_the_docstring_has_its_value(replicas, tmp_path):
         "payload_bytes": {3: 4 * (6 + 2), 4: 4 * (6 + 2)},
         "padded_bytes": {3: 0.0, 4: 0.0},
         "dense_bytes": {3: 8.0, 4: 8.0},
+        "bytes_by_dense": {3: 4.0, 4: 4.0},
         "density": {3: 4 / 6, 4: 1.0},
         # Of the run so far.
         "total_error": {3: 2 * 0.25**2, 4: 2 * 0.25**2},

@@ -136,6 +136,8 @@ def report(result: Mapping[str, Any]) -> str:
     if communication and communication["dense_bytes"]:  # No step may have sent.
         sent = communication["payload_bytes"] + communication["padded_bytes"]
         dense = communication["dense_bytes"]
+        if result["configuration"]["local_steps"]:  # Dense would exchange every step.
+            dense = dense * result["steps"] // communication["steps"]
         lines += [
             f"density         {100 * communication['density']:.3g} %",
             f"bytes sent      {sent:,} ({100 * sent / dense:.3g} % of {dense:,} dense)",
