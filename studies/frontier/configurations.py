@@ -120,13 +120,13 @@ def first() -> list[Configuration]:
         Configuration("momentum", 4e-3, "sign", freeze=100),
         local(4, "int4", 4e-3, some),
         local(50, "int2", 4e-3, some),
-        local(10, "int2", 8e-3, some),
-        local(1, "int2", 4e-3, plain),
-        local(30, "int2", 4e-3, some, **block),
+        local(16, "int4", 4e-3, some),
+        local(16, "float32", 4e-3, some),
         Configuration("before", 4e-3, "int2", density=1 / 16),
-        local(8, "int2", 8e-3, fast),
-        local(10, "float32", 4e-3, some),
         local(10, "int2", 4e-3, fast),
+        local(1, "int2", 4e-3, plain),
+        local(50, "int2", 4e-3, fast),
+        local(30, "int2", 4e-3, some, **block),
     ]
 
 

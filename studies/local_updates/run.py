@@ -31,7 +31,7 @@ from tem_studies.written_files import write_table  # noqa: E402
 
 RESULTS = HERE / "results.csv"
 STEPS, WORKERS = 750, 8
-RATES = (0.05, 0.1, 0.2)
+RATES = (0.0125, 0.025, 0.05)
 TUNING_SEED, SEEDS = 0, (1, 2, 3, 4, 5)
 OUTER = "--outer_learning_rate 0.9 --outer_momentum 0.6"
 FEW_BITS = "--compressor all --value_dtype int2"
