@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib
 import numpy as np
 
-from tem_studies.comparison.statistics import rank_correlation
+from tem_studies.comparison.statistics import LEAST_SEEDS, rank_correlation
 from tem_studies.comparison.tables import error_and_quality
 from tem_studies.workloads.figure_files import save_figures
 
@@ -180,12 +180,16 @@ def _differences(report: Report) -> Figure | None:
         if not found.seeds:
             return False
         style = _style(report, line)
-        reach = [[found.mean - found.low], [found.high - found.mean]]
-        # A bootstrap of one seed has no width.
+        reach = None
+        if np.isfinite(found.low):
+            reach = [[found.mean - found.low], [found.high - found.mean]]
+        else:  # Too few seeds for an interval: each of them.
+            each = [x - y for x, y in report.pairs(line, base[0])]
+            axes.plot(each, [height] * len(each), "|", ms=12, color=style["color"])
         axes.errorbar(
             found.mean,
             height,
-            xerr=np.maximum(reach, 0),
+            xerr=reach,
             ms=7,
             capsize=4,
             mfc="none" if line.is_marked else style["color"],
@@ -200,8 +204,9 @@ def _differences(report: Report) -> Figure | None:
             axes.axvspan(-report.margin, report.margin, color="0.9", zorder=0)
             axes.axvline(0, color="grey", lw=1, zorder=0)
         seeds = report.comparison.nseeds
+        shown = "95 % bootstrap intervals over" if seeds >= LEAST_SEEDS else "each of"
         figure.suptitle(
-            f"95 % bootstrap intervals over {seeds} paired seeds; grey: the margin",
+            f"{shown} {seeds} paired seeds; grey: the margin",
             fontsize="medium",
         )
     return figure
@@ -216,7 +221,7 @@ def _prediction(report: Report) -> Figure | None:
                 continue
             drawn = True
             error, quality = line.values("total_error"), line.values("quality")
-            is_first = line.row.budget == report.comparison.budgets[0]
+            is_first = line.row.budget == report.budgets[0]
             style = _style(report, line)
             axes.plot(
                 error,
@@ -266,7 +271,8 @@ def _tuning(report: Report) -> Figure | None:
                 )
         axes.set(xscale="log", xlabel="learning rate")
         axes.set_ylabel(f"validation {report.quality.name}, tuning seeds")
-        axes.set_title(f"budget {100 * budget:g} %", fontsize="medium")
+        if budget is not None:
+            axes.set_title(f"budget {100 * budget:g} %", fontsize="medium")
     _legend(figure, grid)
     return figure
 
@@ -276,7 +282,7 @@ def _panels(
 ) -> tuple[Figure, list[tuple[str, float | None, Axes]]]:
     """A panel for each kind of rate (rows) and budget (columns)."""
     kinds = kinds or report.kinds
-    columns = report.comparison.budgets if budgets else (None,)
+    columns = report.budgets if budgets else (None,)
     rows = [(kind, budget) for kind in kinds for budget in columns]
     high, wide = (len(kinds), len(columns)) if budgets else (1, len(kinds))
     figure, grid = pyplot.subplots(

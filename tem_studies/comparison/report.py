@@ -115,6 +115,11 @@ class Report:
         ]
 
     @property
+    def budgets(self) -> tuple[float | None, ...]:
+        """Those that were asked for; None alone where no method has one."""
+        return self.comparison.budgets or (None,)
+
+    @property
     def kinds(self) -> tuple[str, ...]:
         """Kinds of rate: tuned ones alone where there is but one rate."""
         return ("tuned", "common") if len(self.comparison.rates) > 1 else ("tuned",)
@@ -129,13 +134,17 @@ class Report:
 
     def difference(self, one: Line, other: Line) -> Difference:
         """Of the quality on the test split, over the seeds that both finished."""
+        pairs = self.pairs(one, other)
+        return paired([x for x, _ in pairs], [y for _, y in pairs])
+
+    def pairs(self, one: Line, other: Line) -> list[tuple[float, float]]:
+        """Both qualities on the test split, of the seeds that both finished."""
         theirs = {run.seed: run.quality for run in other.finished}
-        pairs = [
+        return [
             (run.quality, theirs[run.seed])
             for run in one.finished
             if run.seed in theirs
         ]
-        return paired([x for x, _ in pairs], [y for _, y in pairs])
 
 
 def read(comparison: Comparison) -> Report:

@@ -30,8 +30,8 @@ class Difference:
     Attributes:
         seeds: Number of pairs.
         mean: Of the differences.
-        low, high: Its 95 % bootstrap interval.
-        student_low, student_high: 95 % by Student's t.
+        low, high: Its 95 % bootstrap interval; NaN of fewer than `LEAST_SEEDS`.
+        student_low, student_high: 95 % by Student's t; likewise.
     """
 
     seeds: int
@@ -67,13 +67,13 @@ def paired(x: Sequence[float], y: Sequence[float], seed: int = 0) -> Difference:
     if count == 0:
         return Difference(0, *(math.nan,) * 5)
     mean = float(differences.mean())
+    if count < LEAST_SEEDS:  # Of two or three numbers it would be their range.
+        return Difference(count, mean, *(math.nan,) * 4)
     generator = np.random.default_rng(seed)
     drawn = differences[generator.integers(0, count, (DRAWS, count))].mean(axis=1)
     low, high = np.quantile(drawn, [0.025, 0.975])
-    half = math.nan
-    if count > 1:
-        error = differences.std(ddof=1) / math.sqrt(count)
-        half = float(stats.t.ppf(0.975, count - 1) * error)
+    error = differences.std(ddof=1) / math.sqrt(count)
+    half = float(stats.t.ppf(0.975, count - 1) * error)
     return Difference(count, mean, float(low), float(high), mean - half, mean + half)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from tem_studies.comparison.plan import Row
 from tem_studies.comparison.report import Report
-from tem_studies.comparison.statistics import rank_correlation
+from tem_studies.comparison.statistics import LEAST_SEEDS, rank_correlation
 
 Rows = list[dict[str, Any]]
 
@@ -46,7 +46,7 @@ def differences(report: Report) -> Rows:
     """The lines of differences.csv: method minus other, at the same kind of rate."""
     rows = []
     for kind in report.kinds:
-        for budget in report.comparison.budgets:
+        for budget in report.budgets:
             lines = report.of(kind, budget)
             for one in lines:
                 for other in lines:
@@ -102,8 +102,10 @@ def text(report: Report) -> str:
     lines = [
         f"test {name}, mean ± deviation over seeds; minus {baseline}: 95 % interval"
     ]
+    if report.comparison.nseeds < LEAST_SEEDS:
+        lines[0] += f", not of fewer than {LEAST_SEEDS} seeds, which leaves all open"
     for kind in report.kinds:
-        for budget in report.comparison.budgets:
+        for budget in report.budgets:
             found = report.of(kind, budget)
             base = [line for line in found if line.row.method == baseline]
             lines.append(f"{report.title(kind, budget)}:")
@@ -118,7 +120,9 @@ def text(report: Report) -> str:
                 if base and line is not base[0]:
                     d = report.difference(line, base[0])
                     higher = report.quality.is_higher_better
-                    words += f"  {d.mean:+.4f} [{d.low:+.4f}, {d.high:+.4f}]"
+                    words += f"  {d.mean:+.4f}"
+                    if math.isfinite(d.low):
+                        words += f" [{d.low:+.4f}, {d.high:+.4f}]"
                     words += f" {d.verdict(report.margin, higher)}"
                 diverged = len(line.runs) - len(line.finished)
                 words += f"  {diverged} diverged" if diverged else ""

@@ -115,6 +115,30 @@ def test_report_can_be_made_before_all_is_finished(tmp_path):
         report.read(dataclasses.replace(comparison, directory=str(tmp_path / "c")))
 
 
+def test_methods_without_a_budget_are_reported_too(tmp_path):
+    comparison = made_up.comparison(
+        tmp_path,
+        methods=("none", "all_sign", "local_int2"),
+        baseline="none",
+        budgets=(),
+        rates=(),
+        local_steps=4,
+        nseeds=2,
+    )
+    made_up.write(comparison)
+    said = report.make(comparison, tmp_path / "report")
+    assert "not of fewer than 5 seeds" in said
+    assert "\nlearning rate 0.1:\n" in said
+    for name in ("none", "all_sign", "local_int2"):
+        assert f"\n  {name} " in said
+    assert "nan" not in said
+    rows = rows_of(tmp_path / "report" / "differences.csv")
+    assert len(rows) == 6
+    assert {row["low"] for row in rows} == {""}
+    for name in ("quality", "differences"):
+        assert (tmp_path / "report" / f"{name}.png").exists()
+
+
 def test_runs_that_diverged_are_counted_and_left_out(tmp_path):
     def change(task, result):
         if task.name.startswith("topk_model") and result["seed"] == 1:

@@ -27,6 +27,14 @@ def test_intervals_hold_the_mean_and_student_is_scipys():
     assert paired(y, x).mean == pytest.approx(-found.mean)
 
 
+def test_few_seeds_have_no_interval():
+    found = paired([0.3, 0.5, 0.4, 0.6], [0.1, 0.2, 0.3, 0.4])
+    assert found.mean == pytest.approx(0.2)
+    intervals = (found.low, found.high, found.student_low, found.student_high)
+    assert all(map(math.isnan, intervals))
+    assert found.verdict(0.003, True) == "open"
+
+
 def test_bootstrap_interval_has_the_width_of_the_mean():
     differences = np.random.default_rng(1).normal(size=400)
     found = paired(differences, np.zeros(400))
