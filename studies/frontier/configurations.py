@@ -107,7 +107,6 @@ def first() -> list[Configuration]:
         )
 
     fast, plain, some = (0.7, 0.9), (1.0, 0.0), (0.9, 0.6)
-    block = {"density": 1 / 4, "scope": "block"}
     return [
         Configuration("dense", 2e-3),
         local(10, "int2", 2e-3, some),
@@ -125,31 +124,27 @@ def first() -> list[Configuration]:
         Configuration("before", 4e-3, "int2", density=1 / 16),
         local(10, "int2", 4e-3, fast),
         local(1, "int2", 4e-3, plain),
-        local(50, "int2", 4e-3, fast),
-        local(30, "int2", 4e-3, some, **block),
     ]
 
 
 def repeats(rows: Sequence[dict[str, Any]]) -> list[tuple[Configuration, int]]:
-    """Further seeds, one seed after the other.
+    """Further seeds of dense at its best rate and of the best within each budget.
 
-    Of dense at its best rate, the best within each budget, and the best of every method
-    and period.
+    Then of the best of every other method.
     """
     tuned = sorted(
         (row for row in rows if row["seed"] == TUNING_SEED),
         key=lambda row: row["loss"],
     )
-    groups = {}
+    methods = {}
     for row in tuned:
-        one = row["configuration"]
-        groups.setdefault((one.method, one.period), one)
-    chosen = [groups.pop(("dense", 1))]
+        methods.setdefault(row["configuration"].method, row["configuration"])
+    chosen = [methods.pop("dense")]
     for budget in BUDGETS:
         within = [row["configuration"] for row in tuned if row["bits"] <= budget]
         chosen += within[:1]
-    chosen += groups.values()
-    return [(one, seed) for seed in SEEDS for one in dict.fromkeys(chosen)]
+    both = (list(dict.fromkeys(chosen)), list(methods.values()))
+    return [(one, seed) for part in both for seed in SEEDS for one in part]
 
 
 def frontier(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
