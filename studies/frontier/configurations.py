@@ -123,7 +123,6 @@ def first() -> list[Configuration]:
         local(16, "float32", 4e-3, some),
         Configuration("before", 4e-3, "int2", density=1 / 16),
         local(10, "int2", 4e-3, fast),
-        local(1, "int2", 4e-3, plain),
     ]
 
 
