@@ -121,6 +121,7 @@ def first() -> list[Configuration]:
         local(50, "int2", 4e-3, some),
         local(16, "int4", 4e-3, some),
         local(16, "float32", 4e-3, some),
+        local(10, "int2", 6e-3, some),
         Configuration("before", 4e-3, "int2", density=1 / 16),
         local(10, "int2", 4e-3, fast),
     ]
