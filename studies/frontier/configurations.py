@@ -124,6 +124,8 @@ def first() -> list[Configuration]:
         local(10, "int2", 6e-3, some),
         Configuration("before", 4e-3, "int2", density=1 / 16),
         local(10, "int2", 4e-3, fast),
+        Configuration("before", 4e-3, "int2"),
+        Configuration("before", 4e-3, "sign"),
     ]
 
 
