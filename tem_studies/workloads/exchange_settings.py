@@ -11,8 +11,8 @@ import math
 from tem_studies.refusal import Refusal
 from tem_studies.workloads.checks import Checked
 
-# Of DiLoCo (arXiv 2311.08105).
-OUTER_LEARNING_RATE, OUTER_MOMENTUM = 0.7, 0.9
+# Of `tem_tf.LocalUpdates`.
+OUTER_LEARNING_RATE, OUTER_MOMENTUM = 0.9, 0.6
 _OF_LOCAL_STEPS = ("outer_learning_rate", "outer_momentum")
 # What a step of one's own cannot do, or would do twice.
 _NOT_WITH = {

@@ -207,14 +207,14 @@ RUN_FLAGS: dict[str, tuple[FlagRow, ...]] = {
             float,
             None,
             "Of local_steps: share of the mean movement that is taken over. Not given: "
-            "0.7.",
+            "0.9.",
         ),
         FlagRow(
             "outer_momentum",
             float,
             None,
             "Of local_steps: Nesterov momentum of the mean movements, in [0, 1). Not "
-            "given: 0.9.",
+            "given: 0.6.",
         ),
         FlagRow(
             "freeze_step",

@@ -280,7 +280,7 @@ def test_workers_may_take_steps_by_themselves():
     # Their own gradients are undivided.
     assert optimizer.inner_optimizer.global_clipnorm == 0.4
     outer = optimizer.outer_optimizer
-    assert (float(outer.learning_rate), outer.momentum) == (np.float32(0.7), 0.0)
+    assert (float(outer.learning_rate), outer.momentum) == (np.float32(0.9), 0.0)
     assert not outer.nesterov
 
 
