@@ -2,7 +2,7 @@
 
 One bridge in a network namespace of its own, one namespace per worker, a veth pair
 between them, and on both ends of each pair a token bucket filter (tc's tbf). Rate
-only: no latency is added. Needs root and Debian's iproute2.
+only: no latency is added (relay.py adds some). Needs root and Debian's iproute2.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class ShapedLinks:
 
     Args:
         workers: Number of namespaces.
-        rate: A name in `RATES`.
+        rate: A name in `RATES`; None: as fast as the machine carries packets.
 
     Raises:
         PermissionError: on entering, if this is not root or iproute2 is missing.
@@ -54,19 +54,12 @@ class ShapedLinks:
             subprocess.run([*links.inside(0), "ping", "-c1", links.address(1)])
     """
 
-    def __init__(self, workers: int, rate: str):
-        self._workers = workers
-        self._rate = RATES[rate]
-        self._names = [
-            f"{_PREFIX}{os.getpid()}-{name}" for name in ("bridge", *range(workers))
-        ]
+    def __init__(self, workers: int, rate: str | None):
+        self._rate = None if rate is None else RATES[rate]
+        self._names = [namespace(name) for name in ("bridge", *range(workers))]
 
     def __enter__(self) -> ShapedLinks:
-        if os.geteuid() != 0 or shutil.which("tc") is None:
-            raise PermissionError(
-                "Shaped links need root and the commands ip and tc (Debian: iproute2). "
-                "Leave the shaped columns out with `--links loopback`."
-            )
+        check_may_make_links()
         remove_left_over()
         try:
             self._set_up()
@@ -97,49 +90,66 @@ class ShapedLinks:
 
     def _set_port(self, worker: int, state: str) -> None:
         # The bridge's end: the worker's own device stays up, as a cable's other end.
-        _run("ip", "-n", self._names[0], "link", "set", f"port{worker}", state)
+        run("ip", "-n", self._names[0], "link", "set", f"port{worker}", state)
 
     def _set_up(self) -> None:
         bridge, *names = self._names
         for name in self._names:
-            _run("ip", "netns", "add", name)
-            _run("ip", "-n", name, "link", "set", "lo", "up")
-        _run("ip", "-n", bridge, "link", "add", "br0", "type", "bridge")
-        _run("ip", "-n", bridge, "link", "set", "br0", "up")
+            run("ip", "netns", "add", name)
+            run("ip", "-n", name, "link", "set", "lo", "up")
+        run("ip", "-n", bridge, "link", "add", "br0", "type", "bridge")
+        run("ip", "-n", bridge, "link", "set", "br0", "up")
         for worker, name in enumerate(names):
             port = f"port{worker}"
             pair = ("type", "veth", "peer", "name", port, "netns", bridge)
-            _run("ip", "-n", name, "link", "add", "eth0", *pair)
+            run("ip", "-n", name, "link", "add", "eth0", *pair)
             address = f"{self.address(worker)}/24"
-            _run("ip", "-n", name, "address", "add", address, "dev", "eth0")
-            _run("ip", "-n", bridge, "link", "set", port, "master", "br0", "up")
-            _run("ip", "-n", name, "link", "set", "eth0", "up")
+            run("ip", "-n", name, "address", "add", address, "dev", "eth0")
+            run("ip", "-n", bridge, "link", "set", port, "master", "br0", "up")
+            run("ip", "-n", name, "link", "set", "eth0", "up")
+            if self._rate is None:
+                continue
             for space, device in ((name, "eth0"), (bridge, port)):
                 shape = ("rate", self._rate.rate, "burst", self._rate.burst)
                 root = ("qdisc", "add", "dev", device, "root", "tbf")
-                _run("tc", "-n", space, *root, *shape, "latency", _QUEUE)
+                run("tc", "-n", space, *root, *shape, "latency", _QUEUE)
 
     def _tear_down(self) -> None:
         for name in self._names:
-            _delete(name)
+            delete(name)
+
+
+def namespace(name: object) -> str:
+    """The name of a namespace of this process."""
+    return f"{_PREFIX}{os.getpid()}-{name}"
+
+
+def check_may_make_links() -> None:
+    """Raises a PermissionError if this is not root or iproute2 is missing."""
+    if os.geteuid() != 0 or shutil.which("tc") is None:
+        raise PermissionError(
+            "Shaped links need root and the commands ip and tc (Debian: iproute2). "
+            "Leave the shaped columns out with `--links loopback`."
+        )
 
 
 def remove_left_over() -> None:
     """Removes the namespaces of runs that were killed."""
-    listed = _run("ip", "netns", "list")
+    listed = run("ip", "netns", "list")
     for name in re.findall(rf"^({_PREFIX}\d+-\w+)", listed, re.MULTILINE):
         owner = name.removeprefix(_PREFIX).split("-")[0]
         if not pathlib.Path("/proc", owner).exists():
-            _delete(name)
+            delete(name)
 
 
-def _delete(name: str) -> None:
-    # Its devices go with it, and with a veth its other end.
+def delete(name: str) -> None:
+    """Removes a namespace and its devices, and with a veth its other end."""
     command = ["ip", "netns", "delete", name]
     subprocess.run(command, capture_output=True, timeout=_COMMAND_SECONDS)
 
 
-def _run(*command: str) -> str:
+def run(*command: str) -> str:
+    """What a command prints; a RuntimeError with what it says if it fails."""
     result = subprocess.run(
         command, capture_output=True, text=True, timeout=_COMMAND_SECONDS
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import itertools
 import json
 import os
@@ -24,6 +25,7 @@ from typing import Any
 
 ROOT = pathlib.Path(__file__).parents[1]
 START_SECONDS = 180
+_PR_SET_PDEATHSIG = 1  # Of Linux's prctl: a signal at the parent's death.
 # In a namespace of its own a worker finds every port free; each group takes the next.
 _ports = itertools.count(21_345)
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
@@ -38,6 +40,7 @@ class WorkerGroup:
         workers: Their number.
         links: None for loopback, or `ShapedLinks` in which they run.
         root: The checkout whose packages they import.
+        are_alone: Whether each is a cluster of its own.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class WorkerGroup:
         workers: int,
         links: Any = None,
         root: pathlib.Path = ROOT,
+        are_alone: bool = False,
     ):
         # Here: workers of another Python, which are served by this file, too, may not
         # have what tem_tf needs.
@@ -61,7 +65,8 @@ class WorkerGroup:
         self._logs: list[Any] = []
         for index in range(workers):
             inside = [] if links is None else links.inside(index)
-            environment = _environment(addresses, index, root)
+            cluster = ([addresses[index]], 0) if are_alone else (addresses, index)
+            environment = _environment(*cluster, root)
             self._start([*inside, *command], environment, root)
 
     def _start(
@@ -160,6 +165,8 @@ def checkout(text: str) -> pathlib.Path:
 
 def serve(handle: Callable[[Any], Any]) -> None:
     """The worker's side: answers requests until the benchmark hangs up."""
+    # Not only when a request is done, should the benchmark be killed.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     connection = Connection(int(sys.argv[-1]))
     while True:
         try:

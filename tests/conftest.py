@@ -58,6 +58,8 @@ WITH_PROCESSES = (
     "tests/program/test_predict.py",
     "tests/slurm/",
     "tests/test_benchmarks.py",
+    "tests/test_relay.py",
+    "tests/test_time_to_target.py",
     "tests/test_wheel.py",
     "tests/workloads/test_main.py",
 )

@@ -433,26 +433,3 @@ def test_the_mean_gradient_is_that_of_all_batches(overhead):
     assert gradient.shape == (62_346,)
     # Each batch has random images: its logits' gradients sum to zero over classes.
     assert abs(gradient[-10:].sum()) < 1e-5 < abs(gradient[-10:]).max()
-
-
-@pytest.mark.parametrize(("accuracy", "told"), [(0.81, False), (0.79, True)])
-def test_no_ratio_of_seconds_to_a_target_that_was_not_reached(
-    monkeypatch, capsys, accuracy, told
-):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import time_to_target
-
-    fit = {"seconds": 2.0, "steps": 20, "seconds_per_step": 0.1, "accuracy": 0.9}
-    link = {"mlp, dense": {**fit, "seconds": 6.0}}
-    link["mlp, hard_threshold"] = {**fit, "accuracy": accuracy}
-    probe = {name: {**fit, "accuracy": 0.2} for name in link}  # On a slow link.
-    time_to_target.show(
-        {
-            "settings": {"simple-cnn": (0, 0, 0.8), "mlp": (0, 0, 0.8)},
-            "links": {"loopback": link, "1gbit": probe},
-        }
-    )
-    lines = capsys.readouterr().out.splitlines()
-    assert sum("TARGET NOT REACHED" in line for line in lines) == 2 * told
-    ratios = [line.split() for line in lines if "as fast as dense" in line]
-    assert [words[2] for words in ratios] == ([] if told else ["3.00", "1.00"])

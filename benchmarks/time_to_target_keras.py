@@ -1,0 +1,183 @@
+"""One worker of time_to_target.py under TensorFlow: its dense row and this plugin's.
+
+A loop of one's own, a step a call of one `tf.function`; what a row is, `_optimizer`
+says. Requests are answered turn by turn: begin, train some steps, check.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+import zlib
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from time_to_target_data import Job, load, warm_up_steps
+from time_to_target_rows import BETAS, CLIPNORM, DECAY, EPSILON, MOMENTUM
+from time_to_target_worker import Beginning, Turn, cluster, traffic, turns
+from worker_group import serve
+
+import tem_tf
+from tem_studies.workloads import architectures
+from tem_studies.workloads.exchanging_optimizers import CompressedMatrixAdamW
+from tem_studies.workloads.optimizers import (
+    MatrixAdamW,
+    Momentum,
+    make_learning_rate,
+)
+from tem_studies.workloads.transformer import Transformer
+
+_CHECKED = 64  # Examples of one forward pass of a check.
+
+
+class Training:
+    """One row's training on one worker.
+
+    Args:
+        beginning: What to train.
+    """
+
+    def __init__(self, beginning: Beginning):
+        self._job = load(beginning.job)
+        self._beginning = beginning
+        self._step = 0
+        _, self._index = cluster()
+        warnings.filterwarnings("ignore", "Adam's variance is wrong")
+        if beginning.way == "dense":
+            self._strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        else:
+            self._strategy = tem_tf.MultiWorkerMirroredStrategy()
+        with self._strategy.scope():
+            self._model = _network(self._job)
+            self._model.set_weights(self._job.weights)
+            self._optimizer = _optimizer(self._job, beginning)
+            self._optimizer.build(self._model.trainable_variables)
+        self._train = tf.function(self._one_step)
+        self._summed = tf.function(self._sum_of_errors)
+        rows = self._job.of_worker(0, 0, beginning.workers)
+        inputs, _ = self._job.examples(rows)
+        self.logits_difference = self._job.check_logits(np.asarray(self._model(inputs)))
+
+    def train(self, steps: int) -> Turn:
+        """Takes so many steps."""
+        before, began = traffic(), time.perf_counter()
+        for _ in range(steps):
+            workers = self._beginning.workers
+            rows = self._job.of_worker(self._step, self._index, workers)
+            self._train(*map(tf.constant, self._job.examples(rows)))
+            self._step += 1
+        seconds = time.perf_counter() - began
+        sent, received = (b - a for a, b in zip(before, traffic(), strict=True))
+        return Turn(steps, seconds, sent, received)
+
+    def digest(self) -> int:
+        """A checksum of the weights."""
+        checksum = 0
+        for weights in self._model.get_weights():
+            checksum = zlib.crc32(np.ascontiguousarray(weights), checksum)
+        return checksum
+
+    def error(self) -> float:
+        """Mean loss, or share of wrong answers, on the validation split."""
+        total = count = 0.0
+        for inputs, targets, counts in self._job.held_out(_CHECKED):
+            part = self._summed(*map(tf.constant, (inputs, targets, counts)))
+            total += float(part)
+            count += float(counts.sum())
+        return total / count
+
+    def _one_step(self, inputs: tf.Tensor, targets: tf.Tensor) -> None:
+        def of_replica() -> None:
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(_cross_entropy(targets, self._model(inputs)))
+                # As `fit` does: what optimizers get is a share of the mean.
+                loss /= self._strategy.num_replicas_in_sync
+            variables = self._model.trainable_variables
+            self._optimizer.apply(tape.gradient(loss, variables), variables)
+
+        self._strategy.run(of_replica)
+
+    def _sum_of_errors(
+        self, inputs: tf.Tensor, targets: tf.Tensor, counts: tf.Tensor
+    ) -> tf.Tensor:
+        logits = self._model(inputs)
+        if self._job.name == "gpt":
+            return tf.reduce_sum(_cross_entropy(targets, logits) * counts)
+        wrong = tf.argmax(logits, -1, tf.int32) != targets
+        return tf.reduce_sum(tf.cast(wrong, tf.float32) * counts)
+
+
+def _cross_entropy(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
+
+
+def _network(job: Job) -> keras.Model:
+    if job.name == "gpt":
+        return Transformer(**job.sizes)
+    return architectures.build("simple-cnn", job.inputs.shape[1:], seed=0)
+
+
+def _optimizer(job: Job, beginning: Beginning) -> keras.optimizers.Optimizer:
+    """What makes a row: an optimizer."""
+    settings, replicas = beginning.settings, beginning.replicas
+    # Each worker's own gradient is clipped, in the units of who does it.
+    clipnorm = CLIPNORM if job.name == "gpt" else None
+    divided = clipnorm and clipnorm / replicas
+    if beginning.way == "signs":
+        adamw = _adamw(beginning)
+        return CompressedMatrixAdamW(
+            **adamw, freeze_step=settings["freeze_step"], global_clipnorm=divided
+        )
+    inner: keras.optimizers.Optimizer
+    if settings["optimizer"] == "adamw":
+        inner = MatrixAdamW(**_adamw(beginning))
+    else:
+        inner = Momentum(_rate(beginning), MOMENTUM)
+    if beginning.way == "dense":
+        inner.global_clipnorm = divided
+        return inner
+    if beginning.way == "local":
+        inner.global_clipnorm = clipnorm
+        return tem_tf.LocalUpdates(
+            inner,
+            keras.optimizers.SGD(
+                settings["outer_rate"], settings["outer_momentum"], nesterov=True
+            ),
+            settings["local_steps"],
+            compressor=tem_tf.AllEntries(),
+            value_dtype=settings["value_dtype"],
+        )
+    compressor: tem_tf.Compressor
+    value_dtype = "float32"
+    if beginning.way == "threshold":
+        compressor = tem_tf.HardThreshold(settings["threshold"])
+    elif beginning.way == "topk":
+        compressor, value_dtype = tem_tf.TopK(settings["density"]), "bfloat16"
+    else:
+        compressor = tem_tf.PowerSGD(settings["rank"])
+    return tem_tf.SparsifiedOptimizer(
+        inner, compressor, value_dtype=value_dtype, local_clipnorm=clipnorm
+    )
+
+
+def _rate(beginning: Beginning) -> Any:
+    steps = beginning.settings["steps"]
+    return make_learning_rate(
+        beginning.settings["rate"], "cosine", steps, 0.1, warm_up_steps(steps)
+    )
+
+
+def _adamw(beginning: Beginning) -> dict[str, Any]:
+    return {
+        "learning_rate": _rate(beginning),
+        "weight_decay": DECAY,
+        "beta_1": BETAS[0],
+        "beta_2": BETAS[1],
+        "epsilon": EPSILON,
+    }
+
+
+if __name__ == "__main__":
+    serve(turns(Training))

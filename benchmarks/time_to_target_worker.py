@@ -1,0 +1,105 @@
+"""What workers of both frameworks have in common in time_to_target.py: their requests.
+
+A request is a pair: ("begin", Beginning), ("train", steps) or ("check", whether the
+chief is to measure). Seconds are those of training alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+_STATISTICS = pathlib.Path("/sys/class/net/eth0/statistics")
+
+
+class Beginning(NamedTuple):
+    """What a worker is to train.
+
+    Attributes:
+        job: Its file.
+        way: A row's.
+        settings: The row's, with `steps` and `rate`.
+        workers: Among how many a step's examples are shared out.
+        replicas: Who exchange: `workers`, or 1 where each trains alone, to be timed.
+    """
+
+    job: str
+    way: str
+    settings: Mapping[str, Any]
+    workers: int
+    replicas: int
+
+
+class Turn(NamedTuple):
+    """Some steps.
+
+    Attributes:
+        steps: Their number.
+        seconds: Of this worker's clock.
+        sent_bytes, received_bytes: Of this worker's interface.
+    """
+
+    steps: int
+    seconds: float
+    sent_bytes: int
+    received_bytes: int
+
+
+class Training(Protocol):
+    """A framework's."""
+
+    logits_difference: float
+
+    def train(self, steps: int) -> Turn:
+        """Takes so many steps."""
+        ...
+
+    def digest(self) -> int:
+        """A checksum of the weights."""
+        ...
+
+    def error(self) -> float:
+        """Mean loss, or share of wrong answers, on the validation split."""
+        ...
+
+
+def turns(make: Callable[[Beginning], Training]) -> Callable[[tuple[str, Any]], Any]:
+    """What `worker_group.serve` calls.
+
+    "begin" answers with the difference of logits, "train" with a `Turn`, "check" with
+    the weights' digest and, on the chief, the error on the validation split if asked.
+    """
+    training: Training | None = None
+    is_chief = cluster()[1] == 0
+
+    def handle(request: tuple[str, Any]) -> Any:
+        nonlocal training
+        kind, argument = request
+        if kind == "begin":
+            training = make(Beginning(*argument))
+            return training.logits_difference
+        assert training is not None
+        if kind == "train":
+            return tuple(training.train(argument))
+        return training.digest(), training.error() if argument and is_chief else None
+
+    return handle
+
+
+def traffic() -> tuple[int, int]:
+    """Bytes that this namespace's interface has sent and received; 0 without one."""
+    if not _STATISTICS.exists():
+        return 0, 0
+    sent, received = (
+        int((_STATISTICS / f"{kind}_bytes").read_text()) for kind in ("tx", "rx")
+    )
+    return sent, received
+
+
+def cluster() -> tuple[list[str], int]:
+    """Addresses of all workers, and which is this."""
+    config = json.loads(os.environ["TF_CONFIG"])
+    return config["cluster"]["worker"], config["task"]["index"]

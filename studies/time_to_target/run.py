@@ -1,0 +1,343 @@
+r"""Makes the whole board, and goes on where it stopped.
+
+    sudo python studies/time_to_target/run.py PATH_TEXT PATH_DATA --torch PYTHON
+    sudo python studies/time_to_target/run.py PATH_TEXT PATH_DATA --torch PYTHON \
+        --quick --out FOLDER                                       # a rehearsal
+    python studies/time_to_target/run.py --report
+
+For each job, one run after the other (a run that is in results.csv is not made again):
+
+1. tune     each row's grid, short runs with the tuning seed: the least error stays, for
+            each H of local updates.
+2. dense    TensorFlow dense, whole, with each seed: its final error makes the target.
+3. length   with the tuning seed, the shortest schedule that comes to the target.
+4. alone    the arithmetic of a step.
+   linear   of the CNN: a linear model's error, which the target has to be well below.
+5. link     first loopback with each seed, until the target; then the other links with
+            the first seed, for as many steps, with H as `_choose` says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+HERE = pathlib.Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+from grids import QUICK, TUNED_AS, WHOLE, Plan  # noqa: E402
+from results import NUMBERS, Line, Results, report  # noqa: E402
+from shaped_links import check_may_make_links  # noqa: E402
+from time_to_target import STOPPED_AFTER, end_by_signal, target_of  # noqa: E402
+from time_to_target_rows import DENSE, OURS, ROWS, grid  # noqa: E402
+from time_to_target_runs import (  # noqa: E402
+    LINKS,
+    LOOPBACK,
+    Setup,
+    alone,
+    linear_error,
+    open_links,
+    train,
+    write_job,
+)
+
+RESULTS = HERE / "results.csv"
+PROBE_ROUNDS = 2  # After which the seconds of a step on a link are believed.
+LINEAR_MARGIN = 0.03
+NOT_MEASURED = float("nan")
+Settings = dict[str, Any]
+
+
+class Board:
+    """One job's runs.
+
+    Args:
+        job: "gpt" or "cnn".
+        path_data: Of its data.
+        torch: A Python that has PyTorch.
+        rows: Names; TensorFlow dense is always among them, as it makes the target.
+        plan: The study's size.
+        results: Where lines go.
+        folder: For the job's files.
+    """
+
+    def __init__(
+        self,
+        job: str,
+        path_data: str,
+        torch: str,
+        rows: Sequence[str],
+        plan: Plan,
+        results: Results,
+        folder: pathlib.Path,
+    ):
+        self._job, self._path_data, self._torch = job, path_data, torch
+        self._rows = [name for name in ROWS if name in {*rows, DENSE}]
+        self._plan, self._results, self._folder = plan, results, folder
+
+    def make(self) -> None:
+        """Makes every run that there is not yet."""
+        seed = self._plan.tuning_seed
+        tuned = {name: self._tuned(name) for name in self._rows}
+        target = self._target(tuned, seed)
+        chosen = {
+            name: [
+                s for one in tuned[name] for s in self._long_enough(name, one, target)
+            ]
+            for name in self._rows
+        }
+        targets = {seed: self._target(tuned, seed) for seed in self._plan.seeds}
+        if self._job == "cnn":
+            self._linear(max(targets.values()))
+        for name in self._rows:
+            for settings in chosen[name]:
+                self._alone(name, settings)
+                for seed, target in targets.items():
+                    self._run("loopback", name, LOOPBACK, seed, settings, target)
+        for link in LINKS:
+            self._link(link, chosen, targets)
+
+    def _tuned(self, name: str) -> list[Settings]:
+        """The best settings of a row, one for each H."""
+        row = ROWS[TUNED_AS.get(name, name)]
+        tried = [{**one, "steps": self._plan.tuning_steps} for one in self._grid(row)]
+        lines = [
+            self._run(
+                "tune", TUNED_AS.get(name, name), LOOPBACK, self._plan.tuning_seed, one
+            )
+            for one in tried
+        ]
+        best: dict[Any, Line] = {}
+        for line in sorted(lines, key=lambda line: line["error"]):
+            best.setdefault(line["settings"].get("local_steps"), line)
+        own = ROWS[name].fixed if name in TUNED_AS else {}
+        return [{**line["settings"], **own} for line in best.values()]
+
+    def _grid(self, row: Any) -> list[Settings]:
+        known = self._plan.settings
+        found: list[Settings] = []
+        for one in grid(self._job, row):
+            replaced = {**one, **{k: known[k] for k in known.keys() & one.keys()}}
+            if replaced not in found:
+                found.append(replaced)
+        # Of rehearsals, where grids are replaced, one will do.
+        return found[:1] if known else found
+
+    def _target(self, tuned: Mapping[str, list[Settings]], seed: int) -> float:
+        settings = {**tuned[DENSE][0], "steps": self._plan.dense_steps}
+        error = self._run("dense", DENSE, LOOPBACK, seed, settings)["error"]
+        return target_of(self._job, error)
+
+    def _linear(self, target: float) -> None:
+        """Measures the linear model, and says if the target is too easy."""
+        key = {"job": self._job, "kind": "linear", "row": "linear model"}
+        if not self._results.find(**key):
+            began = time.monotonic()
+            error = linear_error(self._path_data)
+            seconds = time.monotonic() - began
+            seed, nothing = self._plan.tuning_seed, dict.fromkeys(NUMBERS, NOT_MEASURED)
+            line = {**key, "link": LOOPBACK, "seed": seed, "settings": {}, **nothing}
+            line |= {"steps": 0, "error": error, "run_seconds": seconds}
+            self._results.add({**line, "is_there": error <= target, "digest": 0})
+        error = self._results.find(**key)[0]["error"]
+        if target > error - LINEAR_MARGIN:
+            print(
+                f"TOO EASY: the target is an error of {target:.4f}, a linear model has "
+                f"{error:.4f}, and they should lie {LINEAR_MARGIN:g} apart.",
+                flush=True,
+            )
+
+    def _long_enough(
+        self, name: str, settings: Settings, target: float
+    ) -> list[Settings]:
+        """With the shortest schedule that comes to the target; the longest if none."""
+        seed = self._plan.tuning_seed
+        for steps in self._plan.lengths:
+            settings = {**settings, "steps": steps}
+            if self._run("length", name, LOOPBACK, seed, settings, target)["is_there"]:
+                break
+        return [settings]
+
+    def _link(
+        self,
+        link: str,
+        chosen: Mapping[str, list[Settings]],
+        targets: Mapping[int, float],
+    ) -> None:
+        """All rows on a link, ours first, those that send least before others."""
+        seeds = self._plan.seeds if link == LOOPBACK else self._plan.seeds[:1]
+        rows = {name: self._choose(name, link, chosen[name]) for name in chosen}
+
+        def order(name: str) -> tuple[bool, float]:
+            line = self._loopback(name, rows[name], seeds[0])
+            return name not in OURS, line["sent_bytes"] / line["steps"]
+
+        for seed in seeds:
+            best = float("inf")
+            for name in sorted(rows, key=order):
+                before = self._loopback(name, rows[name], seed)
+                if link == LOOPBACK or not before["is_there"]:
+                    line = self._copied(before, link)
+                else:
+                    limit = STOPPED_AFTER * best
+                    line = self._run(
+                        "link", name, link, seed, rows[name], targets[seed],
+                        before["steps"], limit,
+                    )  # fmt: skip
+                    if line["is_there"] and line["digest"] != before["digest"]:
+                        print(f"{link} {name}: OTHER BITS THAN ON LOOPBACK", flush=True)
+                if name in OURS and line["is_there"]:
+                    best = min(best, line["seconds"])
+
+    def _choose(self, name: str, link: str, several: list[Settings]) -> Settings:
+        """The H with the least seconds: steps to the target by those of a step there.
+
+        Those of a step are of `PROBE_ROUNDS` rounds; on loopback of the whole run.
+        """
+        seed = self._plan.seeds[0]
+
+        def seconds(settings: Settings) -> tuple[bool, float]:
+            line = self._loopback(name, settings, seed)
+            if link == LOOPBACK or not line["is_there"]:
+                return not line["is_there"], line["seconds"]
+            steps = min(PROBE_ROUNDS * settings["local_steps"], line["steps"])
+            probe = self._run("probe", name, link, seed, settings, steps=steps)
+            return False, probe["seconds"] / (probe["steps"] - 1) * line["steps"]
+
+        return several[0] if len(several) == 1 else min(several, key=seconds)
+
+    def _loopback(self, name: str, settings: Settings, seed: int) -> Line:
+        key = {"job": self._job, "kind": "loopback", "row": name, "seed": seed}
+        return self._results.find(**key, settings=settings)[0]
+
+    def _copied(self, before: Line, link: str) -> Line:
+        """Loopback's line is its link's; a row without target there has none here."""
+        line = {**before, "kind": "link", "link": link}
+        key = {name: line[name] for name in ("job", "kind", "row", "link", "seed")}
+        if not self._results.find(**key):
+            self._results.add(line)
+        return line
+
+    def _alone(self, name: str, settings: Settings) -> float:
+        seed = self._plan.tuning_seed
+        key = {"job": self._job, "kind": "alone", "row": name, "settings": settings}
+        if found := self._results.find(**key):
+            return found[0]["arithmetic_seconds"]
+        began = time.monotonic()
+        seconds = alone(self._setup(seed), name, settings)
+        line = {"link": LOOPBACK, "seed": seed, "target": NOT_MEASURED}
+        line |= {
+            "error": NOT_MEASURED,
+            "steps": 0,
+            "seconds": NOT_MEASURED,
+            "digest": 0,
+        }
+        line |= {"sent_bytes": 0.0, "received_bytes": 0.0, "is_there": True}
+        line |= {"arithmetic_seconds": seconds}
+        self._results.add({**key, **line, "run_seconds": time.monotonic() - began})
+        return seconds
+
+    def _run(
+        self,
+        kind: str,
+        name: str,
+        link: str,
+        seed: int,
+        settings: Settings,
+        target: float | None = None,
+        steps: int | None = None,
+        limit_seconds: float = float("inf"),
+    ) -> Line:
+        """The line of a run, which is made if there is none."""
+        key = {"job": self._job, "kind": kind, "row": name, "link": link, "seed": seed}
+        key["settings"] = settings
+        if found := self._results.find(**key):
+            return found[0]
+        print(*key.values(), flush=True)
+        began = time.monotonic()
+        with open_links(link, self._plan.workers) as links:
+            outcome = train(
+                self._setup(seed),
+                name,
+                settings,
+                links,
+                # On other links than loopback the step is known.
+                target if steps is None else None,
+                steps,
+                limit_seconds,
+                checks=target is not None and steps is None,
+                measures_end=steps is None,
+            )
+        last = outcome.checks[-1] if outcome.checks else None
+        error = last.error if last and last.error is not None else NOT_MEASURED
+        arithmetic = NOT_MEASURED
+        if kind in ("loopback", "link"):
+            arithmetic = self._alone(name, settings)
+        line = {
+            **key,
+            "target": NOT_MEASURED if target is None else target,
+            "error": error,
+            "is_there": outcome.is_there,
+            "steps": outcome.steps,
+            "seconds": outcome.seconds,
+            "sent_bytes": outcome.sent_bytes,
+            "received_bytes": outcome.received_bytes,
+            "arithmetic_seconds": arithmetic,
+            "run_seconds": time.monotonic() - began,
+            "digest": last.digest if last else 0,
+        }
+        end = "there" if outcome.is_there else "NOT THERE"
+        print(f"  {outcome.seconds:.1f} s, {outcome.steps} steps, {end}", flush=True)
+        self._results.add(line)
+        return line
+
+    def _setup(self, seed: int) -> Setup:
+        plan = self._plan
+        out = self._folder / f"{self._job}-{seed}.npz"
+        more = [f"--workers={plan.workers}", *(["--tiny"] if plan.is_tiny else [])]
+        steps = max(plan.dense_steps, plan.tuning_steps, *plan.lengths)
+        write_job(self._job, self._path_data, out, seed, steps, more)
+        return Setup(str(out), self._torch, plan.workers, plan.check_steps)
+
+
+def main() -> None:
+    """Makes what is missing, and prints the tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("path_text", nargs="?")
+    parser.add_argument("path_data", nargs="?", help="holds Fashion-MNIST/")
+    parser.add_argument("--torch", help="a Python that has PyTorch")
+    parser.add_argument(
+        "--jobs", nargs="+", choices=("gpt", "cnn"), default=("gpt", "cnn")
+    )
+    parser.add_argument("--rows", nargs="+", choices=tuple(ROWS), default=tuple(ROWS))
+    parser.add_argument("--quick", action="store_true", help="a rehearsal; needs --out")
+    parser.add_argument("--out", type=pathlib.Path, help="folder of results.csv")
+    parser.add_argument("--report", action="store_true", help="train nothing")
+    arguments = parser.parse_args()
+    if arguments.quick and arguments.out is None:
+        parser.error("--quick needs --out: a rehearsal is no result")
+    path = RESULTS if arguments.out is None else arguments.out / "results.csv"
+    results = Results(path)
+    if not arguments.report:
+        if None in (arguments.path_text, arguments.path_data, arguments.torch):
+            parser.error("PATH_TEXT, PATH_DATA or --torch is missing")
+        check_may_make_links()
+        signal.signal(signal.SIGTERM, end_by_signal)
+        plan = QUICK if arguments.quick else WHOLE
+        places = {"gpt": arguments.path_text, "cnn": arguments.path_data}
+        with tempfile.TemporaryDirectory() as folder:
+            for job in arguments.jobs:
+                rest = (arguments.rows, plan, results, pathlib.Path(folder))
+                Board(job, places[job], arguments.torch, *rest).make()
+    for job in arguments.jobs:
+        print(f"\n{job}\n\n{report(results, job)}")
+
+
+if __name__ == "__main__":
+    main()
