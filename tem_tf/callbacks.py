@@ -19,10 +19,10 @@ class TensorBoardSparsification(keras.callbacks.Callback):
     Also those of `LocalUpdates`, per exchange.
 
     Under `communication/`: of the steps since the last record `density` and
-    `bytes_by_dense` (bytes sent, padding included, by those of dense exchanges), per
-    step and replica `entries_sent`, `payload_bytes`, `padded_bytes`, `dense_bytes`; of the
-    run so far `total_error`; of the last step `compression_error`, `relative_error`
-    (‖e‖²/‖p‖²), `residual_norm`, `residual_max`, `gradient_norm`. Under `variables/`,
+    `bytes_by_dense` (bytes sent, padding included, by those of dense exchanges), and
+    per step and replica `entries_sent`, `payload_bytes`, `padded_bytes`, `dense_bytes`;
+    of the run so far `total_error`; of the last step `compression_error`,
+    `relative_error` (‖e‖²/‖p‖²), `residual_norm`, `residual_max`, `gradient_norm`. Under `variables/`,
     by the path of each variable: of the steps since the last record `density` and
     `mean_relative_error` (sum of ‖e‖² by sum of ‖p‖²); of the run so far `total_error`;
     of the last step `relative_error`, `residual_norm`, `residual_max`, `gradient_norm`.

@@ -118,7 +118,7 @@ def test_results_are_read_as_they_were_written(tmp_path):
     assert "| PowerSGD | 1.5 s | not in 70 s |" in results.report(again, "gpt")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # Its links are held against their rates, on an idle machine.
 @pytest.mark.multi_worker
 @pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("tc") is None, reason="needs root and iproute2"
