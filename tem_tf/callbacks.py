@@ -22,10 +22,11 @@ class TensorBoardSparsification(keras.callbacks.Callback):
     `bytes_by_dense` (bytes sent, padding included, by those of dense exchanges), and
     per step and replica `entries_sent`, `payload_bytes`, `padded_bytes`, `dense_bytes`;
     of the run so far `total_error`; of the last step `compression_error`,
-    `relative_error` (‖e‖²/‖p‖²), `residual_norm`, `residual_max`, `gradient_norm`. Under `variables/`,
-    by the path of each variable: of the steps since the last record `density` and
-    `mean_relative_error` (sum of ‖e‖² by sum of ‖p‖²); of the run so far `total_error`;
-    of the last step `relative_error`, `residual_norm`, `residual_max`, `gradient_norm`.
+    `relative_error` (‖e‖²/‖p‖²), `residual_norm`, `residual_max`, `gradient_norm`.
+    Under `variables/`, by the path of each variable: of the steps since the last record
+    `density` and `mean_relative_error` (sum of ‖e‖² by sum of ‖p‖²); of the run so far
+    `total_error`; of the last step `relative_error`, `residual_norm`, `residual_max`,
+    `gradient_norm`.
 
     The step is the optimizer's, so that a resumed run goes on where it was; what a
     killed one had written of later steps is removed. Under `steps_per_execution` a
