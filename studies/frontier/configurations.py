@@ -34,7 +34,7 @@ class Configuration:
         period: Steps between exchanges ("local").
         outer_rate, outer_momentum: Of the outer SGD, with Nesterov's momentum.
         decay: What the residual is multiplied by before it is added.
-        freeze: Dense steps before the second moment is frozen ("momentum").
+        freeze: Dense steps first, "momentum" then freezes the second moment.
     """
 
     method: str
@@ -63,6 +63,8 @@ class Configuration:
             flags |= {"outer_momentum": self.outer_momentum}
         if self.method == "momentum":
             flags |= {"freeze_step": self.freeze}
+        if self.method == "before" and self.freeze:
+            flags |= {"warmup_steps": self.freeze}
         if self.method != "dense":
             flags |= {"value_dtype": self.values} | self._selection()
         if self.decay != 1:
@@ -126,6 +128,7 @@ def first() -> list[Configuration]:
         local(10, "int2", 4e-3, fast),
         Configuration("before", 4e-3, "int2"),
         Configuration("before", 4e-3, "sign"),
+        Configuration("before", 4e-3, "int2", freeze=45),
     ]
 
 

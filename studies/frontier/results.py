@@ -190,8 +190,8 @@ def _words(row: dict[str, Any]) -> str:
     if one.method == "local":
         words += [f"H {one.period}"]
         words += [f"outer {one.outer_rate:g}, {one.outer_momentum:g}"]
-    if one.method == "momentum":
-        words += [f"freeze {one.freeze}"]
+    if one.freeze:
+        words += [f"{one.freeze} dense steps first"]
     if one.method != "dense":
         if one.scope == "threshold":
             words += [f"{row['entries']:.2%} by cut {one.cut:.2g}"]
