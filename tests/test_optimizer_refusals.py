@@ -303,6 +303,9 @@ def test_what_loses_quality_is_said_and_nothing_else(recwarn):
     tem_tf.SparsifiedOptimizer(sgd(), tem_tf.TopK(0.1))
     tem_tf.CompressedAdamW(freeze_step=3)
     tem_tf.LocalUpdates(adam(), compressor=tem_tf.TopK(0.1))
+    tem_tf.SparsifiedOptimizer(adam(), tem_tf.AllEntries(), value_dtype="int2")
     assert not recwarn.list
     with pytest.warns(UserWarning, match="see docs/adamw.md"):
         tem_tf.SparsifiedOptimizer(adam(), tem_tf.TopK(0.1))
+    with pytest.warns(UserWarning, match="see docs/adamw.md"):
+        tem_tf.SparsifiedOptimizer(adam(), tem_tf.AllEntries(), value_dtype="sign")
