@@ -129,6 +129,8 @@ def first() -> list[Configuration]:
         Configuration("before", 4e-3, "int2"),
         Configuration("before", 4e-3, "sign"),
         Configuration("before", 4e-3, "int2", freeze=45),
+        local(10, "int2", 4e-3, (0.9, 0.4)),
+        local(8, "int2", 4e-3, (0.9, 0.5)),
     ]
 
 
