@@ -27,7 +27,6 @@ from tem_studies.written_files import write_table  # noqa: E402
 NUMBERS = ("loss", "bits", "entries")
 FIELD_NAMES = tuple(field.name for field in FIELDS)
 COLUMNS = (*FIELD_NAMES, "seed", *NUMBERS, "seconds")
-_WIDTHS = {"float32": 32, "bfloat16": 16, "int8": 8, "int4": 4, "int2": 2, "sign": 1}
 # Student's t of 95 %, by degrees of freedom.
 _T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
 
@@ -132,50 +131,32 @@ def report(rows: Sequence[dict[str, Any]]) -> str:
             lines.append(
                 f"| {budget:g} bits | {aim:.0%} | {_excess(row)} | {_words(row)} |"
             )
-    for title, chosen in (
-        ("The frontier, by means of seeds:", frontier(found)),
-        ("All that was repeated:", sorted(found, key=lambda row: -row["bits"])),
-    ):
-        lines += ["", title, ""]
-        lines += [
-            "| bits | by dense | loss | beside dense (95 %) | seeds | tuning | which |",
-            "|---|---|---|---|---|---|---|",
-        ]
-        lines += [
-            f"| {row['bits']:.3g} | 1/{32 / row['bits']:.0f} | {row['loss']:.4f} |"
-            f" {_excess(row)} | {row['seeds']} | {row['tuning_loss']:.4f} |"
-            f" {_words(row)} |"
-            for row in chosen
-        ]
-    lines += ["", "The best of the tuning seed, beside dense:", "", *_tuned(rows)]
+    lines += ["", "All that was repeated:", ""]
+    lines += [
+        "| bits | by dense | loss | beside dense (95 %) | seeds | tuning | which |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['bits']:.3g} | 1/{32 / row['bits']:.0f} | {row['loss']:.4f} |"
+        f" {_excess(row)} | {row['seeds']} | {row['tuning_loss']:.4f} |"
+        f" {_words(row)} |"
+        for row in sorted(found, key=lambda row: -row["bits"])
+    ]
+    lines += ["", "All that was tried, with the tuning seed:", "", *_tuned(rows)]
     return "\n".join(lines)
 
 
 def _tuned(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """A table: methods and periods down, compressions across."""
-    best: dict[tuple[str, str], float] = {}
-    dense, columns = math.inf, {}
-    for row in rows:
-        one = row["configuration"]
-        if row["seed"] != TUNING_SEED:
-            continue
-        if one.method == "dense":
-            dense = min(dense, row["loss"])
-            continue
-        name = f"local, H {one.period}" if one.method == "local" else one.method
-        name += f", freeze {one.freeze}" if one.freeze else ""
-        some = "all" if one.density == 1 else f"1/{1 / one.density:g}"
-        column = f"{some} {one.values}"
-        columns[column] = (-one.density, -_WIDTHS[one.values])
-        best[name, column] = min(best.get((name, column), math.inf), row["loss"])
-    order = sorted(columns, key=lambda column: columns[column])
-    lines = ["| | " + " | ".join(order) + " |", "|---" * (len(order) + 1) + "|"]
-    for name in dict.fromkeys(name for name, _ in best):
-        cells = [
-            f"{best[name, column] / dense - 1:+.1%}" if (name, column) in best else ""
-            for column in order
-        ]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    """A table: all that was trained with the tuning seed, by falling bits."""
+    tuned = [row for row in rows if row["seed"] == TUNING_SEED]
+    dense = best_dense(rows)
+    base = next((r["loss"] for r in tuned if r["configuration"] == dense), math.nan)
+    lines = ["| bits | loss | beside dense | which |", "|---|---|---|---|"]
+    lines += [
+        f"| {row['bits']:.3g} | {row['loss']:.4f} | {row['loss'] / base - 1:+.1%} |"
+        f" {_words(row)} |"
+        for row in sorted(tuned, key=lambda row: (-row["bits"], row["loss"]))
+    ]
     return lines
 
 
