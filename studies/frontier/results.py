@@ -16,7 +16,6 @@ from configurations import (
     SEEDS,
     TUNING_SEED,
     Configuration,
-    frontier,
     read,
 )
 
