@@ -52,7 +52,7 @@ def main() -> None:
             [row["bits"] for row in pale],
             [100 * (row["loss"] / dense - 1) for row in pale],
             *("o",),
-            **{"color": colour, "alpha": 0.25, "markersize": 3, "zorder": 1},
+            **{"color": colour, "alpha": 0.5, "markersize": 4, "zorder": 1},
         )
         full = [row for row in found if series(row["configuration"]) == name]
         axes.errorbar(
@@ -74,7 +74,7 @@ def main() -> None:
         axes.annotate(
             f"{budget:g} bits, {aim:.0%}",
             (budget, 100 * aim),
-            **{"textcoords": "offset points", "xytext": (0, 4), "ha": "center"},
+            **{"textcoords": "offset points", "xytext": (12, -3), "ha": "left"},
             fontsize=7,
         )
     axes.axhline(0, color="tab:grey", linewidth=0.8, linestyle=":")
