@@ -31,8 +31,8 @@ from tem_studies.data_parallelism.flags import STUDY_FLAGS
 from tem_studies.flag_row import FlagRow
 from tem_studies.help_text import help_text
 from tem_studies.refusal import Refusal
-from tem_studies.workloads.flags import RUN_FLAGS
-from tem_studies.workloads.forecast_flags import FORECAST_FLAGS, link_of
+from tem_studies.workloads.flags import OF_LOGDIR, RUN_FLAGS
+from tem_studies.workloads.forecast_flags import FORECAST_FLAGS, check_figure, link_of
 from tem_studies.workloads.resume_flags import resume_interval
 from tem_studies.workloads.stop_signals import leaving_at_once
 
@@ -260,6 +260,11 @@ def predict() -> int:
     from tem_studies.workloads import command_line as workloads
     from tem_studies.workloads.environment import Start, count_workers
 
+    takes = {row.name for rows in RUN_FLAGS.values() for row in rows} - {*OF_LOGDIR}
+    takes |= {row.name for row in FORECAST_FLAGS}
+    for name in sorted(_given() - takes):
+        raise Refusal(f"`{name}` has no effect in a forecast. Leave --{name} out.")
+    check_figure(FLAGS.figure)
     configuration = configure()
     processes = count_workers(1)
     link = link_of(FLAGS.link_mbit, FLAGS.link_ms, configuration.workers, processes)

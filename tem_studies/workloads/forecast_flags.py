@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from pathlib import Path
 
 from tem_studies.flag_row import FlagRow
 from tem_studies.refusal import Refusal
@@ -59,3 +61,19 @@ def link_of(
         if not (is_good and math.isfinite(value)):
             raise Refusal(f"`{name}` must be {rule}. Received: {name}={value!r}.")
     return bandwidth, latency
+
+
+def check_figure(path: str | None) -> None:
+    """Refuses a figure that could not be written, before anything is measured.
+
+    Raises:
+        Refusal: its folder is missing, or it is a folder itself.
+    """
+    if path is None:
+        return
+    place = Path(path)
+    if place.is_dir() or not os.access(place.parent, os.W_OK):
+        raise Refusal(
+            "`figure` must be a file in a directory that can be written to. Received: "
+            f"figure={path!r}."
+        )

@@ -175,6 +175,13 @@ WRONG = [
         "`link_ms` must be at least 0 and finite. Received: link_ms=-1.0.",
     ),
     ("--link_ms 1", {}, "`link_ms` has an effect after the word predict alone."),
+    (
+        "predict --workers 4 --link_mbit 1 --figure NOWHERE/a.png",
+        {},
+        "`figure` must be a file in a directory that can be written to.",
+    ),
+    ("predict --compare none,topk", {}, "`compare` has no effect in a forecast."),
+    ("predict --logdir NOWHERE", {}, "`logdir` has no effect in a forecast."),
     ("predict predict", {}, "Every argument must follow a flag. Received: predict."),
     # The convex laboratory.
     (f"{CONVEX} --methods foo", {}, "`methods` must be one or more of ec-sgd,"),
