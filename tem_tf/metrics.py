@@ -180,7 +180,7 @@ def entries_of(said: Sequence[Asked], segments: Segments) -> tf.Tensor:
     total = tf.zeros([], tf.float64)
     for asked in said:
         entries = asked.message if isinstance(asked, Gather) else None
-        if isinstance(entries, SparseGradient) and entries.is_whole:
+        if isinstance(entries, SparseGradient) and entries.whole:
             counts += tf.constant(sizes, tf.float64)
         elif isinstance(entries, SparseGradient):
             ends = tf.constant([s.offset + s.size for s in segments])

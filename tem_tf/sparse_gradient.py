@@ -23,6 +23,7 @@ class SparseGradient(NamedTuple):
             that none travel and values can be summed on the way.
         grid: To which the values are rounded, where that is to be known when they are
             written; see `wire.rounded`.
+        whole: Bool. Whether these are all n entries, in their order.
 
     Example:
 
@@ -36,6 +37,7 @@ class SparseGradient(NamedTuple):
     size: int
     known: bool = False
     grid: Any = None
+    whole: bool = False
 
     @classmethod
     def from_mask(cls, vector: tf.Tensor, mask: tf.Tensor) -> SparseGradient:
@@ -43,18 +45,13 @@ class SparseGradient(NamedTuple):
         indices = tf.cast(tf.reshape(tf.where(mask), [-1]), tf.int32)
         return cls(tf.gather(vector, indices), indices, vector.shape[0])
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether the values are the vector itself, by their static shape."""
-        return not self.known and self.values.shape[0] == self.size
-
     def entries(self) -> tf.Tensor:
         """k: int32 scalar."""
         return tf.size(self.values)
 
     def to_dense(self) -> tf.Tensor:
         """Returns the vector (n,) that this message stands for."""
-        if self.is_whole:
+        if self.whole:
             return self.values
         return tf.scatter_nd(self.indices[:, tf.newaxis], self.values, [self.size])
 

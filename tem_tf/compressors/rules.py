@@ -100,7 +100,8 @@ class Selection(NamedTuple):
             values = tf.gather(vector, positions)
             return SparseGradient(values, positions, vector.shape[0], known=True)
         if self._takes_all():
-            return SparseGradient(vector, tf.range(vector.shape[0]), vector.shape[0])
+            size = vector.shape[0]
+            return SparseGradient(vector, tf.range(size), size, whole=True)
         return SparseGradient.from_mask(vector, _mask(self.corrected, self.rule))
 
     def _takes_all(self) -> bool:
