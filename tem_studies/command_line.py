@@ -31,8 +31,13 @@ from tem_studies.data_parallelism.flags import STUDY_FLAGS
 from tem_studies.flag_row import FlagRow
 from tem_studies.help_text import help_text
 from tem_studies.refusal import Refusal
-from tem_studies.workloads.flags import OF_LOGDIR, RUN_FLAGS
-from tem_studies.workloads.forecast_flags import FORECAST_FLAGS, check_figure, link_of
+from tem_studies.workloads.flags import RUN_FLAGS
+from tem_studies.workloads.forecast_flags import (
+    FORECAST_FLAGS,
+    FORECAST_TAKES,
+    check_figure,
+    link_of,
+)
 from tem_studies.workloads.resume_flags import resume_interval
 from tem_studies.workloads.stop_signals import leaving_at_once
 
@@ -260,10 +265,13 @@ def predict() -> int:
     from tem_studies.workloads import command_line as workloads
     from tem_studies.workloads.environment import Start, count_workers
 
-    takes = {row.name for rows in RUN_FLAGS.values() for row in rows} - {*OF_LOGDIR}
-    takes |= {row.name for row in FORECAST_FLAGS}
+    takes = {row.name for row in FORECAST_FLAGS}
+    takes |= {row.name for group in FORECAST_TAKES for row in RUN_FLAGS[group]}
     for name in sorted(_given() - takes):
-        raise Refusal(f"`{name}` has no effect in a forecast. Leave --{name} out.")
+        raise Refusal(
+            f"`{name}` has no effect in a forecast, which is of a step by every way to "
+            f"exchange. Leave --{name} out."
+        )
     check_figure(FLAGS.figure)
     configuration = configure()
     processes = count_workers(1)

@@ -45,7 +45,6 @@ def run(
         configuration,
         workers=1,
         batch_size=max(1, configuration.batch_size // workers),
-        compressor="none",
         target_sparsity=0.0,
     )
     data = KINDS[alone.kind].load(source)

@@ -9,6 +9,8 @@ from pathlib import Path
 from tem_studies.flag_row import FlagRow
 from tem_studies.refusal import Refusal
 
+# Groups of a run's flags that it takes: how workers exchange is what it is about.
+FORECAST_TAKES = ("Data and network", "Training", "Workers")
 FORECAST_FLAGS = (
     FlagRow(
         "link_mbit",

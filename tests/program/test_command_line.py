@@ -180,8 +180,10 @@ WRONG = [
         {},
         "`figure` must be a file in a directory that can be written to.",
     ),
-    ("predict --compare none,topk", {}, "`compare` has no effect in a forecast."),
-    ("predict --logdir NOWHERE", {}, "`logdir` has no effect in a forecast."),
+    ("predict --compare none,topk", {}, "`compare` has no effect in a forecast, which"),
+    ("predict --local_steps 5", {}, "`local_steps` has no effect in a forecast, whi"),
+    ("predict --density 0.1", {}, "`density` has no effect in a forecast, which is"),
+    ("predict --logdir NOWHERE", {}, "`logdir` has no effect in a forecast, which i"),
     ("predict predict", {}, "Every argument must follow a flag. Received: predict."),
     # The convex laboratory.
     (f"{CONVEX} --methods foo", {}, "`methods` must be one or more of ec-sgd,"),
