@@ -268,10 +268,8 @@ def predict() -> int:
     takes = {row.name for row in FORECAST_FLAGS}
     takes |= {row.name for group in FORECAST_TAKES for row in RUN_FLAGS[group]}
     for name in sorted(_given() - takes):
-        raise Refusal(
-            f"`{name}` has no effect in a forecast, which is of a step by every way to "
-            f"exchange. Leave --{name} out."
-        )
+        words = "has no effect in a forecast, which is of every way to exchange."
+        raise Refusal(f"`{name}` {words} Leave --{name} out.")
     check_figure(FLAGS.figure)
     configuration = configure()
     processes = count_workers(1)
