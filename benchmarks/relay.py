@@ -63,7 +63,7 @@ LINKS = {
 }
 
 
-class RelayedLinks:
+class RelayedLinks(shaped_links.Namespaces):
     """Namespaces for so many workers; a context manager that removes them again.
 
     Args:
@@ -79,26 +79,11 @@ class RelayedLinks:
             subprocess.run([*links.inside(0), "ping", "-c1", links.address(1)])
     """
 
-    address = staticmethod(shaped_links.ShapedLinks.address)
-
     def __init__(self, workers: int, link: Link):
         self.link = link
         self.workers = workers
         self._names = [shaped_links.namespace(worker) for worker in range(workers)]
         self._relay: subprocess.Popen | None = None
-
-    def __enter__(self) -> RelayedLinks:
-        shaped_links.check_may_make_links()
-        shaped_links.remove_left_over()
-        try:
-            self._set_up()
-        except BaseException:
-            self._tear_down()
-            raise
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._tear_down()
 
     @property
     def relay_pid(self) -> int | None:
@@ -153,8 +138,7 @@ class RelayedLinks:
             except subprocess.TimeoutExpired:
                 relay.kill()
                 relay.communicate()
-        for name in self._names:
-            shaped_links.delete(name)
+        super()._tear_down()
 
 
 def _compiled(folder: pathlib.Path) -> str:

@@ -12,7 +12,7 @@ import pathlib
 import re
 import shutil
 import subprocess
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 _PREFIX = "temtf-"
 # Longest wait of a packet in the filter's queue; beyond it packets are dropped.
@@ -39,7 +39,41 @@ RATES = {
 }
 
 
-class ShapedLinks:
+class Namespaces:
+    """Namespaces that are made on entering, by `_set_up`, and removed again.
+
+    Those that a killed run has left are removed first.
+    """
+
+    _names: list[str]
+
+    def __enter__(self) -> Self:
+        check_may_make_links()
+        remove_left_over()
+        try:
+            self._set_up()
+        except BaseException:
+            self._tear_down()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._tear_down()
+
+    @staticmethod
+    def address(worker: int) -> str:
+        """IPv4 address of a worker."""
+        return f"10.77.0.{worker + 1}"
+
+    def _set_up(self) -> None:
+        raise NotImplementedError
+
+    def _tear_down(self) -> None:
+        for name in self._names:
+            delete(name)
+
+
+class ShapedLinks(Namespaces):
     """Namespaces for so many workers; a context manager that removes them again.
 
     Args:
@@ -57,24 +91,6 @@ class ShapedLinks:
     def __init__(self, workers: int, rate: str | None):
         self._rate = None if rate is None else RATES[rate]
         self._names = [namespace(name) for name in ("bridge", *range(workers))]
-
-    def __enter__(self) -> ShapedLinks:
-        check_may_make_links()
-        remove_left_over()
-        try:
-            self._set_up()
-        except BaseException:
-            self._tear_down()
-            raise
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._tear_down()
-
-    @staticmethod
-    def address(worker: int) -> str:
-        """IPv4 address of a worker."""
-        return f"10.77.0.{worker + 1}"
 
     def inside(self, worker: int) -> list[str]:
         """What to write before a command so that it runs in a worker's namespace."""
@@ -113,10 +129,6 @@ class ShapedLinks:
                 shape = ("rate", self._rate.rate, "burst", self._rate.burst)
                 root = ("qdisc", "add", "dev", device, "root", "tbf")
                 run("tc", "-n", space, *root, *shape, "latency", _QUEUE)
-
-    def _tear_down(self) -> None:
-        for name in self._names:
-            delete(name)
 
 
 def namespace(name: object) -> str:
