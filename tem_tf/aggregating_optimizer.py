@@ -36,6 +36,7 @@ class AggregatingOptimizer(ForwardingOptimizer):
                 )
         return cls(**config)
 
+    @tf.autograph.experimental.do_not_convert
     def apply_gradients(self, grads_and_vars):
         """As in Keras, for custom training loops."""
         gradients, variables = zip(*grads_and_vars, strict=True)

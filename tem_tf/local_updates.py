@@ -195,6 +195,7 @@ class LocalUpdates(AggregatingOptimizer):
         if self._statistics.add(variables):
             self._exchanges_now.clear()
 
+    @tf.autograph.experimental.do_not_convert
     def apply(self, grads, trainable_variables=None):
         """A local step, and each `local_steps`-th time the exchange."""
         if _internals.loss_scale_optimizer_around() is not None:

@@ -191,12 +191,14 @@ class SparsifiedOptimizer(AggregatingOptimizer):
         with self._scope():
             self.inner_optimizer.build(variables)
 
+    @tf.autograph.experimental.do_not_convert
     def apply(self, grads, trainable_variables=None):
         """Updates the variables; replica context. As in Keras."""
         if _internals.loss_scale_optimizer_around() is not None:
             raise ValueError(LOSS_SCALING)
         self._apply(grads, trainable_variables)
 
+    @tf.autograph.experimental.do_not_convert
     def scale_loss(self, loss):
         """Multiplies a loss, as Keras's trainer asks; `apply` divides its gradients."""
         return self._conditional.scale_loss(self.inner_optimizer.scale_loss(loss))
@@ -301,6 +303,7 @@ class SparsifiedOptimizer(AggregatingOptimizer):
         if self.built:
             self._build_memory(_internals.trained_variables(self.inner_optimizer))
 
+        @tf.autograph.experimental.do_not_convert
         def apply(grads, trainable_variables=None):
             if not outer.built and trainable_variables is not None:
                 outer.build(trainable_variables)
