@@ -39,7 +39,9 @@ def inner_optimizer(
         {"params": matrices, "weight_decay": DECAY},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=settings["rate"], betas=BETAS, eps=EPSILON)
+    return torch.optim.AdamW(
+        groups, lr=settings["rate"], betas=BETAS, eps=EPSILON, fused=True
+    )
 
 
 class Flat:

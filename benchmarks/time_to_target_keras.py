@@ -153,6 +153,8 @@ def _optimizer(job: Job, beginning: Beginning) -> keras.optimizers.Optimizer:
     value_dtype = "float32"
     if beginning.way == "threshold":
         compressor = tem_tf.HardThreshold(settings["threshold"])
+    elif beginning.way == "all_entries":
+        compressor, value_dtype = tem_tf.AllEntries(), settings["value_dtype"]
     elif beginning.way == "topk":
         compressor, value_dtype = tem_tf.TopK(settings["density"]), "bfloat16"
     else:

@@ -31,6 +31,7 @@ PIECE_STEPS = 10  # Between two looks at the clock where H says nothing else.
 STEP_SECONDS = 90
 CHECK_SECONDS = 300
 LINEAR_SECONDS = 1800
+PACE_STEPS = 20  # Before them nobody is stopped for the pace.
 ALONE_STEPS = 50  # Of which a step's arithmetic is the mean; a multiple of every H.
 
 
@@ -148,7 +149,8 @@ def train(
         links: Where workers run.
         target: Error that ends the training.
         steps: After which it ends; default: those of its schedule.
-        limit_seconds: After which it is stopped.
+        limit_seconds: After which it is stopped; before, once its last piece was at a
+            pace at which it would end beyond them.
         checks: Whether the validation split is looked at on the way,
         measures_end: and at the end.
 
@@ -166,7 +168,7 @@ def train(
             f"{local_steps}."
         )
     piece = settings.get("local_steps", PIECE_STEPS)
-    taken, seconds, sent, received = 1, 0.0, 0.0, 0.0
+    taken, seconds, sent, received, pace = 1, 0.0, 0.0, 0.0, 0.0
     found: list[Check] = []
     is_there = False
     with WorkerGroup(setup.command(row), setup.workers, links) as group:
@@ -174,12 +176,17 @@ def train(
         beginning = Beginning(setup.job, row.way, dict(settings), workers, workers)
         differences = group.run(("begin", tuple(beginning)), START_SECONDS)
         group.run(("train", 1), START_SECONDS + STEP_SECONDS)
+        # After this a step's seconds say those of the rest.
+        steady = max(PACE_STEPS, settings.get("freeze_step", 0) + PIECE_STEPS)
         while not is_there and taken < last and seconds < limit_seconds:
+            if taken > steady and pace * (last - taken) + seconds > limit_seconds:
+                break
             # Pieces end where H ends, so that weights are common where they are read.
             count = min(piece - taken % piece, last - taken)
             turns = _turns(group, count)
             taken += count
-            seconds += max(turn.seconds for turn in turns)
+            slowest = max(turn.seconds for turn in turns)
+            pace, seconds = slowest / count, seconds + slowest
             sent += sum(turn.sent_bytes for turn in turns) / len(turns)
             received += sum(turn.received_bytes for turn in turns) / len(turns)
             if taken == last or checks and taken % setup.check_steps == 0:

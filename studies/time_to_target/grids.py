@@ -15,8 +15,8 @@ class Plan(NamedTuple):
     Attributes:
         workers: Their number.
         check_steps: Between two looks at the validation split.
-        tuning_seed: Of the runs that choose; in no result.
-        tuning_steps: Length of the short runs, each with a schedule of its own.
+        tuning_seed: Of the runs that choose among settings; in no result.
+        tuning_steps: Length of those, each with a schedule of its own.
         dense_steps: Of dense training, whose final error makes the target.
         lengths: Of schedules, the shortest first: a row takes the first by which it
             comes to the target.
@@ -41,8 +41,8 @@ WHOLE = Plan(
     check_steps=50,
     tuning_seed=0,
     tuning_steps=500,
-    dense_steps=2000,
-    lengths=(1000, 1500, 2000, 3000),
+    dense_steps=500,
+    lengths=(500, 750, 1000, 1500),
     seeds=(1, 2, 3),
 )
 QUICK = Plan(
@@ -57,8 +57,13 @@ QUICK = Plan(
     is_tiny=True,
 )
 
-# Rows whose arithmetic is another's take its settings: what differs is how they travel.
+# Rows whose arithmetic is another's take its rate and grid, whatever their framework:
+# what differs is how values travel.
 TUNED_AS = {
-    "DDP float16": "DDP float32",
-    "DiLoCo bfloat16": "DiLoCo float32",
+    "DDP float32": "TensorFlow dense",
+    "DDP float16": "TensorFlow dense",
+    "DDP PowerSGD": "PowerSGD",
+    "DiLoCo float32": "LocalUpdates float32",
+    "DiLoCo bfloat16": "LocalUpdates float32",
+    "1-bit Adam": "CompressedAdamW",
 }

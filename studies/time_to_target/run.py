@@ -7,14 +7,13 @@ r"""Makes the whole board, and goes on where it stopped.
 
 For each job, one run after the other (a run that is in results.csv is not made again):
 
-1. tune     each row's grid, short runs with the tuning seed: the least error stays, for
-            each H of local updates.
-2. dense    TensorFlow dense, whole, with each seed: its final error makes the target.
-3. length   with the tuning seed, the shortest schedule that comes to the target.
-4. alone    the arithmetic of a step.
-   linear   of the CNN: a linear model's error, which the target has to be well below.
-5. link     first loopback with each seed, until the target; then the other links with
-            the first seed, for as many steps, with H as `_choose` says.
+1. tune      each row's grid with the tuning seed: the least error stays, for each H of
+             local updates. Nothing is run where one setting is all there is.
+2. dense     TensorFlow dense, whole, with each seed: its final error makes the target.
+   linear    of the CNN: a linear model's error, which the target has to be well below.
+3. loopback  until the target, by the shortest schedule that comes there.
+4. link      the other links with the first seed, for as many steps, with H as `_choose`
+             says. Before a row's first line: the arithmetic of its step, alone.
 """
 
 from __future__ import annotations
@@ -29,9 +28,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 HERE = pathlib.Path(__file__).parent
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE), str(HERE.parents[1] / "benchmarks")]
 
 from grids import QUICK, TUNED_AS, WHOLE, Plan  # noqa: E402
+from relay import LINKS as RELAYED  # noqa: E402
 from results import NUMBERS, Line, Results, report  # noqa: E402
 from shaped_links import check_may_make_links  # noqa: E402
 from time_to_target import STOPPED_AFTER, end_by_signal, target_of  # noqa: E402
@@ -48,7 +48,6 @@ from time_to_target_runs import (  # noqa: E402
 )
 
 RESULTS = HERE / "results.csv"
-PROBE_ROUNDS = 2  # After which the seconds of a step on a link are believed.
 LINEAR_MARGIN = 0.03
 NOT_MEASURED = float("nan")
 Settings = dict[str, Any]
@@ -83,41 +82,46 @@ class Board:
 
     def make(self) -> None:
         """Makes every run that there is not yet."""
-        seed = self._plan.tuning_seed
         tuned = {name: self._tuned(name) for name in self._rows}
-        target = self._target(tuned, seed)
-        chosen = {
-            name: [
-                s for one in tuned[name] for s in self._long_enough(name, one, target)
-            ]
+        first, *others = self._plan.seeds
+        target = self._target(tuned, first)
+        if self._job == "cnn":
+            self._linear(target)
+        lines = {
+            name: [self._loopback(name, one, first, target) for one in tuned[name]]
             for name in self._rows
         }
-        targets = {seed: self._target(tuned, seed) for seed in self._plan.seeds}
-        if self._job == "cnn":
-            self._linear(max(targets.values()))
-        for name in self._rows:
-            for settings in chosen[name]:
-                self._alone(name, settings)
-                for seed, target in targets.items():
-                    self._run("loopback", name, LOOPBACK, seed, settings, target)
         for link in LINKS:
-            self._link(link, chosen, targets)
+            self._link(link, lines, target)
+        for seed in others:
+            target = self._target(tuned, seed)
+            for name in self._rows:
+                chosen = self._choose(LOOPBACK, lines[name])["settings"]
+                self._copied(self._loopback(name, chosen, seed, target))
 
     def _tuned(self, name: str) -> list[Settings]:
-        """The best settings of a row, one for each H."""
-        row = ROWS[TUNED_AS.get(name, name)]
-        tried = [{**one, "steps": self._plan.tuning_steps} for one in self._grid(row)]
-        lines = [
-            self._run(
-                "tune", TUNED_AS.get(name, name), LOOPBACK, self._plan.tuning_seed, one
-            )
-            for one in tried
+        """The best settings of a row, one for each H; `steps` apart."""
+        twin = TUNED_AS.get(name, name)
+        tried: dict[Any, list[Settings]] = {}
+        for one in self._grid(ROWS[twin]):
+            tried.setdefault(one.get("local_steps"), []).append(one)
+        best = [
+            several[0]
+            if len(several) == 1
+            else min(several, key=lambda one: self._tuning_error(twin, one))
+            for several in tried.values()
         ]
-        best: dict[Any, Line] = {}
-        for line in sorted(lines, key=lambda line: line["error"]):
-            best.setdefault(line["settings"].get("local_steps"), line)
-        own = ROWS[name].fixed if name in TUNED_AS else {}
-        return [{**line["settings"], **own} for line in best.values()]
+        fixed = ROWS[twin].fixed.keys() - ROWS[name].fixed.keys()
+        return [
+            {k: v for k, v in one.items() if k not in fixed} | dict(ROWS[name].fixed)
+            for one in best
+        ]
+
+    def _tuning_error(self, name: str, settings: Settings) -> float:
+        settings = {**settings, "steps": self._plan.tuning_steps}
+        return self._run("tune", name, LOOPBACK, self._plan.tuning_seed, settings)[
+            "error"
+        ]
 
     def _grid(self, row: Any) -> list[Settings]:
         known = self._plan.settings
@@ -153,74 +157,64 @@ class Board:
                 flush=True,
             )
 
-    def _long_enough(
-        self, name: str, settings: Settings, target: float
-    ) -> list[Settings]:
-        """With the shortest schedule that comes to the target; the longest if none."""
-        seed = self._plan.tuning_seed
+    def _loopback(
+        self, name: str, settings: Settings, seed: int, target: float
+    ) -> Line:
+        """By the shortest schedule that comes to the target; the longest if none."""
         for steps in self._plan.lengths:
             settings = {**settings, "steps": steps}
-            if self._run("length", name, LOOPBACK, seed, settings, target)["is_there"]:
+            line = self._run("loopback", name, LOOPBACK, seed, settings, target)
+            if line["is_there"]:
                 break
-        return [settings]
+        return line
 
-    def _link(
-        self,
-        link: str,
-        chosen: Mapping[str, list[Settings]],
-        targets: Mapping[int, float],
-    ) -> None:
+    def _link(self, link: str, lines: Mapping[str, list[Line]], target: float) -> None:
         """All rows on a link, ours first, those that send least before others."""
-        seeds = self._plan.seeds if link == LOOPBACK else self._plan.seeds[:1]
-        rows = {name: self._choose(name, link, chosen[name]) for name in chosen}
+        chosen = {name: self._choose(link, several) for name, several in lines.items()}
 
         def order(name: str) -> tuple[bool, float]:
-            line = self._loopback(name, rows[name], seeds[0])
+            line = chosen[name]
             return name not in OURS, line["sent_bytes"] / line["steps"]
 
-        for seed in seeds:
-            best = float("inf")
-            for name in sorted(rows, key=order):
-                before = self._loopback(name, rows[name], seed)
-                if link == LOOPBACK or not before["is_there"]:
-                    line = self._copied(before, link)
-                else:
-                    limit = STOPPED_AFTER * best
-                    line = self._run(
-                        "link", name, link, seed, rows[name], targets[seed],
-                        before["steps"], limit,
-                    )  # fmt: skip
-                    if line["is_there"] and line["digest"] != before["digest"]:
-                        print(f"{link} {name}: OTHER BITS THAN ON LOOPBACK", flush=True)
-                if name in OURS and line["is_there"]:
-                    best = min(best, line["seconds"])
+        best = float("inf")
+        for name in sorted(chosen, key=order):
+            before = chosen[name]
+            if link == LOOPBACK or not before["is_there"]:
+                line = self._copied(before, link)
+            else:
+                line = self._run(
+                    "link", name, link, before["seed"], before["settings"], target,
+                    before["steps"], STOPPED_AFTER * best,
+                )  # fmt: skip
+                if line["is_there"] and line["digest"] != before["digest"]:
+                    print(f"{link} {name}: OTHER BITS THAN ON LOOPBACK", flush=True)
+            if name in OURS and line["is_there"]:
+                best = min(best, line["seconds"])
 
-    def _choose(self, name: str, link: str, several: list[Settings]) -> Settings:
-        """The H with the least seconds: steps to the target by those of a step there.
+    def _choose(self, link: str, several: Sequence[Line]) -> Line:
+        """Loopback's line of the H that should take the least seconds on a link.
 
-        Those of a step are of `PROBE_ROUNDS` rounds; on loopback of the whole run.
+        By loopback's seconds, what was sent there at the link's rate, and the delays
+        of a ring at each exchange.
         """
-        seed = self._plan.seeds[0]
 
-        def seconds(settings: Settings) -> tuple[bool, float]:
-            line = self._loopback(name, settings, seed)
-            if link == LOOPBACK or not line["is_there"]:
-                return not line["is_there"], line["seconds"]
-            steps = min(PROBE_ROUNDS * settings["local_steps"], line["steps"])
-            probe = self._run("probe", name, link, seed, settings, steps=steps)
-            return False, probe["seconds"] / (probe["steps"] - 1) * line["steps"]
+        def seconds(line: Line) -> tuple[bool, float]:
+            total = line["seconds"]
+            if link != LOOPBACK:
+                rate, delay = RELAYED[link]
+                total += 8 * line["sent_bytes"] / rate
+                exchanges = line["steps"] / line["settings"].get("local_steps", 1)
+                total += exchanges * 2 * (self._plan.workers - 1) * delay
+            return not line["is_there"], total
 
-        return several[0] if len(several) == 1 else min(several, key=seconds)
+        return min(several, key=seconds)
 
-    def _loopback(self, name: str, settings: Settings, seed: int) -> Line:
-        key = {"job": self._job, "kind": "loopback", "row": name, "seed": seed}
-        return self._results.find(**key, settings=settings)[0]
-
-    def _copied(self, before: Line, link: str) -> Line:
+    def _copied(self, before: Line, link: str = LOOPBACK) -> Line:
         """Loopback's line is its link's; a row without target there has none here."""
         line = {**before, "kind": "link", "link": link}
         key = {name: line[name] for name in ("job", "kind", "row", "link", "seed")}
         if not self._results.find(**key):
+            line["arithmetic_seconds"] = self._alone(line["row"], line["settings"])
             self._results.add(line)
         return line
 
@@ -277,7 +271,7 @@ class Board:
         last = outcome.checks[-1] if outcome.checks else None
         error = last.error if last and last.error is not None else NOT_MEASURED
         arithmetic = NOT_MEASURED
-        if kind in ("loopback", "link"):
+        if kind == "link":
             arithmetic = self._alone(name, settings)
         line = {
             **key,
@@ -316,6 +310,9 @@ def main() -> None:
         "--jobs", nargs="+", choices=("gpt", "cnn"), default=("gpt", "cnn")
     )
     parser.add_argument("--rows", nargs="+", choices=tuple(ROWS), default=tuple(ROWS))
+    parser.add_argument(
+        "--seeds", type=int, help="only so many of the plan's, the first ones"
+    )
     parser.add_argument("--quick", action="store_true", help="a rehearsal; needs --out")
     parser.add_argument("--out", type=pathlib.Path, help="folder of results.csv")
     parser.add_argument("--report", action="store_true", help="train nothing")
@@ -330,6 +327,7 @@ def main() -> None:
         check_may_make_links()
         signal.signal(signal.SIGTERM, end_by_signal)
         plan = QUICK if arguments.quick else WHOLE
+        plan = plan._replace(seeds=plan.seeds[: arguments.seeds])
         places = {"gpt": arguments.path_text, "cnn": arguments.path_data}
         with tempfile.TemporaryDirectory() as folder:
             for job in arguments.jobs:
