@@ -15,8 +15,8 @@ TensorFlow dense and one point. All rows have the same initial weights and examp
 Loopback comes first: which step comes to the target is found there, as the network
 changes no bits. On another link a row takes those steps, without looking, and its
 weights must be those of loopback. Time is as time_to_target_runs.py says. A row that
-has not come to the target in five times the seconds of our best row on that link is
-stopped, and shown so. Beside a row: its step's time beyond its arithmetic, which all
+has not come to the target in three times the seconds of our best row on that link, or
+would not at its pace, is stopped, and shown so. Beside a row: its step's time beyond its arithmetic, which all
 workers do at once without a network; beside a link R, a dense exchange by the link
 alone (bytes of a ring by its rate) by the arithmetic of a dense step.
 
@@ -55,7 +55,7 @@ from time_to_target_runs import (
 
 from tem_studies.written_files import write_text  # noqa: E402
 
-STOPPED_AFTER = 5  # Times the seconds of our best row on a link.
+STOPPED_AFTER = 3  # Times the seconds of our best row on a link.
 # Rehearsals: a tiny network, two workers, and steps that fit into them.
 QUICK_STEPS, QUICK_CHECK, QUICK_WORKERS = 20, 10, 2
 QUICK_SETTINGS = {"local_steps": 5, "freeze_step": 5}

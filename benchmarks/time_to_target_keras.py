@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 import warnings
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -146,22 +147,24 @@ def _optimizer(job: Job, beginning: Beginning) -> keras.optimizers.Optimizer:
                 settings["outer_rate"], settings["outer_momentum"], nesterov=True
             ),
             settings["local_steps"],
-            compressor=tem_tf.AllEntries(),
-            value_dtype=settings["value_dtype"],
+            **exchange_of(beginning.way, settings),
         )
-    compressor: tem_tf.Compressor
-    value_dtype = "float32"
-    if beginning.way == "threshold":
-        compressor = tem_tf.HardThreshold(settings["threshold"])
-    elif beginning.way == "all_entries":
-        compressor, value_dtype = tem_tf.AllEntries(), settings["value_dtype"]
-    elif beginning.way == "topk":
-        compressor, value_dtype = tem_tf.TopK(settings["density"]), "bfloat16"
-    else:
-        compressor = tem_tf.PowerSGD(settings["rank"])
-    return tem_tf.SparsifiedOptimizer(
-        inner, compressor, value_dtype=value_dtype, local_clipnorm=clipnorm
-    )
+    exchange = exchange_of(beginning.way, settings)
+    return tem_tf.SparsifiedOptimizer(inner, **exchange, local_clipnorm=clipnorm)
+
+
+def exchange_of(way: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Compressor and `value_dtype` of a row that has them."""
+    make = {
+        "threshold": lambda: tem_tf.HardThreshold(settings["threshold"]),
+        "topk": lambda: tem_tf.TopK(settings["density"]),
+        "power_sgd": lambda: tem_tf.PowerSGD(settings["rank"]),
+        "all_entries": tem_tf.AllEntries,
+        "local": tem_tf.AllEntries,
+    }
+    kept = "bfloat16" if way == "topk" else "float32"
+    value_dtype = settings.get("value_dtype", kept)
+    return {"compressor": make[way](), "value_dtype": value_dtype}
 
 
 def _rate(beginning: Beginning) -> Any:

@@ -131,8 +131,12 @@ def _seconds(found: Sequence[Mapping[str, Any]]) -> str:
     if not found:
         return ""
     if (mean := seconds_of(found)) == math.inf:
-        least = min(line["seconds"] for line in found if not line["is_there"])
-        return f"not in {least:.3g} s"
+        least = min(
+            (line for line in found if not line["is_there"]), key=lambda n: n["seconds"]
+        )
+        if least["link"] == LOOPBACK:
+            return f"not in {least['steps']} steps"
+        return f"stopped: {least['steps']} steps in {least['seconds']:.3g} s"
     if len(found) == 1:
         return f"{mean:.3g} s"
     each = " ".join(f"{line['seconds']:.3g}" for line in found)

@@ -91,7 +91,7 @@ class Board:
             name: [self._loopback(name, one, first, target) for one in tuned[name]]
             for name in self._rows
         }
-        for link in LINKS:
+        for link in (LOOPBACK, *reversed(LINKS[1:])):
             self._link(link, lines, target)
         for seed in others:
             target = self._target(tuned, seed)

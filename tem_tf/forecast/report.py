@@ -36,7 +36,7 @@ _WAYS: tuple[tuple[str, Callable[[], Any], int, dict[str, Any]], ...] = (
     ("Top-k 1 %", lambda: TopK(0.01), 1, {}),
     ("Top-k 1 % in bfloat16", lambda: TopK(0.01), 1, {"value_dtype": "bfloat16"}),
     ("PowerSGD rank 4", lambda: PowerSGD(4), 1, {}),
-    ("all as signs", AllEntries, 1, {"value_dtype": "sign"}),
+    ("all in int2", AllEntries, 1, {"value_dtype": "int2"}),
     ("local steps, H 10, dense", Identity, 10, {}),
     ("local steps, H 10, all in int2", AllEntries, 10, {"value_dtype": "int2"}),
     ("local steps, H 30, all as signs", AllEntries, 30, {"value_dtype": "sign"}),
