@@ -16,9 +16,10 @@ Loopback comes first: which step comes to the target is found there, as the netw
 changes no bits. On another link a row takes those steps, without looking, and its
 weights must be those of loopback. Time is as time_to_target_runs.py says. A row that
 has not come to the target in three times the seconds of our best row on that link, or
-would not at its pace, is stopped, and shown so. Beside a row: its step's time beyond its arithmetic, which all
-workers do at once without a network; beside a link R, a dense exchange by the link
-alone (bytes of a ring by its rate) by the arithmetic of a dense step.
+would not at its pace, is stopped, and shown so. Beside a row: its step's time beyond
+its arithmetic, which all workers do at once without a network; beside a link R, a dense
+exchange by the link alone (bytes of a ring by its rate) by the arithmetic of a dense
+step.
 
 Rates and so on are the first of each row's grid: studies/time_to_target tunes them.
 """

@@ -1,7 +1,7 @@
 """One training of time_to_target.py: four workers over a link, until a target.
 
 The clock. It runs while all workers train, from the end of step 1, in which graphs are
-traced, in all rows alike. It stands while the chief measures the validation split. A
+traced, in all rows alike. It stands while workers share the validation split out. A
 piece of steps takes as long as on the slowest worker.
 """
 
@@ -31,7 +31,7 @@ PIECE_STEPS = 10  # Between two looks at the clock where H says nothing else.
 STEP_SECONDS = 90
 CHECK_SECONDS = 300
 LINEAR_SECONDS = 1800
-PACE_STEPS = 20  # Before them nobody is stopped for the pace.
+PACE_STEPS = 10  # Before them nobody is stopped for the pace.
 ALONE_STEPS = 50  # Of which a step's arithmetic is the mean; a multiple of every H.
 
 
@@ -43,12 +43,14 @@ class Setup(NamedTuple):
         torch: A Python that has PyTorch; None: rows that need it are left out.
         workers: Their number.
         check_steps: Between two looks at the validation split.
+        first_check: Before this step nobody looks.
     """
 
     job: str
     torch: str | None
     workers: int = WORKERS
     check_steps: int = CHECK_STEPS
+    first_check: int = 0
 
     def command(self, row: Row) -> list[str]:
         """Of a worker of this row."""
@@ -171,7 +173,9 @@ def train(
     taken, seconds, sent, received, pace = 1, 0.0, 0.0, 0.0, 0.0
     found: list[Check] = []
     is_there = False
-    with WorkerGroup(setup.command(row), setup.workers, links) as group:
+    with WorkerGroup(
+        setup.command(row), setup.workers, links, are_pinned=True
+    ) as group:
         workers = setup.workers
         beginning = Beginning(setup.job, row.way, dict(settings), workers, workers)
         differences = group.run(("begin", tuple(beginning)), START_SECONDS)
@@ -179,7 +183,7 @@ def train(
         # After this a step's seconds say those of the rest.
         steady = max(PACE_STEPS, settings.get("freeze_step", 0) + PIECE_STEPS)
         while not is_there and taken < last and seconds < limit_seconds:
-            if taken > steady and pace * (last - taken) + seconds > limit_seconds:
+            if taken >= steady and pace * (last - taken) + seconds > limit_seconds:
                 break
             # Pieces end where H ends, so that weights are common where they are read.
             count = min(piece - taken % piece, last - taken)
@@ -189,7 +193,8 @@ def train(
             pace, seconds = slowest / count, seconds + slowest
             sent += sum(turn.sent_bytes for turn in turns) / len(turns)
             received += sum(turn.received_bytes for turn in turns) / len(turns)
-            if taken == last or checks and taken % setup.check_steps == 0:
+            is_check = taken >= setup.first_check and taken % setup.check_steps == 0
+            if taken == last or checks and is_check:
                 digest, error = _check(group, checks or measures_end)
                 found.append(Check(taken, seconds, sent, received, digest, error))
                 if target is None:
@@ -209,7 +214,7 @@ def alone(setup: Setup, name: str, settings: Mapping[str, Any]) -> float:
     # Of rows that begin densely, what comes after that.
     settings = {**settings, **({"freeze_step": 1} if "freeze_step" in settings else {})}
     command, workers = setup.command(row), setup.workers
-    with WorkerGroup(command, workers, are_alone=True) as group:
+    with WorkerGroup(command, workers, are_alone=True, are_pinned=True) as group:
         beginning = Beginning(setup.job, row.way, settings, workers, 1)
         group.run(("begin", tuple(beginning)), START_SECONDS)
         group.run(("train", 1), START_SECONDS + STEP_SECONDS)
@@ -232,7 +237,10 @@ def _check(group: WorkerGroup, measures: bool) -> tuple[int, float | None]:
     digests = {digest for digest, _ in answers}
     if len(digests) > 1:
         raise RuntimeError(f"Workers have different weights: digests {digests}")
-    return answers[0]
+    if not measures:
+        return digests.pop(), None
+    total, count = (sum(part) for part in zip(*(e for _, e in answers), strict=True))
+    return digests.pop(), total / count
 
 
 def write_job(

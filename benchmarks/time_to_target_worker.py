@@ -1,7 +1,7 @@
 """What workers of both frameworks have in common in time_to_target.py: their requests.
 
-A request is a pair: ("begin", Beginning), ("train", steps) or ("check", whether the
-chief is to measure). Seconds are those of training alone.
+A request is a pair: ("begin", Beginning), ("train", steps) or ("check", whether
+errors are to be measured). Seconds are those of training alone.
 """
 
 from __future__ import annotations
@@ -61,8 +61,11 @@ class Training(Protocol):
         """A checksum of the weights."""
         ...
 
-    def error(self) -> float:
-        """Mean loss, or share of wrong answers, on the validation split."""
+    def errors(self, share: int, shares: int) -> tuple[float, float]:
+        """Sum of losses, or of wrong answers, on a share of the validation split.
+
+        And of how many. The n-th share is every `shares`-th part, from the n-th on.
+        """
         ...
 
 
@@ -70,10 +73,10 @@ def turns(make: Callable[[Beginning], Training]) -> Callable[[tuple[str, Any]], 
     """What `worker_group.serve` calls.
 
     "begin" answers with the difference of logits, "train" with a `Turn`, "check" with
-    the weights' digest and, on the chief, the error on the validation split if asked.
+    the weights' digest and, if asked, this worker's errors on the validation split.
     """
     training: Training | None = None
-    is_chief = cluster()[1] == 0
+    addresses, index = cluster()
 
     def handle(request: tuple[str, Any]) -> Any:
         nonlocal training
@@ -84,7 +87,8 @@ def turns(make: Callable[[Beginning], Training]) -> Callable[[tuple[str, Any]], 
         assert training is not None
         if kind == "train":
             return tuple(training.train(argument))
-        return training.digest(), training.error() if argument and is_chief else None
+        errors = training.errors(index, len(addresses)) if argument else None
+        return training.digest(), errors
 
     return handle
 

@@ -41,6 +41,9 @@ class WorkerGroup:
         links: None for loopback, or `ShapedLinks` in which they run.
         root: The checkout whose packages they import.
         are_alone: Whether each is a cluster of its own.
+        are_pinned: Whether each stays on one core, worker i on the i-th, from the first
+            again after the last: a scheduler would put one of four on the first of two
+            cores and three on the other, for seconds.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class WorkerGroup:
         links: Any = None,
         root: pathlib.Path = ROOT,
         are_alone: bool = False,
+        are_pinned: bool = False,
     ):
         # Here: workers of another Python, which are served by this file, too, may not
         # have what tem_tf needs.
@@ -68,6 +72,11 @@ class WorkerGroup:
             cluster = ([addresses[index]], 0) if are_alone else (addresses, index)
             environment = _environment(*cluster, root)
             self._start([*inside, *command], environment, root)
+            if are_pinned:
+                cores = sorted(os.sched_getaffinity(0))
+                # Threads come later, and inherit it.
+                pid = self._processes[-1].pid
+                os.sched_setaffinity(pid, {cores[index % len(cores)]})
 
     def _start(
         self, command: list[str], environment: Mapping[str, str], root: pathlib.Path

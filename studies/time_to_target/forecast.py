@@ -57,7 +57,7 @@ def foretell(link: str, lines: list[dict[str, Any]], setup: Setup) -> list[dict]
     program = [program[0], f"{program[1]}/time_to_target_forecast.py"]
     with (
         open_links(link, WORKERS) as links,
-        WorkerGroup(program, WORKERS, links) as group,
+        WorkerGroup(program, WORKERS, links, are_pinned=True) as group,
     ):
         sums, gathers, costs = group.run((setup.job, rows), SECONDS)[0]
 

@@ -15,6 +15,7 @@ class Plan(NamedTuple):
     Attributes:
         workers: Their number.
         check_steps: Between two looks at the validation split.
+        first_check: Before this step nobody looks: none is there before.
         tuning_seed: Of the runs that choose among settings; in no result.
         tuning_steps: Length of those, each with a schedule of its own.
         dense_steps: Of dense training, whose final error makes the target.
@@ -27,6 +28,7 @@ class Plan(NamedTuple):
 
     workers: int
     check_steps: int
+    first_check: int
     tuning_seed: int
     tuning_steps: int
     dense_steps: int
@@ -39,6 +41,7 @@ class Plan(NamedTuple):
 WHOLE = Plan(
     workers=4,
     check_steps=50,
+    first_check=300,
     tuning_seed=0,
     tuning_steps=500,
     dense_steps=500,
@@ -48,6 +51,7 @@ WHOLE = Plan(
 QUICK = Plan(
     workers=2,
     check_steps=10,
+    first_check=0,
     tuning_seed=0,
     tuning_steps=10,
     dense_steps=20,

@@ -39,6 +39,7 @@ from time_to_target_rows import DENSE, OURS, ROWS, grid  # noqa: E402
 from time_to_target_runs import (  # noqa: E402
     LINKS,
     LOOPBACK,
+    Outcome,
     Setup,
     alone,
     linear_error,
@@ -265,15 +266,29 @@ class Board:
                 target if steps is None else None,
                 steps,
                 limit_seconds,
-                checks=target is not None and steps is None,
+                checks=(target is not None or kind == "dense") and steps is None,
                 measures_end=steps is None,
             )
+        line = self._line(key, outcome, target, time.monotonic() - began)
+        self._results.add(line)
+        if kind == "dense":
+            # It is a run to the target, too, as of when it came there.
+            target = target_of(self._job, line["error"])
+            line_there = {**key, "kind": "loopback"}
+            self._results.add(self._line(line_there, outcome.until(target), target, 0))
+        return line
+
+    def _line(
+        self, key: Mapping[str, Any], outcome: Outcome, target: float | None, run: float
+    ) -> Line:
         last = outcome.checks[-1] if outcome.checks else None
         error = last.error if last and last.error is not None else NOT_MEASURED
         arithmetic = NOT_MEASURED
-        if kind == "link":
-            arithmetic = self._alone(name, settings)
-        line = {
+        if key["kind"] == "link":
+            arithmetic = self._alone(key["row"], key["settings"])
+        end = "there" if outcome.is_there else "NOT THERE"
+        print(f"  {outcome.seconds:.1f} s, {outcome.steps} steps, {end}", flush=True)
+        return {
             **key,
             "target": NOT_MEASURED if target is None else target,
             "error": error,
@@ -283,13 +298,9 @@ class Board:
             "sent_bytes": outcome.sent_bytes,
             "received_bytes": outcome.received_bytes,
             "arithmetic_seconds": arithmetic,
-            "run_seconds": time.monotonic() - began,
+            "run_seconds": run,
             "digest": last.digest if last else 0,
         }
-        end = "there" if outcome.is_there else "NOT THERE"
-        print(f"  {outcome.seconds:.1f} s, {outcome.steps} steps, {end}", flush=True)
-        self._results.add(line)
-        return line
 
     def _setup(self, seed: int) -> Setup:
         plan = self._plan
@@ -297,7 +308,8 @@ class Board:
         more = [f"--workers={plan.workers}", *(["--tiny"] if plan.is_tiny else [])]
         steps = max(plan.dense_steps, plan.tuning_steps, *plan.lengths)
         write_job(self._job, self._path_data, out, seed, steps, more)
-        return Setup(str(out), self._torch, plan.workers, plan.check_steps)
+        checks = (plan.check_steps, plan.first_check)
+        return Setup(str(out), self._torch, plan.workers, *checks)
 
 
 def main() -> None:
