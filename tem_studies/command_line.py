@@ -31,12 +31,13 @@ from tem_studies.data_parallelism.flags import STUDY_FLAGS
 from tem_studies.flag_row import FlagRow
 from tem_studies.help_text import help_text
 from tem_studies.refusal import Refusal
+from tem_studies.unused_flags import OF_RUN, require_used
 from tem_studies.workloads.flags import RUN_FLAGS
 from tem_studies.workloads.forecast_flags import (
     FORECAST_FLAGS,
-    FORECAST_TAKES,
     check_figure,
     link_of,
+    require_of_forecast,
 )
 from tem_studies.workloads.resume_flags import resume_interval
 from tem_studies.workloads.stop_signals import leaving_at_once
@@ -191,6 +192,8 @@ def _train(interval: int | None) -> int:
     from tem_studies.workloads.environment import Start
 
     configuration = configure()
+    settings = configuration.as_dict() | {"logdir": FLAGS.logdir}
+    require_used(_given(), settings, OF_RUN)
     if interval and (result := workloads.finished(configuration)):
         print(
             f"this run has finished: there is nothing to do\n{workloads.report(result)}"
@@ -200,7 +203,7 @@ def _train(interval: int | None) -> int:
     run = workloads.prepare(
         configuration, FLAGS.logdir, FLAGS.overwrite, start, interval
     )
-    result = run.run()
+    result = run.run(keeps_interrupted=True)
     if run.directory.writes:
         print(workloads.report(result))
     return 1 if result["status"] == "diverged" else 0
@@ -220,7 +223,7 @@ def run_study() -> int:
         paths = paths if isinstance(paths, tuple) else (paths,)
         text = studies.make_report(paths, FLAGS.logdir)
     else:
-        planned = studies.configure(settings_of_run(), settings)
+        planned = studies.configure(settings_of_run(), settings, _given())
         text = studies.run(planned)
     print(text)
     return 0
@@ -265,11 +268,7 @@ def predict() -> int:
     from tem_studies.workloads import command_line as workloads
     from tem_studies.workloads.environment import Start, count_workers
 
-    takes = {row.name for row in FORECAST_FLAGS}
-    takes |= {row.name for group in FORECAST_TAKES for row in RUN_FLAGS[group]}
-    for name in sorted(_given() - takes):
-        words = "has no effect in a forecast, which is of every way to exchange."
-        raise Refusal(f"`{name}` {words} Leave --{name} out.")
+    require_of_forecast(_given())
     check_figure(FLAGS.figure)
     configuration = configure()
     processes = count_workers(1)

@@ -57,7 +57,7 @@ def write_table(
     rows: Iterable[Mapping[str, Any]],
     columns: Sequence[str] | None = None,
 ) -> None:
-    """Writes a CSV file.
+    """Writes a CSV file: booleans as true and false, numbers in eight digits at most.
 
     Args:
         path: Where the file will be.
@@ -73,7 +73,22 @@ def write_table(
     with opened(path, newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(
+            {name: cell(value) for name, value in row.items()} for row in rows
+        )
+
+
+def cell(value: Any) -> Any:
+    """A value as tables have it.
+
+    >>> [cell(x) for x in (True, 0.5, 1 / 3, 12, "a")]
+    ['true', '0.5', '0.33333333', 12, 'a']
+    """
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return min(repr(float(value)), f"{value:.8g}", key=len)
+    return value
 
 
 def make_directory(path: Path) -> None:

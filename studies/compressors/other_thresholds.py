@@ -24,6 +24,7 @@ HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT))
 
+from tem_studies.workloads.study_files import is_finished  # noqa: E402
 from tem_studies.written_files import write_table  # noqa: E402
 
 METHODS = ("none", "topk", "topk_model", "topk_replay", "hard_threshold")
@@ -32,7 +33,7 @@ METHODS = ("none", "topk", "topk_model", "topk_replay", "hard_threshold")
 def run(shared: dict, place: pathlib.Path, threshold: str, seed: int) -> dict:
     """One run of main.py, or its result if it is there."""
     result = place / f"lambda-{threshold}" / f"seed-{seed}" / "result.json"
-    if not result.exists():
+    if not is_finished(result.parent):
         settings = shared | {"compressor": "hard_threshold", "threshold": threshold}
         settings |= {"seed": seed, "threads": 1, "logdir": result.parent}
         flags = [f"--{name}={value}" for name, value in settings.items()]

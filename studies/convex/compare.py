@@ -157,7 +157,7 @@ def main() -> None:
             run
             for (_, compressor), runs in read(f"{source}-sweep").items()
             for run in runs
-            if compressor != "none" and run["status"] == "finished"
+            if compressor != "none" and run["status"] != "diverged"
         ]
         runs = distinct(runs)
         if runs:

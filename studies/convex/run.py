@@ -126,6 +126,7 @@ def configurations(path_data: str, logs: pathlib.Path) -> dict[str, dict]:
             **sources[source],
             "compressors": ("none", "hard_threshold", "topk", "random_k"),
             "sweep": sweep,
+            "threshold": None,
             "goal_suboptimality": 0.05,
         }
     return studies

@@ -15,6 +15,7 @@ HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT))
 
+from tem_studies.workloads.study_files import is_finished  # noqa: E402
 from tem_studies.written_files import write_table  # noqa: E402
 
 SEEDS = (0, 1, 2)
@@ -62,7 +63,7 @@ def main() -> None:
     for seed in SEEDS:
         for name, workers, flags in CELLS:
             directory = logs / f"{name.replace(', ', '-').replace(' ', '_')}-{seed}"
-            if not (directory / "result.json").exists():
+            if not is_finished(directory):
                 print(f"== {name}, seed {seed}", flush=True)
                 run = command(workers, flags, seed, data, str(directory))
                 subprocess.run(run, cwd=ROOT, check=True)

@@ -30,6 +30,7 @@ from tem_studies.comparison.directory import ComparisonDirectory
 from tem_studies.comparison.methods import OF_SOME
 from tem_studies.quiet_start import start_tensorflow
 from tem_studies.refusal import Refusal
+from tem_studies.unused_flags import OF_TRAINING, Use, require_none, require_used
 from tem_studies.workloads import command_line
 from tem_studies.workloads.configuration import Configuration
 from tem_studies.workloads.environment import (
@@ -46,6 +47,7 @@ _ATTRIBUTES = {"compare": "methods", "study_dir": "directory"}
 _LISTS = ("methods", "budgets", "rates")
 _PATHS = ("path_data", "study_dir")
 _FILES = (".json", ".toml")
+_USES = (*OF_TRAINING, Use(("tuning_seeds",), "rates"))
 
 
 def configure(
@@ -68,11 +70,8 @@ def configure(
     place = Path(named)
     # Not Path.exists, which raises for a list that is too long to be a file's name.
     if os.path.exists(place / COMPARISON_NAME):
-        if given - {"compare", "parallel_trials", "path_data"}:
-            raise Refusal(
-                f"`compare` {named} is a study directory, which has its settings. "
-                "Leave the other flags out."
-            )
+        words = f"with `compare` {named}, a study directory, which has its settings."
+        require_none(given, sorted(given - {"compare"}), words)
         return _of_directory(place), True
     run, settings, chosen = dict(run), dict(settings), set(given)
     if place.suffix in _FILES:
@@ -84,6 +83,9 @@ def configure(
     else:
         settings["compare"] = named.split(",")
     _check_own(chosen)
+    require_none(
+        given, ["check_interval_arrival"], "in a comparison, which has no goal."
+    )
     # As of one run, for the file's `arch`.
     run = with_usual(run, chosen, count_workers(run["workers"]))
     run["goal_error"] = None
@@ -94,7 +96,11 @@ def configure(
         value = values[name]
         value = () if value is None else value
         values[name] = tuple(value) if isinstance(value, (list, tuple)) else (value,)
-    return Comparison(run=Configuration(**run), **values), False
+    comparison = Comparison(run=Configuration(**run), **values)
+    rates = comparison.rates if len(comparison.rates) > 1 else ()
+    used = comparison.run.as_dict() | {"rates": rates}
+    require_used(given, used, _USES)
+    return comparison, False
 
 
 def carry_out(comparison: Comparison, only_report: bool) -> str:

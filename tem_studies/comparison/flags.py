@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from tem_studies.data_parallelism.flags import STUDY_FLAGS
 from tem_studies.flag_row import FlagRow
-from tem_studies.workloads.flags import OF_LOGDIR, OF_SEVERAL_PROCESSES
+from tem_studies.workloads.flags import (
+    OF_CHECKPOINTS,
+    OF_LOGDIR,
+    OF_SEVERAL_PROCESSES,
+)
 
 COMPARISON_FLAGS = (
     FlagRow(
@@ -85,6 +89,12 @@ def misplaced(given: set[str]) -> str | None:
                 return (
                     f"`{name}` has no effect in a comparison, whose runs are processes "
                     f"without a cluster. Leave --{name} out."
+                )
+        for name in OF_CHECKPOINTS:
+            if name in given:
+                return (
+                    f"`{name}` has no effect in a comparison, whose runs keep no "
+                    f"checkpoints. Leave --{name} out."
                 )
         for row in STUDY_FLAGS:
             if row.name in given and row.name not in SHARED_WITH_STUDY:

@@ -139,6 +139,19 @@ class Plan:
             key=lambda r: (r.kind != "tuned", budgets.index(r.budget), order[r.method])
         )
 
+    @property
+    def least_to_run(self) -> int:
+        """Runs that are missing, as far as is known: pilots may ask for more."""
+        comparison = self._comparison
+        kind = "common" if len(comparison.rates) > 1 else "tuned"
+        planned = sum(row.kind == kind for row in self.rows)
+        wanted = sum(
+            len(comparison.budgets) if METHODS[method].has_budget else 1
+            for method in comparison.methods
+        )
+        unplanned = max(0, wanted - planned - len(self.unmet))
+        return len(self.todo) + unplanned * comparison.nseeds
+
     def _plan(self, method: str, budget: float | None) -> None:
         comparison = self._comparison
         common = comparison.run.learning_rate

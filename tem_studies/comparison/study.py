@@ -27,6 +27,7 @@ from tem_studies.workloads.processes import run_in_processes
 from tem_studies.workloads.replicas import make_strategy
 from tem_studies.workloads.results import Stopwatch, read_steps
 from tem_studies.workloads.study_files import claim, require_data
+from tem_studies.workloads.study_progress import StudyProgress, said_at_start
 from tem_studies.workloads.tasks import KINDS
 from tem_studies.written_files import write_text
 
@@ -46,6 +47,15 @@ def run(comparison: Comparison) -> None:
     directory.check(comparison)
     load(comparison, if_quick=True)
     directory.open(comparison)
+    if words := said_at_start(len(directory.results()), "runs"):
+        print(words, flush=True)
+    if sparsity := comparison.run.target_sparsity:
+        print(
+            f"each run prunes {100 * sparsity:g} % of the network first, which "
+            "--target_sparsity 0 leaves whole; budgets and densities are shares of all "
+            "entries, pruned ones among them",
+            flush=True,
+        )
     if comparison.parallel_trials > 1:
         threads = comparison.run.threads
         run_in_processes(_work, comparison, comparison.parallel_trials, threads)
@@ -73,12 +83,17 @@ def _work(comparison: Comparison, keep_on: Callable[[], None] = lambda: None) ->
     data = load(comparison)
     directory = ComparisonDirectory(comparison.path)
     require_data(directory.path, data.digest())
+    progress = StudyProgress(len(directory.results()))
     while todo := (plan := Plan(comparison, outcomes(directory))).todo:
         keep_on()
         for task in todo.values():
             with claim(directory.path / RUNS_NAME / task.name) as is_ours:
                 if is_ours:
-                    _run(comparison, task, strategy, data, len(todo))
+                    line = _run(comparison, task, strategy, data)
+                    found = outcomes(directory)
+                    total = len(found) + Plan(comparison, found).least_to_run
+                    words = progress.words(len(found), total, at_least=True)
+                    print(f"{line}; {words}\n", end="", flush=True)
                     break
         else:
             time.sleep(_WAIT_SECONDS)
@@ -91,8 +106,8 @@ def _run(
     task: Task,
     strategy: tf.distribute.Strategy,
     data: Any,
-    waiting: int,
-) -> None:
+) -> str:
+    """Makes one run; returns a line about it."""
     runs = comparison.path / RUNS_NAME
     own: dict[str, Any] = {"logdir": str(runs / task.name)}
     if task.replays:
@@ -101,17 +116,16 @@ def _run(
         write_text(path, "".join(f"{count}\n" for count in counts))
         own["counts"] = str(path)
     configuration = dataclasses.replace(comparison.run, **{**task.settings, **own})
-    result = Experiment(configuration, strategy, data, Stopwatch()).run()
+    experiment = Experiment(configuration, strategy, data, Stopwatch(), name=task.name)
+    result = experiment.run()
+    del experiment
     for file in (runs / task.name / "checkpoints").glob("step-*.weights.h5"):
         file.unlink()  # Hundreds of runs, and nobody goes on from one of them.
     seconds = sum(result["seconds"].values())
-    print(
-        f"{task.name}: {result['status']}, {seconds:.0f} s; {waiting - 1} more can be "
-        "started",
-        flush=True,
-    )
+    line = f"{task.name}: {result['status']}, {seconds:.0f} s"
     del result
     gc.collect()  # Networks and graphs refer to themselves.
+    return line
 
 
 def _outcome(result: dict[str, Any]) -> Outcome:

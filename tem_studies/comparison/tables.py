@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from tem_studies.comparison.plan import Row
+from tem_studies.comparison.plan import TOLERANCE, Row
 from tem_studies.comparison.report import Report
 from tem_studies.comparison.statistics import LEAST_SEEDS, rank_correlation
+from tem_studies.workloads.metric_words import said
 
 Rows = list[dict[str, Any]]
 
@@ -35,7 +36,7 @@ def comparison(report: Report) -> Rows:
                 f"validation_{report.quality.name}": _mean(line.values("validation")),
                 "bytes_per_worker": _mean(line.values("sent")),
                 "volume_over_budget": line.volume,
-                "other_volume": "yes" if line.is_marked else "",
+                "other_volume": line.is_marked,
                 "total_error": _mean(line.values("total_error")),
             }
         )
@@ -63,9 +64,7 @@ def differences(report: Report) -> Rows:
                             **dataclasses.asdict(found),
                             "margin": report.margin,
                             "verdict": found.verdict(report.margin, higher),
-                            "other_volume": "yes"
-                            if one.is_marked or other.is_marked
-                            else "",
+                            "other_volume": one.is_marked or other.is_marked,
                         }
                     )
     return rows
@@ -98,12 +97,14 @@ def error_and_quality(
 
 def text(report: Report) -> str:
     """What is printed: quality with spread, volume, difference to the baseline."""
-    name, baseline = report.quality.name, report.comparison.baseline
+    name, baseline = said(report.quality.name), report.comparison.baseline
     lines = [
         f"test {name}, mean ± deviation over seeds; minus {baseline}: 95 % interval"
     ]
     if report.comparison.nseeds < LEAST_SEEDS:
         lines[0] += f", not of fewer than {LEAST_SEEDS} seeds, which leaves all open"
+    verdicts: set[str] = set()
+    is_marked = False
     for kind in report.kinds:
         for budget in report.budgets:
             found = report.of(kind, budget)
@@ -117,20 +118,25 @@ def text(report: Report) -> str:
                 if line.row.budget is not None:
                     words += f"  volume {100 * line.volume:.1f} %"
                     words += " (not equal)" if line.is_marked else ""
+                    is_marked = is_marked or line.is_marked
                 if base and line is not base[0]:
                     d = report.difference(line, base[0])
                     higher = report.quality.is_higher_better
                     words += f"  {d.mean:+.4f}"
                     if math.isfinite(d.low):
                         words += f" [{d.low:+.4f}, {d.high:+.4f}]"
-                    words += f" {d.verdict(report.margin, higher)}"
+                    verdict = d.verdict(report.margin, higher)
+                    verdicts.add(verdict)
+                    words += f" {verdict}"
                 diverged = len(line.runs) - len(line.finished)
                 words += f"  {diverged} diverged" if diverged else ""
                 lines.append(words)
     for row in correlations(report):
         if math.isfinite(row["value"]):
+            budget = row["budget"]
+            title = report.title(row["kind"], None)
             words = (
-                f"total error and {name}, budget {row['budget']}, {row['kind']} rate: "
+                f"total error and {name}, budget {budget}, {title}: "
                 f"Spearman {row['value']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}] "
                 f"over {row['runs']} runs"
             )
@@ -138,6 +144,17 @@ def text(report: Report) -> str:
                 words += f", drawn by methods [{row['group_low']:+.2f}, "
                 words += f"{row['group_high']:+.2f}]"
             lines.append(words)
+    if "open" in verdicts:
+        lines.append(
+            "open: these seeds show neither a difference of more than the margin "
+            f"{report.margin:.3g} nor that there is none; fewer than {LEAST_SEEDS} "
+            "seeds never do. Pass more --nseeds to the same --study_dir."
+        )
+    if is_marked:
+        lines.append(
+            f"not equal: the reported seeds sent over {100 * TOLERANCE:g} % more or "
+            "less than the budget, which the pilot's seed met. Longer runs differ less."
+        )
     return "\n".join(lines)
 
 

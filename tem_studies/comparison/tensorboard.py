@@ -9,7 +9,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from tem_studies.comparison.report import Line, Report, Run
-from tem_studies.workloads.event_files import events
+from tem_studies.workloads.event_files import events, scalar
 from tem_studies.workloads.study_files import empty_report
 
 _POINTS = 50  # of a curve, so that a hundred runs are written in seconds. Our choice.
@@ -61,16 +61,16 @@ def _scalars(report: Report, line: Line, run: Run) -> None:
         before = step
         if i % thin:
             continue
-        tf.summary.scalar("comparison/entries", entries, step=int(step))
-        tf.summary.scalar("comparison/error", error, step=int(step))
-        tf.summary.scalar("comparison/total_error", total, step=int(step))
+        scalar("comparison/entries", entries, step=int(step))
+        scalar("comparison/error", error, step=int(step))
+        scalar("comparison/total_error", total, step=int(step))
     for sent, value in run.history:
         # Against kilobytes: TensorBoard's axis is an integer.
         tag = f"comparison/validation_{report.quality.name}_by_kilobytes"
-        tf.summary.scalar(tag, value, step=round(sent / 1000))
+        scalar(tag, value, step=round(sent / 1000))
     if run.quality is not None:
         tag = f"comparison/test_{report.quality.name}"
-        tf.summary.scalar(tag, run.quality, step=int(run.step[-1]))
+        scalar(tag, run.quality, step=int(run.step[-1]))
     if not math.isnan(line.volume):
         ratio = run.sent / (line.row.budget_bytes or math.nan)
-        tf.summary.scalar("comparison/volume_over_budget", ratio, step=0)
+        scalar("comparison/volume_over_budget", ratio, step=0)

@@ -8,9 +8,10 @@ from typing import Any
 
 from tem_studies import missing_packages
 from tem_studies.convex import data_places
-from tem_studies.convex.configuration import ConvexConfiguration
+from tem_studies.convex.configuration import SWEPT, ConvexConfiguration
 from tem_studies.quiet_start import start_tensorflow
 from tem_studies.refusal import Refusal
+from tem_studies.unused_flags import Use, require_used
 from tem_studies.workloads.environment import check_keras
 from tem_studies.workloads.logdir import claim_default, give_back, require_writable
 
@@ -19,6 +20,19 @@ _SHARED = (
     *("datasource", "path_data", "threshold", "density", "workers"),
     *("train_iterations", "check_interval", "seed", "threads", "logdir"),
     "local_steps",
+)
+
+# Data sources that are looked for below --path_data.
+_FILES = ("gisette", "madelon", data_places.FASHION)
+_USES = (
+    Use(("path_data",), "datasource", _FILES),
+    Use(("classes",), "datasource", (data_places.FASHION,)),
+    Use(("made_up_size",), "datasource", (data_places.MADE_UP,)),
+    Use(("dirichlet_alpha",), "split", ("dirichlet",)),
+    Use(("goal_suboptimality",), "sweep"),
+    Use(("k",), "compressors", ("topk",)),
+    Use(("density",), "compressors", ("topk", "random_k")),
+    Use(("threshold",), "compressors", ("hard_threshold",)),
 )
 
 
@@ -43,8 +57,13 @@ def configure(given: dict[str, Any], own: Collection[str]) -> ConvexConfiguratio
             f"Leave --{name} out."
         )
     settings = {name: given[name] for name in (*own, *_SHARED) if name in given}
+    if "compressor" in given and "compressors" in given:
+        raise Refusal(
+            "`compressor` has no effect with `compressors`, which names them all. "
+            "Leave --compressor out."
+        )
     if "compressor" in given:
-        settings.setdefault("compressors", given["compressor"])
+        settings["compressors"] = given["compressor"]
     for name in ("methods", "compressors"):
         if name in settings:
             settings[name] = tuple(settings[name].split(","))
@@ -59,7 +78,16 @@ def configure(given: dict[str, Any], own: Collection[str]) -> ConvexConfiguratio
                 ) from None
     if "sweep" in settings:
         settings["sweep"] = tuple(settings["sweep"])
-    return ConvexConfiguration(**settings)
+    configuration = ConvexConfiguration(**settings)
+    require_used(given, configuration.as_dict(), _USES)
+    for name, swept in (*((n, n) for n in SWEPT), ("k", "density")):
+        if name in given and swept in configuration.sweeps():
+            raise Refusal(
+                f"`{name}` has no effect with `sweep` of {swept}. Leave --{name} out."
+            )
+    if {"k", "density"} <= given.keys() and "random_k" not in configuration.compressors:
+        raise Refusal("`density` has no effect with `k`. Leave one of them out.")
+    return configuration
 
 
 def run(configuration: ConvexConfiguration, logdir: str | None) -> tuple[str, bool]:
@@ -88,13 +116,17 @@ def run(configuration: ConvexConfiguration, logdir: str | None) -> tuple[str, bo
         with missing_packages.importing():
             from tem_studies.convex import study
 
-        diverged = study.run(configuration)["diverged"]
+        found = study.run(configuration)
     finally:
         if claimed:
             give_back(claimed)  # Only if it is empty still.
     lines = [
         f"diverged: {label}; it is in no figure. Pass a smaller --step_size."
-        for label in diverged
+        for label in found["diverged"]
+    ]
+    lines += [
+        f"moved away: {words}. Pass a smaller --step_size or another threshold."
+        for words in found["moved_away"]
     ]
     lines.append(f"figures and tables: {configuration.logdir}")
-    return "\n".join(lines), bool(diverged)
+    return "\n".join(lines), bool(found["diverged"])

@@ -13,17 +13,17 @@ Curve = dict[str, np.ndarray]  # column of `trace.Trace` -> (records,)
 
 # (x, y, whether y is logarithmic). The panels of the TEM study's figures.
 PANELS = (
-    ("bits", "suboptimality", True),
+    ("encoded_bits", "suboptimality", True),
     ("epochs", "suboptimality", True),
-    ("bits", "squared_distance", True),
+    ("encoded_bits", "squared_distance", True),
     ("epochs", "squared_distance", True),
-    ("step", "bits", True),
+    ("step", "encoded_bits", True),
     ("step", "entries", True),
     ("step", "error", True),
     ("step", "total_error", True),
 )
 _WORDS = {
-    "bits": "bits sent per worker",
+    "encoded_bits": "bits sent per worker: values, indices, headers",
     "epochs": "passes over the data",
     "step": "iterations",
     "suboptimality": "f(x) − f*",
@@ -33,7 +33,7 @@ _WORDS = {
     "total_error": "total error",
 }
 _TABLE = (
-    *("bits", "epochs", "suboptimality", "squared_distance"),
+    *("bits", "encoded_bits", "epochs", "suboptimality", "squared_distance"),
     *("entries", "error", "total_error"),
 )
 _POINTS = 100  # Records of each curve in the table; figures have them all.
@@ -89,7 +89,7 @@ def draw_curves(curves: dict[str, list[Curve]], title: str, stem: Path) -> None:
             )
         if logarithmic and axis.get_lines():
             axis.set_yscale("log")
-        if x == "bits" and axis.get_lines():
+        if x == "encoded_bits" and axis.get_lines():
             axis.set_xscale("log")
         axis.set_xlabel(_WORDS[x])
         axis.set_ylabel(_WORDS[y])
@@ -121,8 +121,8 @@ def draw_trade_off(
     for i, (label, settings) in enumerate(lines.items()):
         points = []
         for runs in settings.values():
-            bits = [run["bits_to_goal"] for run in runs]
-            finished = all(run["status"] == "finished" for run in runs)
+            bits = [run["encoded_bits_to_goal"] for run in runs]
+            finished = all(run["status"] != "diverged" for run in runs)
             if finished and "" not in bits:  # else a seed diverged or did not get there
                 density = np.mean([run["density"] for run in runs])
                 points.append((density, np.mean(bits), min(bits), max(bits)))
@@ -140,7 +140,9 @@ def draw_trade_off(
         axis.set(xscale="log", yscale="log")
     axis.set(
         xlabel="density: share of entries sent, mean over the run",
-        ylabel=f"bits per worker to {goal:g} of the first f − f*",
+        ylabel=(
+            f"bits per worker to {goal:g} of the first f − f*: values, indices, headers"
+        ),
         title=title,
     )
     axis.grid(alpha=0.3)

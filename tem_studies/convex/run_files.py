@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from tem_studies import written_files
 from tem_studies.convex.figures import PANELS, Curve
@@ -25,8 +24,15 @@ from tem_studies.convex.trace import Trace
 from tem_studies.refusal import Refusal, writing
 from tem_studies.workloads import study_files
 from tem_studies.workloads.bounded_files import read_npy
-from tem_studies.workloads.event_files import events
+from tem_studies.workloads.event_files import events, scalar
 from tem_tf.event_files import EVENTS
+
+# A run that ends at more than this many times its best has moved away. Our choice:
+# noise at rest moves the mean of a tenth by far less.
+AWAY = 3.0
+_LEAST_RECORDS = 20  # Of which a tenth is two.
+_ROUNDING = 1e-9  # of the first f - f*, where ratios mean nothing
+MOVED_AWAY = "moved away"
 
 # What is read of run.json and of curves.csv.
 _SCHEMA = {
@@ -157,6 +163,30 @@ def summary(trace: Trace) -> dict[str, Any]:
     }
 
 
+def moved_away(suboptimality: np.ndarray) -> tuple[int, float, float] | None:
+    """Whether a run left again what it had come to.
+
+    Means over a tenth of the records are compared, so that the noise of single ones
+    does not count: the last against the least of all.
+
+    Args:
+        suboptimality: f - f* at each record.
+
+    Returns:
+        The record at the middle of the best tenth, its mean and the last one's; None if
+        the last is at most `AWAY` times the best, or below what rounding leaves, or
+        there are too few records to tell.
+    """
+    if len(suboptimality) < _LEAST_RECORDS:
+        return None
+    width = len(suboptimality) // 10
+    means = np.convolve(suboptimality, np.full(width, 1 / width), "valid")
+    best, last = int(np.argmin(means)), float(means[-1])
+    if last <= max(AWAY * means[best], _ROUNDING * float(suboptimality[0])):
+        return None
+    return best + width // 2, float(means[best]), last
+
+
 def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
     """Writes a CSV file, whole or not at all; numbers have eight digits."""
     shown = [
@@ -179,4 +209,4 @@ def _write_events(directory: Path, trace: Trace) -> None:
         for name, values in columns.items():
             for step, value in zip(steps, values, strict=True):
                 if np.isfinite(value):
-                    tf.summary.scalar(f"convex/{name}", value, step=int(step))
+                    scalar(f"convex/{name}", value, step=int(step))

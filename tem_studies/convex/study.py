@@ -28,6 +28,7 @@ from tem_studies.convex.methods import METHODS, Method
 from tem_studies.convex.schedules import SCHEDULES
 from tem_studies.refusal import Refusal, refusing
 from tem_studies.workloads import study_files
+from tem_studies.workloads.study_progress import StudyProgress, said_at_start
 
 # Settings on which a run does not depend, though its study does.
 _NOT_OF_A_RUN = {
@@ -42,7 +43,8 @@ def run(
     """Runs what has no result yet, then writes tables and figures.
 
     Returns:
-        `diverged`: labels of runs that did; `rows`: the lines of summary.csv.
+        `diverged`: labels of runs that did; `moved_away`: of those that left again
+        what they had come to, and how far; `rows`: the lines of summary.csv.
 
     Raises:
         Refusal: data and settings do not fit together.
@@ -74,6 +76,8 @@ def run(
     say(f"f* = {minimum.value:.12g}, |∇f(x*)| = {minimum.gradient_norm:.2g}")
 
     study = _Study(configuration, loaded, signed, minimum, logdir, say)
+    if words := said_at_start(study.count(todo), "runs"):
+        say(words)
     seeds = range(configuration.seed, configuration.seed + configuration.seeds)
     results = {cell: [study.result(cell, seed) for seed in seeds] for cell in todo}
     title = (
@@ -94,13 +98,16 @@ def _report(
     rows = [row for runs in results.values() for row, _ in runs]
     run_files.write_table(logdir / "summary.csv", rows)
     curves: dict[str, list[figures.Curve]] = {}
-    diverged = []
+    diverged, away = [], []
     for cell, runs in results.items():
         for row, curve in runs:
-            if row["status"] == "finished":
-                curves.setdefault(cell.label, []).append(curve)
-            else:
-                diverged.append(f"{cell.label} seed {row['seed']}")
+            name = f"{cell.label} seed {row['seed']}"
+            if row["status"] == "diverged":
+                diverged.append(name)
+                continue
+            curves.setdefault(cell.label, []).append(curve)
+            if row["status"] == run_files.MOVED_AWAY:
+                away.append(f"{name}: {_away(curve)}")
     if curves:
         run_files.write_table(logdir / "curves.csv", figures.mean_and_spread(curves))
         figures.draw_curves(curves, title, logdir / "curves")
@@ -108,7 +115,19 @@ def _report(
         figures.draw_trade_off(
             rows, configuration.goal_suboptimality, title, logdir / "trade_off"
         )
-    return {"diverged": diverged, "rows": rows}
+    return {"diverged": diverged, "moved_away": away, "rows": rows}
+
+
+def _away(curve: figures.Curve) -> str:
+    """How far a run moved away, in words."""
+    found = run_files.moved_away(curve["suboptimality"])
+    if found is None:
+        return ""
+    record, best, last = found
+    return (
+        f"f - f* = {last:.3g} at the end, {best:.3g} about iteration "
+        f"{curve['step'][record]:g}"
+    )
 
 
 class _Study:
@@ -133,6 +152,21 @@ class _Study:
         }
         settings["minimum"] = minimum.value
         self._settings = settings
+        self._done = self._total = 0
+        self._pace = StudyProgress(0)
+
+    def count(self, todo: list[Cell]) -> int:
+        """Runs that are finished; from now on others are counted beside them."""
+        seeds = range(self._configuration.seeds)
+        first = self._configuration.seed
+        self._total = len(todo) * len(seeds)
+        self._done = sum(
+            run_files.is_finished(self._directory(cell, first + seed))
+            for cell in todo
+            for seed in seeds
+        )
+        self._pace = StudyProgress(self._done)
+        return self._done
 
     def result(self, cell: Cell, seed: int) -> tuple[dict[str, Any], figures.Curve]:
         """A run's line of the summary and its records, done now or earlier."""
@@ -142,6 +176,9 @@ class _Study:
                 if not run_files.is_finished(directory):  # by another process
                     self._run(cell, seed, directory)
         row, curve = run_files.read(directory)
+        away = run_files.moved_away(curve["suboptimality"])
+        if away and row["status"] == "finished":  # A file says how the run ended.
+            row["status"] = run_files.MOVED_AWAY
         goal = self._configuration.goal_suboptimality * curve["suboptimality"][0]
         reached = np.flatnonzero(curve["suboptimality"] <= goal)
         for name in ("step", "bits", "encoded_bits"):
@@ -192,10 +229,15 @@ class _Study:
             "seconds": round(seconds, 2),
         }
         run_files.write(directory, self._settings_of(cell), row, trace)
+        away = run_files.moved_away(trace.suboptimality)
+        is_away = away is not None and trace.status == "finished"
+        status = run_files.MOVED_AWAY if is_away else trace.status
+        self._done += 1
         self._say(
-            f"{cell.label}, seed {seed}: {trace.status} after {trace.step[-1]} "
+            f"{cell.label}, seed {seed}: {status} after {trace.step[-1]} "
             f"iterations, f - f* = {trace.suboptimality[-1]:.3g}, "
-            f"{trace.bits[-1]:.3g} bits per worker, {seconds:.1f} s"
+            f"{trace.encoded_bits[-1]:.3g} bits per worker with indices and headers, "
+            f"{seconds:.1f} s; {self._pace.words(self._done, self._total)}"
         )
 
     def _method(self, cell: Cell) -> Method:
@@ -227,7 +269,7 @@ class _Study:
         source = self._source(cell)
         row, _ = self.result(source, seed)
         entries = run_files.read_entries(self._directory(source, seed))
-        if row["status"] != "finished":
+        if row["status"] == "diverged":
             raise Refusal(
                 f"{cell.label} copies the volume of a run that diverged: "
                 f"{source.label}, seed {seed}. Pass a smaller --step_size."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +14,32 @@ from tem_studies.data_parallelism.directory import (
     studies_in,
 )
 from tem_studies.quiet_start import start_tensorflow
+from tem_studies.unused_flags import OF_TRAINING, Use, require_none, require_used
 from tem_studies.workloads import command_line
 from tem_studies.workloads.configuration import Configuration
 from tem_studies.workloads.environment import check_keras, check_no_cluster
 from tem_studies.workloads.logdir import require_writable
 
 _REPORT_NEEDS = ("matplotlib", "scipy", "tensorboard")
+_USES = (
+    *OF_TRAINING,
+    Use(("lipschitz_interval", "lipschitz_examples"), "check_lipschitz"),
+)
 
 
-def configure(run: Mapping[str, Any], settings: Mapping[str, Any]) -> Study:
+def configure(
+    run: Mapping[str, Any], settings: Mapping[str, Any], given: Collection[str] = ()
+) -> Study:
     """Makes one checked study.
 
     Args:
         run: Settings of a run by name; `batch_size` and `target_sparsity` may have
             several values.
         settings: The others by name.
+        given: Names of the flags on the command line.
 
     Raises:
-        Refusal: a setting is wrong.
+        Refusal: a setting is wrong, or has no effect.
     """
     cells = []
     for sparsity in _several(run["target_sparsity"]):
@@ -47,7 +55,7 @@ def configure(run: Mapping[str, Any], settings: Mapping[str, Any]) -> Study:
                     stop_beyond_best=settings["stop_beyond_best"],
                 )
             )
-    return Study(
+    study = Study(
         tuple(cells),
         directory=settings["study_dir"],
         nruns=settings["nruns"],
@@ -55,6 +63,10 @@ def configure(run: Mapping[str, Any], settings: Mapping[str, Any]) -> Study:
         rerun_seeds=settings["rerun_seeds"],
         resumes=not settings["no_load_cache"],
     )
+    words = "where `mparams_kind` names it: each trial has its own."
+    require_none(given, study.cells[0].mparams_kind, words)
+    require_used(given, {**run, **settings}, _USES)
+    return study
 
 
 def run(planned: Study) -> str:

@@ -155,6 +155,7 @@ def _lipschitz(series: Sequence[Series]) -> Figure | None:
 
     figure = _curves(series, curve, "Lipschitz constant L of the gradient")
     if figure is not None:
+        figure.axes[0].set_xlabel("step + 1")
         figure.axes[0].set_yscale("log")
     return figure
 

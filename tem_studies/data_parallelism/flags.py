@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from tem_studies.flag_row import FlagRow
-from tem_studies.workloads.flags import OF_LOGDIR, OF_SEVERAL_PROCESSES
+from tem_studies.workloads.flags import (
+    OF_CHECKPOINTS,
+    OF_LOGDIR,
+    OF_SEVERAL_PROCESSES,
+)
 
 # Names, meanings and defaults of nruns to lipschitz_interval and of no_load_cache are
 # those of the DPS study's authors (arXiv 2003.11316), but for nruns: they have 100.
@@ -27,7 +31,8 @@ STUDY_FLAGS = (
         "check_lipschitz",
         bool,
         False,
-        "Whether to measure the Lipschitz constant of the gradient along training.",
+        "Whether to measure the Lipschitz constant of the gradient along training. It "
+        "makes no study of a command, as --nruns 1 does.",
     ),
     FlagRow("lipschitz_interval", int, 1000, "Steps between two such measurements."),
     FlagRow(
@@ -76,8 +81,9 @@ STUDY_FLAGS = (
     ),
 )
 
-# Any of these makes a command a study; so do several values of the next ones.
-MAKES_STUDY = ("nruns", "mparams_kind", "check_lipschitz", "study_dir")
+# Any of these makes a command a study; so do several values of the next ones. What is
+# measured of one does not: a study has a goal, and another directory than a run.
+MAKES_STUDY = ("nruns", "mparams_kind", "study_dir")
 SEVERAL_MAKE_STUDY = ("batch_size", "target_sparsity")
 
 
@@ -121,6 +127,12 @@ def misplaced(given: set[str], several: set[str]) -> str | None:
                 return (
                     f"`{name}` has no effect in a study, whose trials are processes "
                     f"without a cluster. Leave --{name} out."
+                )
+        for name in OF_CHECKPOINTS:
+            if name in given:
+                return (
+                    f"`{name}` has no effect in a study, whose trials keep no "
+                    f"checkpoints. Leave --{name} out."
                 )
     else:
         for row in STUDY_FLAGS:

@@ -25,6 +25,8 @@ from tem_studies.refusal import Refusal
 from tem_studies.workloads.study_files import alone_in, write_json
 from tem_studies.written_files import write_table
 
+# A check interval that is more of K* than this is said beside it. Our choice.
+COARSE = 0.1
 TABLE_NAME, FITS_NAME = "steps_to_result.csv", "fits.json"
 
 # What may differ within a series. A check interval is the resolution of K*, which goes
@@ -226,6 +228,9 @@ def _text(rows: Sequence[dict[str, Any]], series: Sequence[Series]) -> str:
         found = row["steps_to_result"]
         best = f"{found:g} steps" if found != "" else f"none of {row['trials']}"
         note = f" (censored: {row['censored']})" if row["censored"] else ""
+        interval = row["check_interval"]
+        if found != "" and interval > COARSE * found:
+            note += f" (looked for every {interval} steps: no finer is known)"
         lines.append(
             f"{row['series']}, batch {row['batch_size']}: K* {best}{note}; {counts}"
         )
@@ -238,4 +243,10 @@ def _text(rows: Sequence[dict[str, Any]], series: Sequence[Series]) -> str:
                 f"{fit.c2:.4g} [{fit.c2_interval[0]:.4g}, {fit.c2_interval[1]:.4g}], "
                 f"R² {fit.r_squared:.3f}"
             )
+    if any(row["censored"] for row in rows):
+        lines.append(
+            "censored: other metaparameters or more steps may do better, so that K* is "
+            "a bound and no point of the trend. Pass more --nruns or "
+            "--train_iterations, or a --goal_error that is reached."
+        )
     return "\n".join(lines)

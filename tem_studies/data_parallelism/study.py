@@ -26,9 +26,12 @@ from tem_studies.workloads import data_places, data_sources
 from tem_studies.workloads.batches import EpochOrder
 from tem_studies.workloads.data_sources import Data
 from tem_studies.workloads.environment import check_no_cluster
+from tem_studies.workloads.logdir import RESULT_NAME
 from tem_studies.workloads.processes import run_in_processes
 from tem_studies.workloads.replicas import make_strategy
+from tem_studies.workloads.setting_warnings import warnings_of
 from tem_studies.workloads.study_files import require_data
+from tem_studies.workloads.study_progress import StudyProgress, said_at_start
 
 
 def run(study: Study) -> bool:
@@ -43,12 +46,29 @@ def run(study: Study) -> bool:
     """
     check_no_cluster("A study runs each trial")
     check_directories(study)
+    for line in warnings_of(study.cells[0].run):
+        print(line, flush=True)
+    if words := said_at_start(_count(study)[0], "trials"):
+        print(words, flush=True)
     if study.parallel_trials > 1:
         _run_in_processes(study)
     else:
         _work(study)
     directories = [(cell, StudyDirectory(study.path_of(cell))) for cell in study.cells]
     return all(not _next_tasks(study, *pair) for pair in directories)
+
+
+def _count(study: Study) -> tuple[int, int]:
+    """Trials that are finished, and all that are wanted, reruns apart.
+
+    Which trial is run again with other seeds shows once all others are finished.
+    """
+    # Files alone: there may be thousands, after each of which this is asked.
+    done = [
+        sum(1 for _ in study.path_of(cell).glob(f"*run-*/{RESULT_NAME}"))
+        for cell in study.cells
+    ]
+    return sum(done), sum(max(count, study.nruns) for count in done)
 
 
 def load(study: Study) -> Data:
@@ -69,8 +89,9 @@ def _work(study: Study, keep_on: Callable[[], None] = lambda: None) -> None:
         directory = StudyDirectory(study.path_of(cell))
         directory.open(cell, study.nruns)
         require_data(directory.path, checksum)
+    progress = StudyProgress(_count(study)[0])
     for cell in study.cells:
-        _work_on_cell(study, cell, splits, strategy, keep_on)
+        _work_on_cell(study, cell, splits, strategy, keep_on, progress)
 
 
 def _work_on_cell(
@@ -79,8 +100,10 @@ def _work_on_cell(
     splits: Splits,
     strategy: tf.distribute.Strategy,
     keep_on: Callable[[], None],
+    progress: StudyProgress,
 ) -> None:
     directory = StudyDirectory(study.path_of(cell))
+    several = len(study.cells) > 1
     bench: Workbench | None = None
     while tasks := _next_tasks(study, cell, directory):
         for task in tasks:
@@ -92,10 +115,13 @@ def _work_on_cell(
                 # Of any trial: the winner may be one of an earlier, larger `nruns`.
                 point = metaparameters(cell.mparams_kind, task.trial + 1)[task.trial]
                 best = directory.best if task.may_stop else lambda: None
-                result = bench.run(point, task.seed, best)
+                name = f"{cell.name} {task.name}" if several else task.name
+                result = bench.run(point, task.seed, best, name)
                 result["trial"] = task.trial
                 directory.save(task.name, result)
-            print(_line(cell, task.name, result, directory.best()), flush=True)
+            line = _line(cell, task.name, result, directory.best())
+            more = progress.words(*_count(study), at_least=study.rerun_seeds > 0)
+            print(f"{line}; {more}\n", end="", flush=True)
         if any(task.name not in directory.results() for task in tasks):
             return  # Another process runs them, and what comes after them.
 
@@ -161,7 +187,8 @@ def _line(cell: Cell, name: str, result: dict, best: int | None) -> str:
     return (
         f"batch {cell.run.batch_size}, sparsity {cell.run.target_sparsity:g}, {name}"
         f"{f' ({point})' if point else ''}: {result['status']} after "
-        f"{result['steps']} steps, {seconds:.1f} s; best so far: {best}"
+        f"{result['steps']} steps, {seconds:.1f} s; best so far: "
+        f"{'none came to the goal' if best is None else f'{best} steps'}"
     )
 
 

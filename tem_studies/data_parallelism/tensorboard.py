@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from tem_studies.data_parallelism.report import Series
-from tem_studies.workloads.event_files import events
+from tem_studies.workloads.event_files import events, scalar
 from tem_studies.workloads.study_files import empty_report
 
 
@@ -59,12 +59,12 @@ def _scalars(result: dict[str, Any]) -> None:
         step = record["step"]
         for name, value in record.items():
             if name != "step" and value is not None:
-                tf.summary.scalar(name, value, step=step)
+                scalar(name, value, step=step)
         error = 1 - record["validation_accuracy"]
-        tf.summary.scalar("validation_error", error, step=step)
+        scalar("validation_error", error, step=step)
     for record in (result.get("lipschitz") or {}).get("history", []):
         if record["lipschitz"] is not None:
-            tf.summary.scalar("lipschitz", record["lipschitz"], step=record["step"])
+            scalar("lipschitz", record["lipschitz"], step=record["step"])
     if result["status"] == "complete":
         steps = result["steps_to_result"]
-        tf.summary.scalar("steps_to_result", steps, step=steps)
+        scalar("steps_to_result", steps, step=steps)

@@ -22,6 +22,7 @@ from tem_studies.workloads import architectures, pruning
 from tem_studies.workloads.batches import DeviceSplit, EpochOrder
 from tem_studies.workloads.configuration import Configuration
 from tem_studies.workloads.data_sources import Data
+from tem_studies.workloads.live_entries import with_live
 from tem_studies.workloads.progress import Progress
 from tem_studies.workloads.results import PHASES, Stopwatch, pruning_record
 from tem_studies.workloads.training import Trainer
@@ -101,6 +102,7 @@ class Workbench:
         point: Point,
         seed: int,
         best: Callable[[], int | None] = lambda: None,
+        name: str = "",
     ) -> dict[str, Any]:
         """Runs one trial.
 
@@ -109,17 +111,21 @@ class Workbench:
             seed: Of initial weights, masks and the order of examples.
             best: Gives the least steps to the result so far; the trial ends once it is
                 later than that.
+            name: Begins its lines on the terminal.
 
         Returns:
             What its result.json holds.
         """
         stopwatch = Stopwatch((*PHASES, "lipschitz"))
-        self._prepare(seed, stopwatch)
+        progress = Progress(self.cell.run.train_iterations, prints=True, name=name)
+        self._prepare(seed, stopwatch, progress)
         run = dataclasses.replace(self.cell.run, **point, seed=seed)
         self._tunable.set(run)
-        trial = _Trial(self, run, stopwatch, best)
+        trial = _Trial(self, run, stopwatch, best, progress)
         status = trial.train()
         trainer, data = self.trainer, self.splits.data
+        pruned = pruning_record(self.model, self._masks)
+        communication = trainer.optimizer.communication_summary()
         test = None
         if status == "complete":
             with stopwatch("test"):
@@ -145,8 +151,8 @@ class Workbench:
             "lipschitz": self.gradient
             and {"examples": self.gradient.examples, "history": trial.lipschitz},
             "test": test,
-            "communication": trainer.optimizer.communication_summary(),
-            "pruning": pruning_record(self.model, self._masks),
+            "communication": with_live(communication, pruned),
+            "pruning": pruned,
             "seconds": stopwatch.seconds,
         }
 
@@ -156,7 +162,7 @@ class Workbench:
             arch, data.input_shape, seed, data.classes, self.cell.run.dtype_policy
         )
 
-    def _prepare(self, seed: int, stopwatch: Stopwatch) -> None:
+    def _prepare(self, seed: int, stopwatch: Stopwatch, progress: Progress) -> None:
         """Puts the network to its start: weights and masks of a seed."""
         data, sparsity = self.splits.data, self.cell.run.target_sparsity
         # Drawn at every sparsity: all see the same training batches.
@@ -166,7 +172,9 @@ class Workbench:
             with stopwatch("build"):
                 model = self._new_model(seed)
                 self._weights = model.get_weights()
-            with stopwatch("prune"):
+            if sparsity > 0:
+                progress.say(f"pruning {100 * sparsity:g} % of the network ...")
+            with stopwatch("prune"), progress.waiting("pruning"):
                 self._masks = pruning.snip(model, self.splits.train, order, sparsity)
             self._seed = seed
         self.trainer.restart(self._weights)
@@ -188,6 +196,7 @@ class _Trial:
         run: Configuration,
         stopwatch: Stopwatch,
         best: Callable[[], int | None],
+        progress: Progress,
     ) -> None:
         self.history: list[dict[str, Any]] = []
         self.lipschitz: list[dict[str, Any]] = []
@@ -198,7 +207,7 @@ class _Trial:
         self._run = run
         self._stopwatch = stopwatch
         self._best = best
-        self._progress = Progress(run.train_iterations, prints=True)
+        self._progress = progress
         train = bench.splits.data.train
         self._order = EpochOrder(bench.epochs, len(train), run.batch_size)
 
@@ -273,7 +282,8 @@ class _Trial:
         with self._stopwatch("lipschitz"):
             value = smoothness(self._bench.gradient, before, after)
         self.lipschitz.append({"step": step, "lipschitz": value})
-        self._progress.say(f"step {step}  Lipschitz constant {value}")
+        shown = "none: the step did not move" if value is None else f"{value:.4g}"
+        self._progress.say(f"step {step}  Lipschitz constant {shown}")
 
     def _check(self) -> float | None:
         """Validates and records; returns the error, None if something is not finite."""

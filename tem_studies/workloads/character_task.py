@@ -142,7 +142,9 @@ class CharacterTask(Task):
         self._characters = data.characters
         self._prompt = self._numbers(configuration.prompt)
         self.train = TrainingCharacters(data.train, configuration)
-        self.validation = HeldOutCharacters(data.validation, configuration.context)
+        most = configuration.evaluation_examples
+        held_out = data.validation if most is None else data.validation[: most + 1]
+        self.validation = HeldOutCharacters(held_out, configuration.context)
         read_in_a_step = configuration.batch_size * configuration.context
         self.steps_per_epoch = max(1, self.train.examples // read_in_a_step)
         self._next = 0

@@ -20,7 +20,9 @@ from tem_studies.workloads.environment import (
     check_workers,
     role,
 )
+from tem_studies.workloads.live_entries import volume_lines
 from tem_studies.workloads.logdir import (
+    INTERRUPTED,
     RESULT_NAME,
     SCHEMA_PATH,
     claim_default,
@@ -29,6 +31,7 @@ from tem_studies.workloads.logdir import (
     require_unused,
     require_writable,
 )
+from tem_studies.workloads.metric_words import said
 from tem_studies.workloads.study_files import read_result, read_schema, require_same
 
 if TYPE_CHECKING:
@@ -95,7 +98,7 @@ def finished(configuration: Configuration) -> dict[str, Any] | None:
     theirs = {k: v for k, v in result["configuration"].items() if k in _compared()}
     ours = {k: v for k, v in configuration.as_dict().items() if k in _compared()}
     require_same(path.parent, theirs, ours, "logdir", "run")
-    return result
+    return None if result["status"] == INTERRUPTED else result
 
 
 def _compared() -> set[str]:
@@ -128,20 +131,11 @@ def report(result: Mapping[str, Any]) -> str:
     if result["test"]:
         _, *metrics = result["test"].items()  # The first is the loss.
         for name, value in metrics:
-            lines.append(f"{'test ' + name.replace('_', ' '):<15} {value:.4f}")
+            lines.append(f"{'test ' + said(name):<15} {value:.4f}")
     elif result["status"] != "diverged":  # Of a task without a test split.
         loss = result["history"][-1]["validation_loss"]
         lines.append(f"validation loss {loss:.4f}")
-    communication = result["communication"]
-    if communication and communication["dense_bytes"]:  # No step may have sent.
-        sent = communication["payload_bytes"] + communication["padded_bytes"]
-        dense = communication["dense_bytes"]
-        if result["configuration"]["local_steps"]:  # Dense would exchange every step.
-            dense = dense * result["steps"] // communication["steps"]
-        lines += [
-            f"density         {100 * communication['density']:.3g} %",
-            f"bytes sent      {sent:,} ({100 * sent / dense:.3g} % of {dense:,} dense)",
-        ]
+    lines += volume_lines(result)
     return "\n".join(
         [
             *lines,

@@ -109,6 +109,15 @@ class Configuration(WorkloadSettings):
         """All settings by name."""
         return dataclasses.asdict(self)
 
+    def hyperparameters(self) -> dict[str, str | int | float | bool]:
+        """The settings that tell runs apart: those of each, and what is not usual."""
+        usual = {field.name: field.default for field in dataclasses.fields(self)}
+        return {
+            name: value if isinstance(value, str | int | float) else str(value)
+            for name, value in self.shared().items()
+            if value is not None and (name in _ALWAYS_SHOWN or value != usual[name])
+        }
+
     def _check_data_and_network(self) -> None:
         self._one_of("datasource", DATASOURCES)
         self._one_of("arch", ARCHITECTURES)
@@ -234,6 +243,11 @@ def check_divisible(batch_size: int, replicas: int) -> None:
         )
 
 
+# In TensorBoard's HPARAMS.
+_ALWAYS_SHOWN = (
+    *("datasource", "arch", "target_sparsity", "batch_size", "optimizer"),
+    *("learning_rate", "compressor", "seed"),
+)
 _FRACTION = "Pass a fraction: 10 % is 0.1."
 _ONLY_WITH_COMPRESSOR = {
     "error_feedback": True,

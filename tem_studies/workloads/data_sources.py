@@ -49,6 +49,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def first(self, count: int | None) -> Split:
+        """The first examples, or all of them if `count` is None."""
+        return Split(self.images[:count], self.labels[:count])
+
 
 @dataclasses.dataclass(frozen=True)
 class Data:

@@ -14,6 +14,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from tem_studies.refusal import Refusal, writing
+from tem_studies.workloads.tag_words import words_of
 from tem_studies.written_files import durable_files
 from tem_tf import event_files
 
@@ -44,6 +45,11 @@ def events(folder: Path) -> Iterator[None]:
             yield
         writer.close()
     sync_events(folder)
+
+
+def scalar(tag: str, value: float, step: int) -> None:
+    """Writes one point of a curve, with words about it."""
+    tf.summary.scalar(tag, value, step=step, description=words_of(tag))
 
 
 @contextmanager

@@ -13,22 +13,18 @@ import tem_tf
 from tem_studies.refusal import Refusal, refusing
 from tem_studies.workloads import pruning
 from tem_studies.workloads.configuration import Configuration
-from tem_studies.workloads.examples import Examples
+from tem_studies.workloads.evaluation import Evaluation, named, shown
+from tem_studies.workloads.logdir import INTERRUPTED, RESULT_NAME, STEPS_NAME
 from tem_studies.workloads.optimizers import make_optimizer
 from tem_studies.workloads.progress import Progress
-from tem_studies.workloads.replicas import (
-    from_chief,
-)
-from tem_studies.workloads.results import (
-    RunDirectory,
-    Stopwatch,
-    pruning_record,
-)
+from tem_studies.workloads.replicas import from_chief, spans_processes
+from tem_studies.workloads.results import RunDirectory, Stopwatch
+from tem_studies.workloads.run_result import describe, make_result
 from tem_studies.workloads.run_state import RunState
+from tem_studies.workloads.setting_warnings import warnings_of
 from tem_studies.workloads.stop_signals import left_to_the_checkpoint
 from tem_studies.workloads.tasks import KINDS
 from tem_studies.workloads.training import Trainer
-from tem_studies.workloads.versions import versions
 from tem_tf import is_chief
 from tem_tf.nonfinite import is_nonfinite_error
 
@@ -46,6 +42,7 @@ class Experiment:
         stopwatch: Goes on counting the seconds of each phase.
         resume_interval: Steps between two checkpoints of the whole run, from which it
             goes on if it was killed; None: it begins anew, and cannot go on.
+        name: Begins its lines on the terminal; "": nothing.
 
     Raises:
         Refusal: network, data and settings do not fit together, or the run's
@@ -59,13 +56,17 @@ class Experiment:
         data: Any,
         stopwatch: Stopwatch,
         resume_interval: int | None = None,
+        name: str = "",
     ) -> None:
         self.configuration = configuration
-        self.directory = RunDirectory(configuration.logdir, writes=is_chief())
+        self.directory = RunDirectory(
+            configuration.logdir, is_chief(), configuration.hyperparameters()
+        )
         self._strategy = strategy
         self._data = data
         self._stopwatch = stopwatch
-        self._progress = Progress(configuration.train_iterations, prints=is_chief())
+        steps = configuration.train_iterations
+        self._progress = Progress(steps, prints=is_chief(), name=name)
         self._state = RunState(stopwatch.seconds)
         self._resume_interval = resume_interval
         self._checkpoint: tem_tf.Checkpoint | None = None
@@ -99,10 +100,22 @@ class Experiment:
                 bool(configuration.jit_compile),
                 bool(configuration.compile_model),
             )
+            self._evaluation = Evaluation(
+                self._trainer,
+                self._task.unit,
+                stopwatch,
+                self._progress,
+                bool(configuration.running_mean_epochs),
+            )
         self.directory.open(keeps=resume_interval is not None)
 
-    def run(self) -> dict[str, Any]:
+    def run(self, keeps_interrupted: bool = False) -> dict[str, Any]:
         """Prunes, trains and tests; writes and returns the result. Collective.
+
+        Args:
+            keeps_interrupted: Whether a run that Ctrl-C ends writes what there is, with
+                the status "interrupted", before the KeyboardInterrupt goes on. Not
+                where a result stands for a finished run.
 
         Returns:
             What result.json holds; result.schema.json describes it. `status` is
@@ -115,49 +128,67 @@ class Experiment:
         """
         try:
             return self._run()
+        except KeyboardInterrupt:
+            if keeps_interrupted and self._warm_up:  # It has trained.
+                self._save_interrupted()
+            raise
         finally:
             self.directory.close()
 
     def _run(self) -> dict[str, Any]:
-        self._progress.say(self._description())
+        configuration, place = self.configuration, self._data.place
+        replicas = self._strategy.num_replicas_in_sync
+        self._progress.say(
+            describe(configuration, self._task, place, self._parameters, replicas)
+        )
+        for line in warnings_of(configuration):
+            self._progress.say(line)
         with left_to_the_checkpoint():
-            masks, gradients = self._trained()
+            self._trained()
         state, test = self._state, None
         if state.status != "diverged":
+            self._save_weights()  # Before the test, which may take long.
+            if self._task.test is not None:
+                test = self._score(self._task.test)
             with self._stopwatch("test"):
-                if self._task.test is not None:
-                    test = self._score(self._task.test)
                 sample = self._task.sample(self._model)
-            self._save_weights()
             if sample is not None:
                 self._progress.say(sample)
-        self.directory.save_steps(state.steps())
-        result = {
-            "status": state.status,
-            "steps": self._trainer.steps,
-            "configuration": self.configuration.as_dict(),
-            "seed": self.configuration.seed,
-            "replicas": self._strategy.num_replicas_in_sync,
-            "data": {
-                "place": self._data.place,
-                "train": self._task.train.examples,
-                "validation": self._task.validation.examples,
-                "test": _examples(self._task.test),
-            },
-            "versions": versions(),
-            "gradients": gradients,
-            "history": state.history,
-            "test": test,
-            "communication": state.communication,
-            "pruning": pruning_record(self._model, masks),
-            "seconds": self._stopwatch.seconds,
-        }
-        self.directory.save_result(result)
+        result = self._write(state.status, test)
         self.directory.forget_resume()
         return result
 
-    def _trained(self) -> tuple[list[np.ndarray], str]:
-        """Trains to the end, which is saved; returns masks and the gradients' path."""
+    def _write(
+        self, status: str | None, test: dict[str, float] | None
+    ) -> dict[str, Any]:
+        """Writes steps and result; returns it."""
+        self.directory.save_steps(self._state.steps())
+        replicas, place = self._strategy.num_replicas_in_sync, self._data.place
+        result = make_result(
+            *(self.configuration, replicas, place, self._task, self._trainer),
+            *(self._state, status, test),
+        )
+        self.directory.save_result(result)
+        return result
+
+    def _save_interrupted(self) -> None:
+        """Writes what there is. Not collective: other processes may have ended.
+
+        With one process what was done since the last check is counted, too.
+        """
+        if not spans_processes(self._strategy):
+            self._read_records()
+            optimizer = self._trainer.optimizer
+            self._state.communication = optimizer.communication_summary()
+        self._write(INTERRUPTED, None)
+        place = self.directory.path
+        self._progress.say(
+            f"interrupted after {self._trainer.steps} steps: their history is in "
+            f"{place / RESULT_NAME} and {STEPS_NAME}"
+        )
+
+    def _trained(self) -> None:
+        """Trains to the end, which is saved."""
         self._go_on()
         state = self._state
         with self._stopwatch("prune"):
@@ -166,13 +197,11 @@ class Experiment:
             self._trainer.prune(state.masks)
         with self._stopwatch("build"):
             self._trainer.compile()
-        gradients = self._trainer.optimizer.path
-        self._progress.say(f"gradients: {gradients}")
+        self._progress.say(f"gradients: {self._trainer.optimizer.path}")
         if state.status is None:
             state.status = self._train()
         if self._checkpoint is not None and state.status != "diverged":
             self._checkpoint.end(self._trainer.steps)
-        return state.masks, gradients
 
     def _go_on(self) -> None:
         """Restores what a killed run has left, and from now on saves. Collective."""
@@ -198,18 +227,6 @@ class Experiment:
             self._task.skip(step)
             self._progress.say(f"goes on after {step} steps")
 
-    def _description(self) -> str:
-        configuration, task = self.configuration, self._task
-        replicas = self._strategy.num_replicas_in_sync
-        return (
-            f"{configuration.arch} ({self._parameters:,} parameters) on "
-            f"{configuration.datasource} ({self._data.place}): "
-            f"{task.train.examples:,} {task.unit} to train, "
-            f"{task.validation.examples:,} to validate, {_examples(task.test):,} to "
-            f"test; {task.steps_per_epoch:,} steps an epoch; "
-            f"{replicas} worker{'s' if replicas > 1 else ''}"
-        )
-
     def _new_masks(self) -> list[np.ndarray]:
         """Makes the masks, equal on all workers.
 
@@ -222,12 +239,13 @@ class Experiment:
         if sparsity > 0:
             self._progress.say(f"pruning {100 * sparsity:g} % of the network ...")
             if is_chief():
-                masks = pruning.snip(
-                    self._task.new_model(),
-                    self._task.train,
-                    self._task.pruning_order,
-                    sparsity,
-                )
+                with self._progress.waiting("pruning"):
+                    masks = pruning.snip(
+                        self._task.new_model(),
+                        self._task.train,
+                        self._task.pruning_order,
+                        sparsity,
+                    )
             masks = from_chief(self._strategy, masks)
             kept, total = sum(int(m.sum()) for m in masks), sum(m.size for m in masks)
             self._progress.say(f"pruned: {kept:,} of {total:,} entries are kept")
@@ -315,20 +333,17 @@ class Experiment:
             keras.ops.convert_to_numpy(trainer.optimizer.learning_rate)
         )
         self._state.communication = summary
-        means: dict[str, float] = {}
-        if self.configuration.running_mean_epochs:
-            with self._stopwatch("validate"):
-                score = trainer.evaluate_running_mean(self._task.validation)
-            means = _named("running_mean_validation", score)
+        means = self._evaluation.mean(self._task.validation, "validate")
         self._state.history.append(
             {
                 "step": step,
                 **train._asdict(),
-                **_named("validation", validation),
+                **named("validation", validation),
                 **means,
                 "learning_rate": learning_rate,
                 "density": summary["density"],
                 "payload_bytes": summary["payload_bytes"],
+                "padded_bytes": summary["padded_bytes"],
             }
         )
         extra = {"learning_rate": learning_rate, "steps_per_second": self._speed()}
@@ -337,7 +352,7 @@ class Experiment:
         self._progress.report(
             step,
             self._speed(),
-            f"loss {train.loss:.4f}  {_shown(validation)}  "
+            f"loss {train.loss:.4f}  {shown(validation)}  "
             f"density {100 * summary['density']:.3g} %",
         )
         return train, validation
@@ -361,35 +376,14 @@ class Experiment:
         return True
 
     def _validate(self) -> Any:
-        with self._stopwatch("validate"):
-            return self._trainer.evaluate(self._task.validation)
+        return self._evaluation.last(self._task.validation, "validate")
 
     def _score(self, split: Any) -> dict[str, float]:
         """The score of the last weights, and of their running mean. Collective."""
-        scores = self._trainer.evaluate(split)._asdict()
-        if self.configuration.running_mean_epochs:
-            score = self._trainer.evaluate_running_mean(split)
-            scores |= _named("running_mean", score)
-        return scores
+        scores = self._evaluation.last(split, "test")._asdict()
+        return scores | self._evaluation.mean(split, "test")
 
     def _save_weights(self) -> None:
         """Collective, though the chief alone writes."""
         self._trainer.synchronise()
         self.directory.save_weights(self._trainer.steps, self._model)
-
-
-def _examples(split: Examples | None) -> int:
-    return split.examples if split is not None else 0
-
-
-def _named(prefix: str, score: Any) -> dict[str, float]:
-    return {f"{prefix}_{name}": value for name, value in score._asdict().items()}
-
-
-def _shown(validation: Any) -> str:
-    """What is measured beside the loss, as in "validation accuracy 0.9", or else it."""
-    loss, *metrics = validation._asdict().items()
-    return "  ".join(
-        f"validation {name.replace('_', ' ')} {value:.4f}"
-        for name, value in metrics or [loss]
-    )

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from tem_studies.flag_row import FlagRow
 from tem_studies.refusal import Refusal
+from tem_studies.unused_flags import require_none
+from tem_studies.workloads.flags import RUN_FLAGS
 
 # Groups of a run's flags that it takes: how workers exchange is what it is about.
 FORECAST_TAKES = ("Data and network", "Training", "Workers")
+# Those of them that it leaves as they are not given: see forecast.py.
+NOT_OF_FORECAST = (
+    *("target_sparsity", "train_iterations", "running_mean_epochs"),
+    *("jit_compile", "compile_model", "sample_characters", "prompt"),
+)
 FORECAST_FLAGS = (
     FlagRow(
         "link_mbit",
@@ -27,6 +35,23 @@ FORECAST_FLAGS = (
     ),
     FlagRow("figure", str, None, "PNG of steps over workers and bandwidths."),
 )
+
+
+def require_of_forecast(given: Collection[str]) -> None:
+    """Checks that all flags that were given are a forecast's.
+
+    Raises:
+        Refusal: naming one that has no effect on it.
+    """
+    takes = {row.name for row in FORECAST_FLAGS}
+    takes |= {row.name for group in FORECAST_TAKES for row in RUN_FLAGS[group]}
+    others = sorted(set(given) - takes)
+    require_none(given, others, "in a forecast, which is of every way to exchange.")
+    words = "in a forecast, which is of a single step, not pruned, nor compiled by XLA."
+    require_none(given, NOT_OF_FORECAST, words)
+    if "link_mbit" not in given:
+        words = "where the link is measured: it goes with `link_mbit`."
+        require_none(given, ["link_ms"], words)
 
 
 def link_of(

@@ -41,8 +41,9 @@ class ImageTask(Task):
         mean, deviation = data.mean, data.deviation
         change = None if configuration.augmentation == "none" else self._augment
         self.train = DeviceSplit(data.train, mean, deviation, change)
-        self.validation = DeviceSplit(data.validation, mean, deviation)
-        self.test = DeviceSplit(data.test, mean, deviation)
+        most = configuration.evaluation_examples
+        self.validation = DeviceSplit(data.validation.first(most), mean, deviation)
+        self.test = DeviceSplit(data.test.first(most), mean, deviation)
 
     def new_model(self) -> keras.Model:
         configuration, data = self._configuration, self._data

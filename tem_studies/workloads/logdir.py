@@ -19,6 +19,7 @@ from tem_studies.refusal import Refusal, writing
 from tem_studies.written_files import durable_files
 
 RESULT_NAME, STEPS_NAME = "result.json", "steps.npz"
+INTERRUPTED = "interrupted"  # status of a run that Ctrl-C ended
 LOCK_NAME = ".run"
 RESUME_NAME = "resume"  # folder of what a run that was killed goes on from
 SCHEMA_PATH = Path(__file__).with_name("result.schema.json")  # of result.json

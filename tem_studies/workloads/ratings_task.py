@@ -172,8 +172,11 @@ class RatingsTask(Task):
         self._configuration = configuration
         self._data = data
         self.train = TrainingRatings(data, configuration.seed)
-        self.validation = HeldOutItems(data.validation_items, data.validation_negatives)
-        self.test = HeldOutItems(data.test_items, data.test_negatives)
+        most = configuration.evaluation_examples
+        self.validation = HeldOutItems(
+            data.validation_items[:most], data.validation_negatives[:most]
+        )
+        self.test = HeldOutItems(data.test_items[:most], data.test_negatives[:most])
         generator = np.random.RandomState(configuration.seed)
         examples, batch = self.train.examples, configuration.batch_size
         self._order = EpochOrder(generator, examples, batch)

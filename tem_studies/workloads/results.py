@@ -21,7 +21,12 @@ import tensorflow as tf
 
 from tem_studies.refusal import Refusal, writing
 from tem_studies.workloads.bounded_files import read_npz
-from tem_studies.workloads.event_files import keep_until, sync_events, writing_events
+from tem_studies.workloads.event_files import (
+    keep_until,
+    scalar,
+    sync_events,
+    writing_events,
+)
 from tem_studies.workloads.logdir import (
     RESULT_NAME,
     RESUME_NAME,
@@ -48,11 +53,15 @@ class RunDirectory:
     Args:
         path: The run's directory (`--logdir`).
         writes: Whether this process is the chief.
+        settings: What TensorBoard's HPARAMS shows beside the validation's scores.
     """
 
-    def __init__(self, path: str, writes: bool) -> None:
+    def __init__(
+        self, path: str, writes: bool, settings: Mapping[str, Any] | None = None
+    ) -> None:
         self.path = Path(path)
         self.writes = writes
+        self._settings = settings or {}
         self._writers: dict[str, tf.summary.SummaryWriter] = {}
         self._held: TextIO | None = None
 
@@ -104,6 +113,8 @@ class RunDirectory:
             with writing_events(self.path / name):
                 writer = tf.summary.create_file_writer(str(self.path / name))
             self._writers[name] = writer
+        if not step and self._settings:
+            self._log_settings()
 
     def forget_resume(self) -> None:
         """Removes what a finished run need not go on from."""
@@ -159,12 +170,20 @@ class RunDirectory:
         if self._held is not None:
             self._held.close()
 
+    def _log_settings(self) -> None:
+        # Its import takes a second.
+        from tensorboard.plugins.hparams import api
+
+        writer = self._writers["validation"]
+        with writing_events(self.path / "validation"), writer.as_default():
+            api.hparams(dict(self._settings))
+
     def _scalars(self, writer: str, step: int, scalars: Mapping[str, float]) -> None:
         if writer in self._writers:
             with writing_events(self.path / writer):
                 with self._writers[writer].as_default():
                     for name, value in scalars.items():
-                        tf.summary.scalar(name, value, step=step)
+                        scalar(name, value, step)
                 self._writers[writer].flush()
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from tem_studies.missing_packages import importing
 from tem_studies.refusal import Refusal, writing
-from tem_studies.workloads.logdir import RESULT_NAME, not_writable
+from tem_studies.workloads.logdir import INTERRUPTED, RESULT_NAME, not_writable
 from tem_studies.written_files import durable_files, remove_partials, write_text
 
 _DIGITS = 18  # of an integer: within 64 bits
@@ -209,6 +209,16 @@ def read_result(path: Path, schema: Mapping[str, Any]) -> Any:
             "Restore it, or remove it to have it made again; nothing was changed."
         )
     return content
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run of main.py has left its result there, and Ctrl-C did not end it.
+
+    Raises:
+        Refusal: the result is damaged.
+    """
+    path = folder / RESULT_NAME
+    return path.exists() and read_json(path, dict).get("status") != INTERRUPTED
 
 
 def read_schema(path: Path) -> dict[str, Any]:

@@ -118,12 +118,14 @@ class HeldOutText(Examples):
     Args:
         words: int32 (n,), n >= 2.
         name: Of the split, for messages.
+        most: Words that are predicted at most; None: all.
 
     Attributes:
-        examples: n - 1.
+        examples: n - 1, or `most`.
     """
 
-    def __init__(self, words: np.ndarray, name: str) -> None:
+    def __init__(self, words: np.ndarray, name: str, most: int | None = None) -> None:
+        words = words if most is None else words[: most + 1]
         self.examples = len(words) - 1
         if self.examples < 1:
             raise Refusal(
@@ -181,8 +183,9 @@ class TextTask(Task):
         self._configuration = configuration
         self._vocabulary = len(data.words)
         self.train = TrainingText(data.train, configuration)
-        self.validation = HeldOutText(data.validation, "validation")
-        self.test = HeldOutText(data.test, "test")
+        most = configuration.evaluation_examples
+        self.validation = HeldOutText(data.validation, "validation", most)
+        self.test = HeldOutText(data.test, "test", most)
         self.steps_per_epoch = self.train.windows
         self._next = 0
 

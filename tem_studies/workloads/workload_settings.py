@@ -72,6 +72,7 @@ class WorkloadSettings(StepSettings, ExchangeSettings, GptSettings):
     learning_rate_warmup_factor: float = 1.0
     learning_rate_warmup_steps: int | None = None
     running_mean_epochs: int = 0
+    evaluation_examples: int | None = None
     dropout: float | None = None
     lstm_layers: int = 3
     lstm_units: int = 650
@@ -105,6 +106,8 @@ class WorkloadSettings(StepSettings, ExchangeSettings, GptSettings):
                 )
         self._one_of("augmentation", AUGMENTATIONS)
         self._integer("running_mean_epochs", 0)
+        if self.evaluation_examples is not None:
+            self._integer("evaluation_examples", 1)
         if self.dropout is not None:
             self._number("dropout", "in [0, 1)", lambda x: 0 <= x < 1)
         for name in ("lstm_layers", "lstm_units", "bptt"):

@@ -14,6 +14,9 @@ import pytest
 from absl.testing import flagsaver
 
 from tem_studies import command_line
+from tem_studies.comparison import study
+from tem_studies.comparison.configuration import Comparison
+from tem_studies.workloads.configuration import Configuration
 
 ROOT = pathlib.Path(__file__).parents[2]
 SMALL = (
@@ -70,6 +73,18 @@ def test_a_comparison_that_was_killed_goes_on_and_loses_nothing(tmp_path):
     (path,) = place.glob(f"runs/hard_threshold*{pilot}/steps.npz")
     with np.load(path) as file:
         assert abs(file["entries"].sum() - sum(counts)) < 1
+
+
+def test_the_start_says_what_is_pruned(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    monkeypatch.setattr(study, "load", lambda *_, **__: None)
+    monkeypatch.setattr(study, "_work", lambda _: None)
+    for sparsity in ({}, {"target_sparsity": 0.0}):
+        run = Configuration(datasource="digits", **sparsity)
+        directory = str(tmp_path / str(len(sparsity)))
+        study.run(Comparison(run, ("none", "topk"), (0.1,), directory=directory))
+        said = capsys.readouterr().out
+        assert said.startswith("each run prunes 90 % of the network") == (not sparsity)
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,19 @@ def test_without_rates_pilots_find_the_threshold_on_a_seed_of_their_own():
     }
 
 
+def test_what_is_missing_is_counted_as_far_as_it_is_known():
+    comparison = make()
+    assert Plan(comparison, {}).least_to_run == 1 + 2 * 2  # The probe, two seeds each.
+    plan, order = play(comparison, as_inverse_square)
+    assert plan.least_to_run == 0
+    outcomes = {}
+    for done, task in enumerate(order):  # Never more than come.
+        missing = Plan(comparison, outcomes).least_to_run
+        assert 0 < missing <= len(order) - done
+        ratio = as_inverse_square(task)
+        outcomes[task.name] = Outcome(ratio * BUDGET, 0.5, SIZE)
+
+
 def test_rates_are_chosen_on_tuning_seeds_and_shown_beside_the_common_one():
     def gains(task):
         best = 0.3 if task.settings["compressor"] == "topk" else 0.1

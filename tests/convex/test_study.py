@@ -200,6 +200,7 @@ def test_sweep_draws_the_bits_to_the_goal(command, tmp_path):
     ]
     for row in rows[:4]:
         assert 0 < float(row["bits_to_goal"]) <= float(row["bits"])
+        assert float(row["encoded_bits_to_goal"]) >= float(row["bits_to_goal"])
     # A goal is a share of the first value, and the first record that meets it counts.
     directory = next((tmp_path / "runs").glob("*threshold=0.02*"))
     curve = rows_of(directory / "curves.csv")
@@ -211,13 +212,17 @@ def test_sweep_draws_the_bits_to_the_goal(command, tmp_path):
 def test_trade_off_leaves_out_what_a_seed_did_not_reach(tmp_path):
     reached = {"method": "ec-sgd", "setting": "", "status": "finished", "density": 0.1}
     rows = [
-        reached | {"compressor": "all", "bits_to_goal": 10.0},
-        reached | {"compressor": "all", "bits_to_goal": 20.0},
-        reached | {"compressor": "one", "bits_to_goal": 10.0},
-        reached | {"compressor": "one", "bits_to_goal": ""},
-        reached | {"compressor": "diverges", "bits_to_goal": 10.0},
+        reached | {"compressor": "all", "encoded_bits_to_goal": 10.0},
+        reached | {"compressor": "all", "encoded_bits_to_goal": 20.0},
+        reached | {"compressor": "one", "encoded_bits_to_goal": 10.0},
+        reached | {"compressor": "one", "encoded_bits_to_goal": ""},
+        reached | {"compressor": "diverges", "encoded_bits_to_goal": 10.0},
         reached
-        | {"compressor": "diverges", "bits_to_goal": 10.0, "status": "diverged"},
+        | {
+            "compressor": "diverges",
+            "encoded_bits_to_goal": 10.0,
+            "status": "diverged",
+        },
     ]
     figures.draw_trade_off(rows, 0.1, "title", tmp_path / "figure")
     drawn = (tmp_path / "figure.svg").read_text()

@@ -173,7 +173,7 @@ def test_report_lays_studies_side_by_side(data, tmp_path):
         finish(start("--report", data, *more))
     rows = table_in(target)
     cells = [(row["target_sparsity"], row["batch_size"]) for row in rows]
-    assert cells == [("0.0", "10"), ("0.0", "20"), ("0.9", "10"), ("0.9", "20")]
+    assert cells == [("0", "10"), ("0", "20"), ("0.9", "10"), ("0.9", "20")]
     assert {row["series"] for row in rows} == {"sparsity 0", "sparsity 0.9"}
     events = list((target / "tensorboard").rglob("events.out.tfevents.*"))
     assert len(events) == 8 + 1  # each trial, and the figures

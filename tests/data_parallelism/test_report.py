@@ -76,3 +76,22 @@ def test_trial_that_was_run_to_its_end_counts_as_that(write, tmp_path):
     assert (row["complete"], row["incomplete"], row["reruns"]) == (2, 1, 2)
     assert row["rerun_median"] == 140
     assert row["seconds"] == 6  # Of all that was run.
+
+
+def test_what_is_censored_or_coarse_is_explained(write, tmp_path):
+    write(8, {"run-0": (30, 0.1, 0, False), "run-1": (40, 0.01, 0, False)})
+    series = report.read([tmp_path])
+    first, *rest = report._text(report.table(series), series).splitlines()
+    assert first.startswith(
+        "sparsity 0, batch 8: K* 30 steps (censored: 2 complete; learning_rate on the "
+        "edge) (looked for every 10 steps: no finer is known);"
+    )
+    assert rest[-1].startswith("censored: other metaparameters or more steps may do")
+
+
+def test_what_is_neither_is_not(write, tmp_path):
+    steps = {"run-0": (300, 0.1, 0, False), "run-1": (400, 0.01, 0, False)}
+    write(8, steps | {"run-2": (350, 0.3, 0, False)})
+    series = report.read([tmp_path])
+    (line,) = report._text(report.table(series), series).splitlines()
+    assert line.startswith("sparsity 0, batch 8: K* 300 steps; 3 complete")

@@ -8,6 +8,7 @@ from tem_studies.data_parallelism.directory import StudyDirectory
 from tem_studies.data_parallelism.metaparameters import metaparameters
 from tem_studies.refusal import Refusal
 from tem_studies.workloads.configuration import Configuration
+from tem_studies.workloads.study_progress import StudyProgress
 
 POINTS = metaparameters(["learning_rate"], 20)
 LIMIT = 100
@@ -22,7 +23,7 @@ def study_of(tmp_path, monkeypatch):
             def __init__(self, cell, *_):
                 self._cell = cell
 
-            def run(self, point, seed, best):
+            def run(self, point, seed, best, name):
                 ends = steps[POINTS.index(point)] + seed
                 beyond = best() if ends > (best() or LIMIT) else None
                 complete = beyond is None and ends <= LIMIT
@@ -43,7 +44,7 @@ def study_of(tmp_path, monkeypatch):
         cell = Cell(configuration, ("learning_rate",), stop_beyond_best=True)
         study = Study((cell,), directory=str(tmp_path / "study"), **settings)
         StudyDirectory(study.path).open(cell, study.nruns)
-        engine._work_on_cell(study, cell, None, None, None)
+        engine._work_on_cell(study, cell, None, None, None, StudyProgress(0))
         return StudyDirectory(study.path)
 
     return run

@@ -272,3 +272,9 @@ def test_a_text_that_repeats_is_learnt(tmp_path, capsys):
     quality = quality_of(written)
     assert quality.name == "loss"
     assert quality.test(written) == last["validation_loss"]
+
+
+def test_no_more_characters_are_evaluated_than_asked_for():
+    assert make_task().validation.examples == 39
+    assert make_task(evaluation_examples=12).validation.examples == 12
+    assert make_task(evaluation_examples=99).validation.examples == 39

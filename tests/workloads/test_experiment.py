@@ -124,9 +124,37 @@ def test_run_leaves_what_it_promises(run):
         total = steps[name.removesuffix("_sent")].sum()
         assert 2 * total == pytest.approx(communication[name], rel=1e-12)
     assert steps["error"].sum() == pytest.approx(communication["total_error"])
+    assert communication["sent_per_live_entry"] == pytest.approx(
+        2 * communication["density"]
+    )
+    assert communication["live_dense_bytes"] == 4 * 31_173 * 7 * 2
+    last = written["history"][-1]
+    for name in ("payload_bytes", "padded_bytes"):
+        assert last[name] == communication[name]
     assert events_of(directory / "train")["loss"] == [3, 6, 7]
     assert events_of(directory / "validation")["accuracy"] == [3, 6, 7]
     assert events_of(directory / "communication")["communication/density"] == [3, 6, 7]
+
+
+def test_every_curve_is_described_and_the_settings_are_hyperparameters(run):
+    _, directory = run(compressor="topk", density=0.1, running_mean_epochs=1)
+    described, settings = {}, []
+    for file in directory.glob("*/events.out.tfevents.*"):
+        for record in tf.data.TFRecordDataset(str(file)):
+            event = tf.compat.v1.Event.FromString(record.numpy())
+            for value in event.summary.value:
+                if value.tag.startswith("_hparams_"):
+                    settings.append((file.parent.name, value))
+                else:
+                    described[value.tag] = value.metadata.summary_description
+    assert {"loss", "communication/total_error", "learning_rate"} <= described.keys()
+    assert [tag for tag, words in described.items() if not words.endswith(".")] == []
+    ((folder, value),) = settings
+    assert folder == "validation"  # Whose scores stand beside them.
+    content = value.metadata.plugin_data.content
+    for name in (b"learning_rate", b"density", b"batch_size", b"running_mean_epochs"):
+        assert name in content
+    assert b"logdir" not in content and b"lstm_layers" not in content
 
 
 def test_same_seed_gives_the_same_run_bit_for_bit(run):

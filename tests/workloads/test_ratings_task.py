@@ -224,3 +224,17 @@ def test_two_tastes_are_learnt(data, compression, tmp_path):
     # does not has 0.2 or less.
     assert written["test"]["hit_rate_at_10"] > 0.3
     assert written["data"]["test"] == 12
+
+
+def test_no_more_users_are_evaluated_than_asked_for(data):
+    whole, task = make_task(data), make_task(data, evaluation_examples=5)
+    assert (task.validation.examples, task.test.examples) == (5, 5)
+    assert task.train.examples == whole.train.examples
+    model = whole.new_model()
+    sums = task.test.totals(model, share()).numpy()
+    first = share(0, 12)  # Of twelve users one each.
+    each = [
+        whole.test.totals(model, first._replace(replica=tf.constant(i))).numpy()
+        for i in range(5)
+    ]
+    np.testing.assert_allclose(sums, np.sum(each, axis=0), rtol=1e-5)

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from tem_studies.refusal import Refusal
-from tem_studies.workloads.study_files import alone_in, empty_report
+from tem_studies.workloads.study_files import alone_in, empty_report, is_finished
 
 
 def test_a_second_report_waits_for_the_first(tmp_path):
@@ -64,3 +64,18 @@ def test_report_killed_while_it_removes_an_earlier_one_is_made_again(
     assert len(removed) == 1
     empty_report(place)
     assert not list(place.glob("run-*"))
+
+
+@pytest.mark.parametrize(
+    ("content", "finished"),
+    [
+        ('{"status": "finished"}', True),
+        ('{"status": "diverged"}', True),
+        ('{"status": "interrupted"}', False),
+        (None, False),
+    ],
+)
+def test_a_run_that_was_interrupted_is_not_finished(tmp_path, content, finished):
+    if content:
+        (tmp_path / "result.json").write_text(content)
+    assert is_finished(tmp_path) is finished

@@ -312,3 +312,10 @@ def test_a_text_of_two_words_is_learnt(tmp_path):
     model = LanguageModel(2, 5, 2)
     (path,) = (tmp_path / "checkpoints").glob("step-000060.weights.h5")
     model.load_weights(path)
+
+
+def test_no_more_words_are_evaluated_than_asked_for():
+    task = make_task(evaluation_examples=30)
+    assert (task.validation.examples, task.test.examples) == (30, 30)
+    task = make_task(evaluation_examples=60)  # More than the validation text has.
+    assert (task.validation.examples, task.test.examples) == (39, 60)
