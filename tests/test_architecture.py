@@ -81,7 +81,8 @@ CHECKING = sorted(
         *("flags", "configuration", "command_line", "directory", "data_places"),
         *("logdir", "environment", "study_files", "processes", "workload_settings"),
         *("compression_settings", "help_text", "program", "quiet_start"),
-        *("missing_packages", "refusal", "written_files"),
+        *("missing_packages", "refusal", "written_files", "own_names"),
+        *("compression_rows", "own_flags"),
     )
     for path in (ROOT / "tem_studies").rglob(f"{name}.py")
 )

@@ -27,7 +27,7 @@ from tem_studies.comparison.configuration import (
     Comparison,
 )
 from tem_studies.comparison.directory import ComparisonDirectory
-from tem_studies.comparison.methods import OF_SOME
+from tem_studies.comparison.methods import OF_METHODS
 from tem_studies.quiet_start import start_tensorflow
 from tem_studies.refusal import Refusal
 from tem_studies.unused_flags import OF_TRAINING, Use, require_none, require_used
@@ -39,6 +39,7 @@ from tem_studies.workloads.environment import (
     count_workers,
 )
 from tem_studies.workloads.logdir import require_writable
+from tem_studies.workloads.own_names import is_own, require_module
 from tem_studies.workloads.study_files import read_json
 from tem_studies.workloads.workload_settings import with_usual
 
@@ -91,7 +92,7 @@ def configure(
     run["goal_error"] = None
     values = {_ATTRIBUTES.get(name, name): value for name, value in settings.items()}
     values["resumes"] = not values.pop("no_load_cache")
-    values |= {name: run.pop(name) for name in OF_SOME}
+    values |= {name: run.pop(name) for name in OF_METHODS}
     for name in _LISTS:
         value = values[name]
         value = () if value is None else value
@@ -115,6 +116,8 @@ def carry_out(comparison: Comparison, only_report: bool) -> str:
         check_no_cluster("A comparison makes each run")
         require_writable(comparison.path, "study_dir")
         ComparisonDirectory(comparison.path).check(comparison)
+        for name in filter(is_own, comparison.methods):
+            require_module("compare", name)
         command_line.check(comparison.run)
     missing_packages.require("matplotlib", "scipy", "tensorboard")
     start_tensorflow()

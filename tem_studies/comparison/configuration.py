@@ -10,10 +10,25 @@ import math
 from pathlib import Path
 from typing import Any
 
-from tem_studies.comparison.methods import METHODS, OF_SOME
+from tem_studies.comparison.methods import (
+    METHODS,
+    OF_METHODS,
+    OF_OWN,
+    OF_SOME,
+    method_of,
+)
 from tem_studies.refusal import Refusal
 from tem_studies.workloads.checks import Checked
+from tem_studies.workloads.compression_settings import OF_COMPRESSORS, OF_MEMORIES
 from tem_studies.workloads.configuration import Configuration
+from tem_studies.workloads.own_names import (
+    arguments_for,
+    check_name,
+    check_takers,
+    file_name,
+    is_own,
+    read_arguments,
+)
 
 COMPARISON_NAME = "comparison.json"  # in a study directory: these settings
 PROBE = "probe"  # Name of one dense step, from which the number of entries is known.
@@ -26,14 +41,12 @@ TUNING_SEED_OFFSET = 1000
 _WITHOUT_EFFECT = ("path_data", "logdir", "threads", "save_interval")
 # What each method and run of a comparison has of its own.
 OWN_SETTINGS = (
-    *("compressor", "threshold", "density", "low_density", "high_density"),
-    *("accordion_interval", "counts", "topk_scope", "density_ramp_steps"),
+    *("compressor", *OF_COMPRESSORS),
     *("warmup_steps", "learning_rate", "goal_error"),
 )
 # What a compressor has beside its own; the dense method could not have it.
 FIXED_SETTINGS = (
-    *("error_feedback", "memory", "memory_decay", "memory_momentum"),
-    *("dense_below", "value_dtype"),
+    *("error_feedback", "memory", *OF_MEMORIES, "dense_below", "value_dtype"),
 )
 
 
@@ -57,6 +70,8 @@ class Comparison(Checked):
         resumes: Whether finished runs in the directory may be used.
         local_steps, outer_learning_rate, outer_momentum: Of methods of local steps.
         freeze_step: Of methods that freeze AdamW's variance.
+        compressor_arguments: Of users' own compressors among the methods; a key may
+            begin with the class that it is for, as in "Halves.factor".
 
     Raises:
         Refusal: naming the setting, what was received and what to pass instead.
@@ -77,6 +92,7 @@ class Comparison(Checked):
     outer_learning_rate: float | None = None
     outer_momentum: float | None = None
     freeze_step: int | None = None
+    compressor_arguments: Any = None
 
     def __post_init__(self) -> None:
         for name in ("nseeds", "tuning_seeds", "parallel_trials"):
@@ -119,9 +135,12 @@ class Comparison(Checked):
 
     def _check_methods(self) -> None:
         for name in self.methods:
-            if name not in list(METHODS):  # A file may have what cannot be hashed.
+            if is_own(name):
+                check_name("compare", name)
+            elif name not in list(METHODS):  # A file may have what cannot be hashed.
                 raise Refusal(
-                    f"`compare` must name methods among {', '.join(METHODS)}. "
+                    f"`compare` must name methods among {', '.join(METHODS)}, or "
+                    "compressors as module:Class. "
                     f"Received: {name!r}."
                 )
         if len(set(self.methods)) < max(2, len(self.methods)):
@@ -130,7 +149,7 @@ class Comparison(Checked):
                 f"Received: {','.join(self.methods)}."
             )
         for name in self.methods:
-            model = METHODS[name].replays
+            model = method_of(name).replays
             if model and model not in self.methods:
                 raise Refusal(
                     f"`compare` {name} replays the counts of {model}. Received: "
@@ -138,7 +157,7 @@ class Comparison(Checked):
                 )
 
     def _check_budgets(self) -> None:
-        limited = [name for name in self.methods if METHODS[name].has_budget]
+        limited = [name for name in self.methods if method_of(name).has_budget]
         if limited and not self.budgets:
             raise Refusal(
                 f"`budgets` must be given for {limited[0]}: densities of the whole "
@@ -163,7 +182,7 @@ class Comparison(Checked):
 
     def _check_settings_of_some(self) -> None:
         for name in self.methods:
-            needed = METHODS[name].takes[:1]
+            needed = method_of(name).takes[:1]
             if needed and getattr(self, needed[0]) is None:
                 raise Refusal(
                     f"`compare` {name} needs `{needed[0]}`. Received: {needed[0]}=None."
@@ -176,15 +195,22 @@ class Comparison(Checked):
                     f"`{name}` is a setting of {', '.join(takers)}. Received: {name}="
                     f"{getattr(self, name)!r} with {','.join(self.methods)}."
                 )
+        if self.compressor_arguments is not None:
+            arguments = read_arguments(OF_OWN, self.compressor_arguments, True)
+            check_takers(OF_OWN, arguments, [*self.methods])
+            object.__setattr__(self, OF_OWN, arguments or None)  # It is frozen.
         for name in self.methods:
-            if METHODS[name].takes or METHODS[name].compressor == "all":
+            row = method_of(name)
+            if row.takes or row.compressor == "all" or is_own(name):
                 strength = max(self.budgets, default=1.0)
                 dataclasses.replace(self.run, **self.settings_of(name, strength))
 
     def settings_of(self, method: str, strength: float) -> dict[str, Any]:
         """A method's settings of a run."""
-        row = METHODS[method]
+        row = method_of(method)
         own = {name: getattr(self, name) for name in row.takes}
+        if is_own(method):
+            own[OF_OWN] = arguments_for(method, self.compressor_arguments) or None
         return row.settings(strength, self.run.train_iterations) | own
 
     @property
@@ -192,7 +218,8 @@ class Comparison(Checked):
         """The study directory."""
         if self.directory is not None:
             return Path(self.directory)
-        return Path("studies") / f"compare-{self.run.datasource}-{self.run.arch}"
+        arch = file_name(self.run.arch)
+        return Path("studies") / f"compare-{self.run.datasource}-{arch}"
 
     @property
     def seeds(self) -> range:
@@ -213,7 +240,7 @@ class Comparison(Checked):
         settings = self.run.as_dict()
         for name in (*_WITHOUT_EFFECT, *OWN_SETTINGS):
             settings.pop(name)
-        settings |= {name: getattr(self, name) for name in OF_SOME}
+        settings |= {name: getattr(self, name) for name in OF_METHODS}
         return settings | {"tuning_seeds": self.tuning_seeds}
 
 

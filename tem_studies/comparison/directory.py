@@ -21,7 +21,7 @@ from tem_studies.comparison.configuration import (
     PROBE,
     Comparison,
 )
-from tem_studies.comparison.methods import OF_SOME
+from tem_studies.comparison.methods import OF_METHODS
 from tem_studies.refusal import Refusal
 from tem_studies.workloads.logdir import RESULT_NAME, SCHEMA_PATH
 from tem_studies.workloads.study_files import (
@@ -38,7 +38,7 @@ from tem_studies.workloads.versions import versions
 RUNS_NAME = "runs"
 
 # What the runs of a comparison do not share, of what two comparisons must.
-_OF_EACH_RUN = ("seed", *FIXED_SETTINGS, *OF_SOME)
+_OF_EACH_RUN = ("seed", *FIXED_SETTINGS, *OF_METHODS)
 
 RUN_SCHEMA = read_schema(SCHEMA_PATH)
 _SCHEMA = {

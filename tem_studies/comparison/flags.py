@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tem_studies.comparison.methods import METHODS
 from tem_studies.data_parallelism.flags import STUDY_FLAGS
 from tem_studies.flag_row import FlagRow
 from tem_studies.workloads.flags import (
@@ -10,23 +11,22 @@ from tem_studies.workloads.flags import (
     OF_SEVERAL_PROCESSES,
 )
 
+_METHODS = ", ".join(
+    f"{name} ({method.label}{f'; needs --{method.takes[0]}' if method.takes else ''})"
+    for name, method in METHODS.items()
+)
+
 COMPARISON_FLAGS = (
     FlagRow(
         "compare",
         str,
         None,
-        "Methods between commas, at least two: none, topk (layer by layer), "
-        "topk_model (entire model), topk_replay (the k_t of hard_threshold), "
-        "topk_warmup (after a dense start), random_k, hard_threshold, accordion, "
-        "adaptive_threshold; all_int8, all_int4, all_int2, all_sign (every entry in "
-        "few bits); local (local steps), local_int2, local_sign (with every entry in "
-        "few bits), local_topk (with the entire model's largest in int2), which need "
-        "--local_steps; frozen_sign, frozen_topk (AdamW's momentum), which need "
-        "--freeze_step. Or a JSON or TOML file with these flags by name, and those of "
-        "a run under run. Or a study directory, to make its report again. "
-        "--learning_rate is the rate that all share beside tuned ones; --seed the "
-        "first reported seed; --study_dir, --parallel_trials and --no_load_cache are "
-        "as in a study.",
+        f"Methods between commas, at least two: {_METHODS}; or module:Class, a "
+        "compressor of your own, at its own volume. Or a JSON or TOML file with these "
+        "flags by name, and those of a run under run. Or a study directory, to make "
+        "its report again. --learning_rate is the rate that all share beside tuned "
+        "ones; --seed the first reported seed; --study_dir, --parallel_trials and "
+        "--no_load_cache are as in a study.",
     ),
     FlagRow(
         "budgets",

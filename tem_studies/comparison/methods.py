@@ -10,14 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-# ACCORDION has this many times its low density where it sends much, and decides this
-# many times in a run: 0.1 % and 1 %, every 10 of 300 epochs (Sahu et al., NeurIPS
-# 2021).
-_ACCORDION_FACTOR = 10
-_ACCORDION_DECISIONS = 30
+from tem_studies.workloads.compression_rows import COMPRESSOR_ROWS, CompressorRow
+from tem_studies.workloads.own_names import is_own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +30,8 @@ class Method:
         fixed: Other settings.
         replays: The method whose k_t it sends.
         takes: Settings of `OF_SOME` that are its own, too. It needs the first of them.
+        first: Where the search begins, as a share of the budget's density.
+        beside: From what is searched and a run's steps to other settings.
     """
 
     label: str
@@ -43,6 +42,8 @@ class Method:
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     replays: str = ""
     takes: tuple[str, ...] = ()
+    first: float = 1.0
+    beside: Callable[[float, int], dict[str, Any]] = lambda strength, steps: {}
 
     @property
     def has_budget(self) -> bool:
@@ -58,7 +59,7 @@ class Method:
         """
         if self.searched == "threshold":
             return 1 / (2 * math.sqrt(density * size))  # λ as in the study's code
-        return density / 2 if self.compressor == "accordion" else density
+        return density * self.first
 
     def rounded(self, strength: float, size: int) -> float:
         """Six digits, and in the middle of the densities that give the same k."""
@@ -72,37 +73,49 @@ class Method:
         """Settings of a run of so many steps."""
         own: dict[str, Any] = {"compressor": self.compressor, **self.fixed}
         if self.searched:
-            own[self.searched] = strength
-        if self.compressor == "accordion":
-            own["high_density"] = min(1.0, _ACCORDION_FACTOR * strength)
-            own["accordion_interval"] = max(1, steps // _ACCORDION_DECISIONS)
+            own |= {self.searched: strength, **self.beside(strength, steps)}
         return own
 
 
-WARM_UP = "topk_warmup"
+DENSE, WARM_UP = "none", "topk_warmup"
 _ENTIRE = {"topk_scope": "model"}
 # Settings of a comparison that some of its methods have, and others not.
 _LOCAL = ("local_steps", "outer_learning_rate", "outer_momentum")
 _FROZEN = ("freeze_step",)
 OF_SOME = _LOCAL + _FROZEN
+# The same of compressors that users bring by name.
+OF_OWN = "compressor_arguments"
+OF_METHODS = (*OF_SOME, OF_OWN)
+
+
+def _plain(name: str, row: CompressorRow) -> Method:
+    """A compressor with its knob and nothing else."""
+    if row.knob is None:
+        return Method(row.label, name)
+    knob = row.knob
+    return Method(
+        row.label,
+        name,
+        knob.setting,
+        knob.slope,
+        knob.at_every_rate,
+        first=knob.first,
+        beside=knob.beside,
+    )
+
 
 METHODS: dict[str, Method] = {
-    "none": Method("dense", "none"),
-    "topk": Method("Top-k, layer by layer", "topk", "density"),
+    **{
+        name: _plain(name, row)
+        for name, row in COMPRESSOR_ROWS.items()
+        if row.knob is not None or name == DENSE
+    },
     "topk_model": Method("Top-k, entire model", "topk", "density", fixed=_ENTIRE),
     "topk_replay": Method(
         "Top-k, k_t of the threshold", "topk_schedule", replays="hard_threshold"
     ),
     # Half of the volume is that of the dense steps.
     WARM_UP: Method("Top-k after a dense start", "topk", "density", 0.5, fixed=_ENTIRE),
-    "random_k": Method("random k", "random_k", "density"),
-    "accordion": Method("ACCORDION", "accordion", "low_density", at_every_rate=True),
-    # With error feedback an entry g is sent every λ/|g| steps, one of noise every
-    # (λ/σ)²: between -1 and -2.
-    "hard_threshold": Method(
-        "hard threshold", "hard_threshold", "threshold", -1.5, at_every_rate=True
-    ),
-    "adaptive_threshold": Method("adaptive threshold", "adaptive_threshold", "density"),
     # Everything at every step, in few bits.
     **{
         f"all_{bits}": Method(f"all in {bits}", "all", fixed={"value_dtype": bits})
@@ -136,3 +149,19 @@ METHODS: dict[str, Method] = {
         takes=_FROZEN,
     ),
 }
+
+
+def method_of(name: str) -> Method:
+    """A method by its name: a row of `METHODS`, or a user's own compressor.
+
+    Of that nothing is known but its arguments, so it has no budget.
+
+    Args:
+        name: Its key, or `module:Class`.
+    """
+    return Method(name, name) if is_own(name) else METHODS[name]
+
+
+def has_own_volume(name: str) -> bool:
+    """Whether it sends less than everything, and how much cannot be chosen."""
+    return name != DENSE and not method_of(name).has_budget

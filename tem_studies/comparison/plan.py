@@ -19,8 +19,9 @@ from typing import Any, NoReturn
 
 from tem_studies.comparison import volume
 from tem_studies.comparison.configuration import PROBE, Comparison
-from tem_studies.comparison.methods import METHODS, WARM_UP
+from tem_studies.comparison.methods import WARM_UP, method_of
 from tem_studies.refusal import Refusal
+from tem_studies.workloads.own_names import file_name
 
 # Two volumes are equal within 2 %; a pilot must come to half of that, since other seeds
 # send a little more or less.
@@ -128,10 +129,10 @@ class Plan:
             if WARM_UP in comparison.methods:
                 self._warm_up(budget)
         # Who is replayed comes before who replays.
-        methods = sorted(comparison.methods, key=lambda m: bool(METHODS[m].replays))
+        methods = sorted(comparison.methods, key=lambda m: method_of(m).replays != "")
         for method in methods:
-            budgets = comparison.budgets
-            for budget in budgets if METHODS[method].has_budget else (DENSE_BUDGET,):
+            has_budget = method_of(method).has_budget
+            for budget in comparison.budgets if has_budget else (DENSE_BUDGET,):
                 self._plan(method, budget)
         order = {method: i for i, method in enumerate(comparison.methods)}
         budgets = [DENSE_BUDGET, *comparison.budgets]
@@ -146,7 +147,7 @@ class Plan:
         kind = "common" if len(comparison.rates) > 1 else "tuned"
         planned = sum(row.kind == kind for row in self.rows)
         wanted = sum(
-            len(comparison.budgets) if METHODS[method].has_budget else 1
+            len(comparison.budgets) if method_of(method).has_budget else 1
             for method in comparison.methods
         )
         unplanned = max(0, wanted - planned - len(self.unmet))
@@ -181,7 +182,7 @@ class Plan:
         comparison = self._comparison
         rates = list(comparison.rates)
         if len(rates) == 1:
-            if budget is not None and METHODS[method].searched:
+            if budget is not None and method_of(method).searched:
                 pilot = self._pilot(method, budget, rates[0])
                 if not self._is_met(budget, self._outcome(pilot)):
                     self._give_up(method, budget, rates)
@@ -254,9 +255,9 @@ class Plan:
             ratio = sent / self._budget_bytes(budget)
         usable = len(known) == len(gains)
         # What pilots were to meet and did not is no candidate.
-        if METHODS[method].searched and (
-            METHODS[method].at_every_rate or rate == self._comparison.run.learning_rate
-        ):
+        row = method_of(method)
+        is_common = rate == self._comparison.run.learning_rate
+        if row.searched and (row.at_every_rate or is_common):
             usable = usable and self._is_met(budget or 0.0, outcomes[0])
         mean = sum(known) / len(known) if usable else None
         self.tuning.append((method, budget, rate, mean, ratio))
@@ -266,7 +267,7 @@ class Plan:
         self, method: str, budget: float | None, rate: float
     ) -> tuple[dict[str, Any], float | None, str]:
         """Settings, the strength that pilots found, and the run that is replayed."""
-        row, own = METHODS[method], self._comparison.settings_of
+        row, own = method_of(method), self._comparison.settings_of
         if budget is None:
             return own(method, 1.0), None, ""
         if row.replays:
@@ -297,7 +298,7 @@ class Plan:
         Raises:
             _WaitsError: there may be a nearer one, and it is on the list.
         """
-        row, comparison = METHODS[method], self._comparison
+        row, comparison = method_of(method), self._comparison
         start = row.start(budget, self._size)
         if rate != comparison.run.learning_rate:
             near = self._pilot(method, budget, comparison.run.learning_rate)
@@ -342,7 +343,7 @@ class Plan:
         seed: int,
         replays: str = "",
     ) -> Task:
-        parts = [method]
+        parts = [file_name(method)]
         parts += [f"budget-{budget:g}"] if budget is not None else []
         parts += [f"rate-{rate:g}"]
         parts += [f"strength-{strength:.6g}"] if strength is not None else []

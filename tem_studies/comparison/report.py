@@ -20,7 +20,7 @@ import numpy as np
 
 from tem_studies.comparison.configuration import Comparison
 from tem_studies.comparison.directory import RUNS_NAME, ComparisonDirectory
-from tem_studies.comparison.methods import METHODS
+from tem_studies.comparison.methods import has_own_volume, method_of
 from tem_studies.comparison.plan import TOLERANCE, Plan, Row
 from tem_studies.comparison.quality import Quality, quality_of
 from tem_studies.comparison.statistics import Difference, paired
@@ -61,15 +61,23 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """A row of the plan with its finished runs."""
+    """A row of the plan with its finished runs.
+
+    Attributes:
+        row: What was run.
+        runs: Those that are finished.
+        has_own_volume: Whether it is shown beside budgets without a setting by which it
+            could meet one.
+    """
 
     row: Row
     runs: tuple[Run, ...]
+    has_own_volume: bool = False
 
     @property
     def label(self) -> str:
         """Of the method."""
-        return METHODS[self.row.method].label
+        return method_of(self.row.method).label
 
     @property
     def finished(self) -> list[Run]:
@@ -89,7 +97,7 @@ class Line:
     @property
     def is_marked(self) -> bool:
         """Whether its volume is not the budget's."""
-        return abs(self.volume - 1) > TOLERANCE
+        return self.has_own_volume or abs(self.volume - 1) > TOLERANCE
 
     def values(self, name: str) -> np.ndarray:
         """One value of each finished run."""
@@ -132,6 +140,14 @@ class Report:
             rates = f"learning rate {common}"
         return rates if budget is None else f"budget {100 * budget:g} %, {rates}"
 
+    def share_of(self, line: Line, budget: float) -> float:
+        """What a line sent, as a share of a budget's bytes; NaN if none met it."""
+        allowed = [
+            other.row.budget_bytes for other in self.lines if other.row.budget == budget
+        ]
+        sent = line.values("sent")
+        return float(sent.mean()) / allowed[0] if allowed and len(sent) else math.nan
+
     def difference(self, one: Line, other: Line) -> Difference:
         """Of the quality on the test split, over the seeds that both finished."""
         pairs = self.pairs(one, other)
@@ -164,7 +180,8 @@ def read(comparison: Comparison) -> Report:
             if task.name in results
         ]
         if runs:
-            lines.append(Line(row, tuple(runs)))
+            is_own = bool(comparison.budgets) and has_own_volume(row.method)
+            lines.append(Line(row, tuple(runs), is_own))
     if not lines:
         raise Refusal(f"{comparison.path} has no finished run to report yet.")
     quality = quality_of(next(r for r in results.values() if r["history"]))

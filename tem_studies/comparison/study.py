@@ -20,9 +20,10 @@ from tem_studies.comparison.plan import Outcome, Plan, Task
 from tem_studies.comparison.quality import quality_of
 from tem_studies.comparison.volume import as_counts
 from tem_studies.refusal import Refusal
-from tem_studies.workloads import data_places
+from tem_studies.workloads import data_places, own_parts
 from tem_studies.workloads.environment import check_no_cluster
 from tem_studies.workloads.experiment import Experiment
+from tem_studies.workloads.own_names import is_own
 from tem_studies.workloads.processes import run_in_processes
 from tem_studies.workloads.replicas import make_strategy
 from tem_studies.workloads.results import Stopwatch, read_steps
@@ -45,6 +46,9 @@ def run(comparison: Comparison) -> None:
     check_no_cluster("A comparison makes each run")
     directory = ComparisonDirectory(comparison.path)
     directory.check(comparison)
+    own = [comparison.settings_of(m, 1.0) for m in comparison.methods if is_own(m)]
+    runs = [dataclasses.replace(comparison.run, **settings) for settings in own]
+    own_parts.check(comparison.run, *runs)
     load(comparison, if_quick=True)
     directory.open(comparison)
     if words := said_at_start(len(directory.results()), "runs"):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tem_studies.comparison.plan import TOLERANCE, Row
-from tem_studies.comparison.report import Report
+from tem_studies.comparison.report import Line, Report
 from tem_studies.comparison.statistics import LEAST_SEEDS, rank_correlation
 from tem_studies.workloads.metric_words import said
 
@@ -36,7 +36,7 @@ def comparison(report: Report) -> Rows:
                 f"validation_{report.quality.name}": _mean(line.values("validation")),
                 "bytes_per_worker": _mean(line.values("sent")),
                 "volume_over_budget": line.volume,
-                "other_volume": line.is_marked,
+                "other_volume": _mark(line),
                 "total_error": _mean(line.values("total_error")),
             }
         )
@@ -64,7 +64,7 @@ def differences(report: Report) -> Rows:
                             **dataclasses.asdict(found),
                             "margin": report.margin,
                             "verdict": found.verdict(report.margin, higher),
-                            "other_volume": one.is_marked or other.is_marked,
+                            "other_volume": _mark(one) or _mark(other),
                         }
                     )
     return rows
@@ -119,6 +119,9 @@ def text(report: Report) -> str:
                     words += f"  volume {100 * line.volume:.1f} %"
                     words += " (not equal)" if line.is_marked else ""
                     is_marked = is_marked or line.is_marked
+                elif line.has_own_volume and budget is not None:
+                    share = report.share_of(line, budget)
+                    words += f"  volume {100 * share:.1f} % (its own)"
                 if base and line is not base[0]:
                     d = report.difference(line, base[0])
                     higher = report.quality.is_higher_better
@@ -156,6 +159,13 @@ def text(report: Report) -> str:
             "less than the budget, which the pilot's seed met. Longer runs differ less."
         )
     return "\n".join(lines)
+
+
+def _mark(line: Line) -> str:
+    """What its volume is, where it is not the budget's."""
+    if line.has_own_volume:
+        return "own"
+    return "yes" if line.is_marked else ""
 
 
 def _key(row: Row) -> dict[str, Any]:

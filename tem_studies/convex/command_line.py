@@ -14,12 +14,13 @@ from tem_studies.refusal import Refusal
 from tem_studies.unused_flags import Use, require_used
 from tem_studies.workloads.environment import check_keras
 from tem_studies.workloads.logdir import claim_default, give_back, require_writable
+from tem_studies.workloads.own_names import is_own, require_module
 
 # Flags of the image workloads that mean the same here.
 _SHARED = (
     *("datasource", "path_data", "threshold", "density", "workers"),
     *("train_iterations", "check_interval", "seed", "threads", "logdir"),
-    "local_steps",
+    *("local_steps", "compressor_arguments"),
 )
 
 # Data sources that are looked for below --path_data.
@@ -104,6 +105,8 @@ def run(configuration: ConvexConfiguration, logdir: str | None) -> tuple[str, bo
         Refusal: naming what is wrong.
     """
     check_keras()
+    for name in filter(is_own, configuration.compressors):
+        require_module("compressors", name)
     data_places.locate(configuration.datasource, configuration.path_data)
     claimed = None
     if logdir is None:

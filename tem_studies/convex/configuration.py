@@ -11,7 +11,13 @@ from typing import Any
 
 from tem_studies.refusal import Refusal
 from tem_studies.workloads.checks import Checked
-from tem_studies.workloads.configuration import COMPRESSOR_SETTINGS
+from tem_studies.workloads.compression_rows import COMPRESSOR_ROWS
+from tem_studies.workloads.own_names import (
+    check_name,
+    check_takers,
+    is_own,
+    read_arguments,
+)
 
 METHODS = (
     "ec-sgd",
@@ -28,7 +34,12 @@ METHODS = (
 CONTROLS = ("topk_equal", "topk_replay", "topk_warmup")
 SPLITS = ("shuffled", "dirichlet", "sorted")
 SWEPT = ("threshold", "density")
-_NEEDS = {"hard_threshold": "threshold", "topk": "density", "random_k": "density"}
+# The one setting of each compressor that can be set up here and has one.
+NEEDS = {
+    name: row.needs[0]
+    for name, row in COMPRESSOR_ROWS.items()
+    if row.needs and {*row.needs} <= {*SWEPT} and not row.lacks
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +60,7 @@ class ConvexConfiguration(Checked):
     made_up_size: tuple[int, ...] = (6000, 5000)
     methods: tuple[str, ...] = ("ec-sgd",)
     compressors: tuple[str, ...] = ("none",)
+    compressor_arguments: Any = None
     threshold: float | None = None
     density: float | None = None
     k: int | None = None
@@ -69,7 +81,11 @@ class ConvexConfiguration(Checked):
 
     def __post_init__(self) -> None:
         self._some_of("methods", METHODS)
-        self._some_of("compressors", (*COMPRESSOR_SETTINGS, *CONTROLS))
+        own = [name for name in self.compressors if is_own(name)]
+        for name in own:
+            check_name("compressors", name)
+        self._some_of("compressors", (*COMPRESSOR_ROWS, *CONTROLS, *own))
+        self._read_arguments()
         self._pair("classes", 0, 9)
         self._pair("made_up_size", 2, 10**6)
         if self.classes[0] == self.classes[1]:
@@ -158,6 +174,14 @@ class ConvexConfiguration(Checked):
                 )
         return swept
 
+    def _read_arguments(self) -> None:
+        name, given = "compressor_arguments", self.compressor_arguments
+        if given is None:
+            return
+        arguments = read_arguments(name, given, of_classes=True)
+        check_takers(name, arguments, [*self.compressors])
+        object.__setattr__(self, name, arguments or None)  # It is frozen.
+
     def _check_compressors(self) -> None:
         swept = self.sweeps()
         for name, values in swept.items():
@@ -166,14 +190,14 @@ class ConvexConfiguration(Checked):
                     rule = "in (0, 1]" if name == "density" else "above 0 and finite"
                     raise Refusal(f"`{name}` must be {rule}. Received: {value!r}.")
             if not any(
-                _NEEDS.get(compressor) == name for compressor in self.compressors
+                NEEDS.get(compressor) == name for compressor in self.compressors
             ):
                 raise Refusal(
                     f"`sweep` of {name} needs a compressor that has one. "
                     f"Received: compressors={','.join(self.compressors)}."
                 )
         for compressor in self.compressors:
-            needed = _NEEDS.get(compressor)
+            needed = NEEDS.get(compressor)
             given = needed and (getattr(self, needed) or needed in swept)
             if compressor == "topk" and self.k is not None:
                 given = True
@@ -183,14 +207,15 @@ class ConvexConfiguration(Checked):
                     f"`compressor` {compressor} needs `{needed}`. Received: "
                     f"{needed}=None. Pass --{needed}{also}."
                 )
-            unknown = COMPRESSOR_SETTINGS.get(compressor, ((), ()))[0]
-            if compressor in _LACKS:
+            row = COMPRESSOR_ROWS.get(compressor)
+            unknown = row.needs if row else ()
+            if row and row.lacks:
                 raise Refusal(
                     f"`compressor` {compressor} cannot be set up here: this study has "
-                    f"no place for {_LACKS[compressor]}. Use "
+                    f"no place for {row.lacks}. Use "
                     "tem_studies.convex.simulation.run."
                 )
-            if any(name not in ("threshold", "density") for name in unknown):
+            if not {*unknown} <= {*SWEPT}:
                 raise Refusal(
                     f"`compressor` {compressor} cannot be set up here: logistic "
                     "regression has one vector, and no flag of its own for "
@@ -229,5 +254,4 @@ class ConvexConfiguration(Checked):
             )
 
 
-_LACKS = {"adaptive_threshold": "a number of steps of its own", "dgc": "its memory"}
 _FRACTION = "Pass a fraction: 10 % is 0.1."

@@ -20,9 +20,9 @@ CONVEX_FLAGS = (
         "compressors",
         str,
         None,
-        "Between commas: those of --compressor, and Top-k with the volume of "
-        "hard_threshold: topk_equal, topk_replay, topk_warmup. Thresholds are in "
-        "units of the step size times a gradient. Without it: --compressor.",
+        "Between commas: those of --compressor, module:Class too, and Top-k with the "
+        "volume of hard_threshold: topk_equal, topk_replay, topk_warmup. Thresholds "
+        "are in units of the step size times a gradient. Without it: --compressor.",
     ),
     FlagRow("k", int, None, "Of topk: entries sent, before --density."),
     FlagRow(

@@ -34,6 +34,7 @@ from tem_studies.workloads.study_progress import StudyProgress, said_at_start
 _NOT_OF_A_RUN = {
     *("methods", "compressors", "threshold", "density", "k", "sweep", "seeds", "seed"),
     *("goal_suboptimality", "threads", "logdir", "path_data", "local_steps"),
+    "compressor_arguments",
 }
 
 
@@ -52,6 +53,9 @@ def run(
     if configuration.threads:  # raises where TensorFlow has run already
         tf.config.threading.set_intra_op_parallelism_threads(configuration.threads)
     logdir = Path(configuration.logdir)
+    todo = cells(configuration)
+    for cell in todo:
+        cell.make()  # Raises before any work.
     with refusing(MemoryError):
         loaded = data.load(
             configuration.datasource,
@@ -63,7 +67,6 @@ def run(
     workers = configuration.workers
     splits.share(loaded.labels, workers, "shuffled", 0)  # raises before any work
     kept = splits.kept(len(signed), workers)
-    todo = cells(configuration)
     for cell in todo:
         simulation.check_compressor(cell.make(), signed.shape[1])
     study_files.make_directory(logdir, "logdir")
@@ -195,8 +198,8 @@ class _Study:
                 settings["copies_method"] = source.method
         text = json.dumps(settings, sort_keys=True, default=str)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        name = cell.label.replace(" ", "_")
-        return self._logdir / "runs" / f"{name}-seed{seed}-{digest}"
+        name = f"{cell.file_name}-seed{seed}-{digest}"
+        return self._logdir / "runs" / name
 
     def _run(self, cell: Cell, seed: int, directory: Path) -> None:
         configuration = self._configuration
@@ -223,7 +226,7 @@ class _Study:
         row = {
             "method": cell.method,
             "compressor": cell.compressor,
-            "setting": " ".join(f"{name}={value:g}" for name, value in cell.arguments),
+            "setting": cell.setting,
             "seed": seed,
             **run_files.summary(trace),
             "seconds": round(seconds, 2),

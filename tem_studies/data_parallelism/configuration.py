@@ -13,6 +13,7 @@ from typing import Any
 from tem_studies.data_parallelism.metaparameters import DECAYS, check_kinds
 from tem_studies.refusal import Refusal
 from tem_studies.workloads.configuration import Configuration
+from tem_studies.workloads.own_names import file_name, is_own
 from tem_studies.workloads.workload_settings import DPS_NETWORKS, WorkloadSettings
 
 # Settings of a run that do not change what a trial finds.
@@ -57,9 +58,10 @@ class Cell:
     stop_beyond_best: bool = False
 
     def __post_init__(self) -> None:
-        if self.run.arch not in DPS_NETWORKS:
+        if self.run.arch not in DPS_NETWORKS and not is_own(self.run.arch):
             raise Refusal(
-                f"`arch` of a study must be one of {', '.join(DPS_NETWORKS)}. "
+                f"`arch` of a study must be one of {', '.join(DPS_NETWORKS)}, or "
+                "module:function. "
                 f"Received: arch={self.run.arch!r}."
             )
         for name, default in _UNSET.items():
@@ -157,10 +159,10 @@ class Study:
         if self.directory is not None:
             return Path(self.directory)
         run = self.cells[0].run
-        parts = [run.datasource, run.arch]
+        parts = [run.datasource, file_name(run.arch)]
         for name, usual in _NAMED.items():
             if getattr(run, name) != usual or name == "optimizer":
-                parts.append(f"{getattr(run, name)}")
+                parts.append(file_name(f"{getattr(run, name)}"))
         if len(self.cells) == 1:
             parts.append(self.cells[0].name)
         return Path("studies") / "-".join(parts)

@@ -22,7 +22,7 @@ from tem_studies.data_parallelism.directory import (
 from tem_studies.data_parallelism.fit import LEAST_COMPLETE
 from tem_studies.data_parallelism.metaparameters import metaparameters
 from tem_studies.data_parallelism.trials import Splits, Workbench
-from tem_studies.workloads import data_places, data_sources
+from tem_studies.workloads import data_places, data_sources, own_parts
 from tem_studies.workloads.batches import EpochOrder
 from tem_studies.workloads.data_sources import Data
 from tem_studies.workloads.environment import check_no_cluster
@@ -46,6 +46,7 @@ def run(study: Study) -> bool:
     """
     check_no_cluster("A study runs each trial")
     check_directories(study)
+    own_parts.check(study.cells[0].run)
     for line in warnings_of(study.cells[0].run):
         print(line, flush=True)
     if words := said_at_start(_count(study)[0], "trials"):

@@ -18,6 +18,7 @@ from tem_studies.data_parallelism.configuration import Cell
 from tem_studies.data_parallelism.lipschitz import SplitGradient, smoothness
 from tem_studies.data_parallelism.metaparameters import Point
 from tem_studies.data_parallelism.tunable import TunableOptimizer
+from tem_studies.refusal import Refusal
 from tem_studies.workloads import architectures, pruning
 from tem_studies.workloads.batches import DeviceSplit, EpochOrder
 from tem_studies.workloads.configuration import Configuration
@@ -80,6 +81,12 @@ class Workbench:
         with strategy.scope():
             self.model = self._new_model(cell.run.seed)
             self._tunable = TunableOptimizer(cell.run)
+        if self.model.non_trainable_variables:  # Trials start from weights alone.
+            raise Refusal(
+                f"`arch` {cell.run.arch} must have trained variables alone in a study. "
+                f"Received: {len(self.model.non_trainable_variables)} others, as of "
+                "batch normalisation or dropout."
+            )
         pruning.kept_entries(self.model.count_params(), cell.run.target_sparsity)
         self.trainer = Trainer(
             strategy,

@@ -7,17 +7,18 @@ zero. `ARCHITECTURES` lists them and those of deep_networks.py by name.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import keras
 from keras import layers
 
 from tem_studies.refusal import Refusal
-from tem_studies.workloads import deep_networks
+from tem_studies.workloads import deep_networks, own_names, own_parts
 from tem_studies.workloads.data_files import CLASSES
 from tem_studies.workloads.weighted_layers import Weighted
 
-Shape = tuple[int, int, int]
+Shape = tuple[int, ...]
 
 
 def build(
@@ -30,8 +31,9 @@ def build(
     """Builds a network.
 
     Args:
-        arch: A key of `ARCHITECTURES`.
-        input_shape: (height, width, channels) of the images.
+        arch: A key of `ARCHITECTURES`, or a user's own, module:function.
+        input_shape: (height, width, channels) of the images; of a user's own network
+            that of any examples.
         seed: Integer >= 0. The same seed draws the same initial weights.
         classes: Number of classes.
         dtype_policy: Keras's, of all layers; None: float32.
@@ -41,25 +43,41 @@ def build(
         (batch, classes), of the policy's dtype.
 
     Raises:
-        Refusal: the images are too small for the network.
+        Refusal: the images are too small for the network, or none; a user's own is
+            no network for them.
     """
+    if own_names.is_own(arch):
+        with _dtype_policy(dtype_policy):
+            return own_parts.make_network(arch, tuple(input_shape), classes, seed)
     if arch not in ARCHITECTURES:
         raise Refusal(
             f"`arch` must be one of {', '.join(ARCHITECTURES)}. "
             f"Received: arch={arch!r}."
         )
     least, network = ARCHITECTURES[arch]
+    if len(input_shape) != 3:
+        raise Refusal(
+            f"`arch` {arch} takes images of a height, a width and channels. Received: "
+            f"examples of the shape {tuple(input_shape)}. Pass --arch module:function."
+        )
     if min(input_shape[:2]) < least:
         raise Refusal(
             f"`arch` {arch} takes images of at least {least} x {least} pixels. "
             f"Received: images of the shape {tuple(input_shape)}."
         )
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(dtype_policy or "float32")
-    try:
+    with _dtype_policy(dtype_policy):
         inputs = keras.Input(input_shape)
         outputs = network(inputs, Weighted(seed, classes))
         return keras.Model(inputs, outputs, name=arch.replace("-", "_"))
+
+
+@contextmanager
+def _dtype_policy(name: str | None) -> Iterator[None]:
+    """A block in which layers have a policy of Keras's; None: float32."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name or "float32")
+    try:
+        yield
     finally:
         keras.config.set_dtype_policy(before)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tem_studies import missing_packages
 from tem_studies.quiet_start import start_tensorflow
 from tem_studies.refusal import Refusal
-from tem_studies.workloads import data_places
+from tem_studies.workloads import data_places, own_names
 from tem_studies.workloads.compression_settings import read_counts
 from tem_studies.workloads.configuration import PER_WORKER_SETTINGS, Configuration
 from tem_studies.workloads.environment import (
@@ -117,6 +117,7 @@ def check(configuration: Configuration) -> data_places.Source:
     check_workers(configuration)
     if configuration.counts is not None:
         read_counts(configuration.counts)
+    own_names.require_modules(configuration)
     source = data_places.locate(configuration)
     missing_packages.require("tensorboard")
     if source.kind == "scikit-learn":

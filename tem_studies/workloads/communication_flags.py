@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from tem_studies.flag_row import FlagRow
+from tem_studies.workloads.compression_rows import (
+    COMPRESSOR_ROWS,
+    MEMORY_ROWS,
+    alternatives,
+    owners,
+)
+from tem_studies.workloads.own_flags import OWN_FLAGS
 
 COMMUNICATION_FLAGS: tuple[FlagRow, ...] = (
     FlagRow(
@@ -37,19 +44,14 @@ COMMUNICATION_FLAGS: tuple[FlagRow, ...] = (
         "compressor",
         str,
         "none",
-        "What each worker sends of its gradient: none (everything), "
-        "hard_threshold (the entries of at least --threshold), adaptive_threshold "
-        "(the same, the threshold steered so that the run sends --density), topk "
-        "(the largest, --density of them), topk_schedule (the largest, as many as "
-        "--counts says), random_k (random ones, --density of them), accordion (the "
-        "largest, --low_density or --high_density of each tensor) or dgc (topk "
-        "with --memory dgc).",
+        f"What each worker sends of its gradient: {alternatives(COMPRESSOR_ROWS)}.",
     ),
+    *OWN_FLAGS,
     FlagRow(
         "threshold",
         float,
         None,
-        "Of hard_threshold: least magnitude that is sent, in units of one "
+        f"Of {owners('threshold')}: least magnitude that is sent, in units of one "
         "worker's own mean-loss gradient, whatever the number of workers. Higher: "
         "fewer are sent.",
     ),
@@ -57,49 +59,49 @@ COMMUNICATION_FLAGS: tuple[FlagRow, ...] = (
         "density",
         float,
         None,
-        "Of topk, random_k, dgc and adaptive_threshold: share of entries sent, in "
-        "(0, 1]; of adaptive_threshold that of the whole run.",
+        f"Of {owners('density')}: share of entries sent, in (0, 1]; of "
+        "adaptive_threshold that of the whole run.",
     ),
     FlagRow(
         "density_ramp_steps",
         int,
         None,
-        "Of topk, random_k and dgc: steps in which the density falls from 0.25 to "
-        "--density. Without it: no fall.",
+        f"Of {owners('density_ramp_steps')}: steps in which the density falls from "
+        "0.25 to --density. Without it: no fall.",
     ),
     FlagRow(
         "low_density",
         float,
         None,
-        "Of accordion: share of a tensor's entries sent while its gradient changes "
-        "little, in (0, 1].",
+        f"Of {owners('low_density')}: share of a tensor's entries sent while its "
+        "gradient changes little, in (0, 1].",
     ),
     FlagRow(
         "high_density",
         float,
         None,
-        "Of accordion: share sent else, in (0, 1].",
+        f"Of {owners('high_density')}: share sent else, in (0, 1].",
     ),
     FlagRow(
         "accordion_interval",
         int,
         None,
-        "Of accordion: steps between two decisions. Without it: those of 10 "
-        "epochs, as in the study.",
+        f"Of {owners('accordion_interval')}: steps between two decisions. Without "
+        "it: those of 10 epochs, as in the study.",
     ),
     FlagRow(
         "counts",
         str,
         None,
-        "Of topk_schedule: text file with the number of entries to send, one line "
-        "for each step.",
+        f"Of {owners('counts')}: text file with the number of entries to send, one "
+        "line for each step.",
     ),
     FlagRow(
         "topk_scope",
         str,
         None,
-        "Of topk and dgc: layer (the share of every tensor), model (of all "
-        "together) or block (of each 4,096 entries of a tensor). Without it: "
+        f"Of {owners('topk_scope')}: layer (the share of every tensor), model (of "
+        "all together) or block (of each 4,096 entries of a tensor). Without it: "
         "layer.",
     ),
     FlagRow(
@@ -112,24 +114,23 @@ COMMUNICATION_FLAGS: tuple[FlagRow, ...] = (
         "memory",
         str,
         None,
-        "In what form: error_feedback, decaying_error_feedback, dgc (the worker's "
-        "own momentum, masked), ef21 or ef21_sgdm. Without it: error_feedback, and "
-        "dgc with --compressor dgc. With dgc and ef21_sgdm pass --optimizer sgd, "
-        "without momentum.",
+        f"In what form: {alternatives(MEMORY_ROWS)}. Without it: error_feedback, "
+        "and dgc with --compressor dgc. With dgc and ef21_sgdm pass --optimizer "
+        "sgd, without momentum.",
     ),
     FlagRow(
         "memory_decay",
         float,
         None,
-        "Of decaying_error_feedback: what is held back is multiplied by this at "
+        f"Of {owners('memory_decay')}: what is held back is multiplied by this at "
         "each step, in (0, 1].",
     ),
     FlagRow(
         "memory_momentum",
         float,
         None,
-        "Of dgc and ef21_sgdm, in (0, 1). Without it: 0.9; of ef21_sgdm 0.1, the "
-        "weight of the newest gradient.",
+        f"Of {owners('memory_momentum')}, in (0, 1). Without it: 0.9; of ef21_sgdm "
+        "0.1, the weight of the newest gradient.",
     ),
     FlagRow(
         "dense_below",

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from tem_studies.refusal import refusing
-from tem_studies.workloads.compression_settings import (
-    COMPRESSOR_SETTINGS,
-    MEMORY_SETTINGS,
-    read_counts,
-)
+from tem_studies.workloads import own_names, own_parts
+from tem_studies.workloads.compression_rows import COMPRESSOR_ROWS, MEMORY_ROWS
+from tem_studies.workloads.compression_settings import OF_COMPRESSORS, read_counts
 from tem_studies.workloads.configuration import Configuration
-from tem_tf.compressors import COMPRESSORS, Compressor, Ramp, TopK
+from tem_tf.compressors import COMPRESSORS, Compressor, Ramp
 from tem_tf.memory import MEMORIES, Memory
 
 # Flag -> argument, where an argument has another name than our flag.
@@ -35,16 +33,18 @@ def make_compressor(
             ACCORDION then decides every 10 epochs, and after each step decay.
 
     Raises:
-        Refusal: its settings do not fit together, or `counts` is no such file.
+        Refusal: its settings do not fit together, or `counts` is no such file; a
+            user's own cannot be used.
     """
     name = configuration.compressor
+    if own_names.is_own(name):
+        return own_parts.make_compressor(name, configuration.compressor_arguments or {})
+    row = COMPRESSOR_ROWS[name]
     arguments = {
         setting: getattr(configuration, setting)
-        for part in COMPRESSOR_SETTINGS[name]
-        for setting in part
-        if getattr(configuration, setting) is not None
+        for setting in row.settings
+        if getattr(configuration, setting) is not None and setting in OF_COMPRESSORS
     }
-    arguments.pop("memory_momentum", None)
     ramp_steps = arguments.pop("density_ramp_steps", None)
     if ramp_steps:
         end = arguments["density"]
@@ -56,33 +56,23 @@ def make_compressor(
         arguments["block"] = _BLOCK
     if "counts" in arguments:
         arguments["counts"] = read_counts(arguments["counts"])
-    if name == "random_k":
-        arguments["seed"] = configuration.seed
-    if name == "adaptive_threshold":
-        arguments["steps"] = configuration.train_iterations
-    if name == "accordion" and steps_per_epoch:
-        arguments.setdefault("accordion_interval", 10 * steps_per_epoch)
-        epochs = configuration.decay_epochs or ()
-        decays = tuple(steps_per_epoch * epoch for epoch in epochs)
-        arguments["learning_rate_decays"] = decays
-    kind = TopK if name == "dgc" else COMPRESSORS[name]
+    own = {_ARGUMENTS.get(key, key): value for key, value in arguments.items()}
     with refusing(ValueError):
-        return kind(**{_ARGUMENTS.get(key, key): x for key, x in arguments.items()})
+        kind = COMPRESSORS[row.kind or name]
+        return kind(**row.also(configuration, steps_per_epoch) | own)
 
 
 def make_memory(configuration: Configuration) -> Memory | str | None:
     """Makes the memory that a configuration asks for; "auto" where it names none."""
     if not configuration.error_feedback:
         return None
-    name = configuration.memory
-    if name is None:
-        name = "dgc" if configuration.compressor == "dgc" else None
+    row = COMPRESSOR_ROWS.get(configuration.compressor)
+    name = configuration.memory or (row and row.memory)
     if name is None:
         return "auto"
     arguments = {
         _ARGUMENTS[setting]: getattr(configuration, setting)
-        for part in MEMORY_SETTINGS[name]
-        for setting in part
+        for setting in MEMORY_ROWS[name].settings
         if getattr(configuration, setting) is not None
     }
     with refusing(ValueError):

@@ -10,28 +10,29 @@ from pathlib import Path
 from typing import Any
 
 from tem_studies.refusal import Refusal
+from tem_studies.workloads.compression_rows import COMPRESSOR_ROWS, MEMORY_ROWS
 
 # name -> (settings it must have, settings it may have)
 Settings = Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]
 
 COMPRESSOR_SETTINGS: Settings = {
-    "none": ((), ()),
-    "all": ((), ()),
-    "hard_threshold": (("threshold",), ()),
-    "adaptive_threshold": (("density",), ()),
-    "topk": (("density",), ("topk_scope", "density_ramp_steps")),
-    "topk_schedule": (("counts",), ()),
-    "random_k": (("density",), ("density_ramp_steps",)),
-    "accordion": (("low_density", "high_density"), ("accordion_interval",)),
-    "dgc": (("density",), ("topk_scope", "density_ramp_steps", "memory_momentum")),
+    name: (row.needs, row.takes) for name, row in COMPRESSOR_ROWS.items()
 }
 MEMORY_SETTINGS: Settings = {
-    "error_feedback": ((), ()),
-    "decaying_error_feedback": (("memory_decay",), ()),
-    "dgc": ((), ("memory_momentum",)),
-    "ef21": ((), ()),
-    "ef21_sgdm": ((), ("memory_momentum",)),
+    name: (row.needs, row.takes) for name, row in MEMORY_ROWS.items()
 }
+# All that some compressor, and some memory, has.
+OF_COMPRESSORS = tuple(
+    dict.fromkeys(
+        setting
+        for row in COMPRESSOR_ROWS.values()
+        for setting in row.settings
+        if not setting.startswith("memory_")
+    )
+)
+OF_MEMORIES = tuple(
+    dict.fromkeys(x for row in MEMORY_ROWS.values() for x in row.settings)
+)
 
 
 def check_settings_of(configuration: Any, kind: str, settings: Settings) -> None:
@@ -53,8 +54,9 @@ def check_settings_of(configuration: Any, kind: str, settings: Settings) -> None
                 f"`{kind}` {chosen} needs `{name}`. Received: {name}=None. "
                 f"Pass --{name}."
             )
-    if kind == "memory" and configuration.compressor == "dgc":
-        optional = (*optional, "memory_momentum")
+    row = COMPRESSOR_ROWS.get(configuration.compressor)
+    if kind == "memory" and row is not None:  # It may have a memory of its own.
+        optional = (*optional, *row.takes)
     every = {name for row in settings.values() for part in row for name in part}
     for name in sorted(every - {*required, *optional}):
         given = getattr(configuration, name)

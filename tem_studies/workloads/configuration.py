@@ -13,6 +13,7 @@ from collections.abc import Collection
 from typing import Any
 
 from tem_studies.refusal import Refusal
+from tem_studies.workloads import own_names
 from tem_studies.workloads.compression_settings import (
     COMPRESSOR_SETTINGS,
     MEMORY_SETTINGS,
@@ -67,6 +68,7 @@ class Configuration(WorkloadSettings):
     check_interval_arrival: int = 100
     goal_error: float | None = None
     compressor: str = "none"
+    compressor_arguments: Any = None
     threshold: float | None = None
     density: float | None = None
     topk_scope: str | None = None
@@ -120,7 +122,7 @@ class Configuration(WorkloadSettings):
 
     def _check_data_and_network(self) -> None:
         self._one_of("datasource", DATASOURCES)
-        self._one_of("arch", ARCHITECTURES)
+        self._one_of("arch", ARCHITECTURES, "function")
         self._number("target_sparsity", "in [0, 1)", lambda x: 0 <= x < 1, _FRACTION)
 
     def _check_training(self) -> None:
@@ -142,7 +144,8 @@ class Configuration(WorkloadSettings):
             self._number("goal_error", "in [0, 1]", lambda x: 0 <= x <= 1, _FRACTION)
 
     def _check_compression(self) -> None:
-        self._one_of("compressor", tuple(COMPRESSOR_SETTINGS))
+        self._one_of("compressor", tuple(COMPRESSOR_SETTINGS), "Class")
+        self._read_arguments()
         check_settings_of(self, "compressor", COMPRESSOR_SETTINGS)
         if self.threshold is not None:
             self._number(
@@ -195,6 +198,14 @@ class Configuration(WorkloadSettings):
                         "--compressor."
                     )
 
+    def _read_arguments(self) -> None:
+        name, given = "compressor_arguments", self.compressor_arguments
+        if given is None:
+            return
+        arguments = own_names.read_arguments(name, given)
+        own_names.check_takers(name, arguments, [self.compressor])
+        object.__setattr__(self, name, arguments or None)  # It is frozen.
+
     def _check_memory(self) -> None:
         if self.memory is not None:
             self._one_of("memory", tuple(MEMORY_SETTINGS))
@@ -222,12 +233,15 @@ class Configuration(WorkloadSettings):
             raise Refusal(f"`seed` must be below 2**31. Received: seed={self.seed}.")
         check_divisible(self.batch_size, self.workers)
 
-    def _one_of(self, name: str, allowed: Collection[str]) -> None:
+    def _one_of(self, name: str, allowed: Collection[str], own: str = "") -> None:
+        """Checks a name; `own` is what a user's own module may have of that kind."""
         value = getattr(self, name)
+        if own and own_names.is_own(value):
+            return own_names.check_name(name, value, own)
         if value not in allowed:
+            names = ", ".join([*allowed, *([f"or module:{own}"] if own else [])])
             raise Refusal(
-                f"`{name}` must be one of {', '.join(allowed)}. "
-                f"Received: {name}={value!r}."
+                f"`{name}` must be one of {names}. Received: {name}={value!r}."
             )
 
 

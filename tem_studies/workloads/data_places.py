@@ -11,6 +11,7 @@ from pathlib import Path
 from tem_studies.refusal import Refusal, refusing
 from tem_studies.workloads import prepared_data
 from tem_studies.workloads.configuration import Configuration
+from tem_studies.workloads.workload_settings import NPZ
 
 # Data source -> folder below --path_data, as in the DPS authors' layout.
 IMAGE_FOLDERS = {
@@ -81,13 +82,16 @@ def locate_images(datasource: str, path_data: str | None) -> Source:
     then whether it could be downloaded.
 
     Args:
-        datasource: "digits", "mnist", "fashion-mnist", "cifar-10" or "cifar-100".
+        datasource: "digits", "mnist", "fashion-mnist", "cifar-10", "cifar-100" or
+            "npz".
         path_data: A folder with MNIST/, Fashion-MNIST/, cifar-10-batches-py/ or
-            cifar-100-python/ in it, or None.
+            cifar-100-python/ in it, or None; of "npz" the file.
 
     Raises:
         Refusal: it is nowhere. The message says where it was looked for.
     """
+    if datasource == NPZ:
+        return locate_own(path_data)
     _require_directory(path_data)
     if datasource == "digits":
         return Source(datasource, "scikit-learn", "scikit-learn")
@@ -114,6 +118,21 @@ def locate_images(datasource: str, path_data: str | None) -> Source:
         "TFDS_DATA_DIR to a directory in which tensorflow-datasets has prepared "
         f"{name}; or choose another --datasource (digits needs no files)."
     )
+
+
+def locate_own(path_data: str | None) -> Source:
+    """Finds a user's own file of arrays.
+
+    Raises:
+        Refusal: there is none.
+    """
+    if path_data is None or not Path(path_data).is_file():
+        raise Refusal(
+            "`datasource` npz needs `path_data`, a file as np.savez writes it. "
+            f"Received: path_data={path_data!r}. Pass --path_data FILE.npz, with "
+            "x_train, y_train, x_test and y_test in it."
+        )
+    return Source(NPZ, "files", path_data)
 
 
 def locate_text(datasource: str, path_data: str | None) -> Source:

@@ -16,8 +16,9 @@ import numpy as np
 
 from tem_studies.missing_packages import importing
 from tem_studies.refusal import Refusal
-from tem_studies.workloads import data_files, prepared_data
+from tem_studies.workloads import data_files, own_data, prepared_data
 from tem_studies.workloads.data_places import Source
+from tem_studies.workloads.workload_settings import NPZ
 
 _READERS = {
     "mnist": data_files.read_mnist,
@@ -41,7 +42,10 @@ _DIGITS_TEST = 297
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Images and labels. images: uint8 (n, height, width, channels); labels: int32."""
+    """Images and labels: uint8 (n, height, width, channels), int32 (n,).
+
+    Of a user's own data `images` may be float32 (n, ...).
+    """
 
     images: np.ndarray
     labels: np.ndarray
@@ -61,7 +65,9 @@ class Data:
     Attributes:
         train, validation, test: The three splits, as bytes. A batch is standardised
             when it is used: (pixel - mean) / deviation.
-        mean, deviation: float32 (channels,), over train and validation.
+        mean, deviation: float32 (channels,), over train and validation, or over train
+            where a user's own validation split is beside it; 0 and 1 of a user's own
+            numbers.
         place: Where the data came from.
         classes: Number of classes.
     """
@@ -75,7 +81,7 @@ class Data:
     classes: int = data_files.CLASSES
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
+    def input_shape(self) -> tuple[int, ...]:
         """(height, width, channels) of an image."""
         return self.train.images.shape[1:]
 
@@ -112,6 +118,10 @@ def load(source: Source) -> Data:
     Raises:
         Refusal: a file is missing or wrong, naming it.
     """
+    if source.datasource == NPZ:
+        parts, classes = own_data.read(Path(source.place))
+        splits = {name: Split(*part) for name, part in parts.items()}
+        return split(place=source.place, classes=classes, **splits)
     if source.kind == "scikit-learn":
         train, test = _read_digits()
     elif source.kind == "files":
@@ -135,9 +145,19 @@ def load(source: Source) -> Data:
 
 
 def split(
-    train: Split, test: Split, place: str, classes: int = data_files.CLASSES
+    train: Split,
+    test: Split,
+    place: str,
+    classes: int = data_files.CLASSES,
+    validation: Split | None = None,
 ) -> Data:
-    """Holds out the validation split; statistics are those before it is held out."""
+    """Holds out the validation split; statistics are those before it is held out.
+
+    Where there is a validation split nothing is held out.
+    """
+    if validation is not None:
+        statistics = standardisation(train.images)
+        return Data(train, validation, test, *statistics, place, classes)
     held_out = int(len(train) * VALIDATION_SHARE)
     if held_out < 1:
         raise Refusal(
@@ -147,10 +167,10 @@ def split(
     mean, deviation = standardisation(train.images)
     # The same draws and the same order as the authors' shuffle(list(range(N))).
     order = np.random.RandomState(0).permutation(len(train))
-    validation, rest = order[:held_out], order[held_out:]
+    first, rest = order[:held_out], order[held_out:]
     return Data(
         train=Split(train.images[rest], train.labels[rest]),
-        validation=Split(train.images[validation], train.labels[validation]),
+        validation=Split(train.images[first], train.labels[first]),
         test=test,
         mean=mean,
         deviation=deviation,
@@ -162,8 +182,11 @@ def split(
 def standardisation(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation per channel: float32 (channels,) each.
 
-    From counts of the 256 values in float64, so exact to one rounding.
+    From counts of the 256 values in float64, so exact to one rounding. Numbers that are
+    no bytes stay what they are: 0 and 1, of the shape (1,).
     """
+    if images.dtype != np.uint8:
+        return np.zeros(1, np.float32), np.ones(1, np.float32)
     values = np.arange(256, dtype=np.float64)
     means, deviations = [], []
     for channel in range(images.shape[-1]):

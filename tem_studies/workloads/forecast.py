@@ -10,7 +10,7 @@ import tensorflow as tf
 
 import tem_tf
 from tem_studies import missing_packages
-from tem_studies.workloads import data_places
+from tem_studies.workloads import data_places, own_parts
 from tem_studies.workloads.configuration import Configuration
 from tem_studies.workloads.environment import Start
 from tem_studies.workloads.optimizers import make_optimizer
@@ -40,6 +40,7 @@ def run(
         link: Mbit/s and milliseconds between two workers; None: measured.
         figure: Path of a PNG, or None.
     """
+    own_parts.check(configuration)
     workers = configuration.workers
     alone = dataclasses.replace(
         configuration,

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tem_studies.refusal import Refusal
 from tem_studies.workloads import architectures
 from tem_studies.workloads.augmentation import augment, draw
 from tem_studies.workloads.batches import DeviceSplit, EpochOrder
@@ -13,6 +14,7 @@ from tem_studies.workloads.configuration import Configuration
 from tem_studies.workloads.data_sources import Data
 from tem_studies.workloads.examples import Share
 from tem_studies.workloads.task import Task
+from tem_studies.workloads.workload_settings import NPZ
 
 
 class ImageTask(Task):
@@ -22,6 +24,9 @@ class ImageTask(Task):
         configuration: The run's settings.
         data: The images.
         replicas: Unused: every batch is shared out alike.
+
+    Raises:
+        Refusal: what is to be augmented is no image.
     """
 
     unit = "images"
@@ -32,6 +37,9 @@ class ImageTask(Task):
         del replicas
         self._configuration = configuration
         self._data = data
+        if configuration.datasource == NPZ:
+            self.unit = "examples"
+            _check_augmentation(configuration, data)
         epochs = data.epochs(configuration.seed)
         # The pruning epoch is drawn at every sparsity, so that runs that differ in
         # sparsity alone see the same training batches.
@@ -63,3 +71,12 @@ class ImageTask(Task):
         first, last = share.of(batch)
         rotates = self._configuration.augmentation == "crop-flip-rotate"
         return augment(images, draws[first:last], rotates)
+
+
+def _check_augmentation(configuration: Configuration, data: Data) -> None:
+    if configuration.augmentation != "none" and data.train.images.dtype != "uint8":
+        raise Refusal(
+            "`augmentation` is of images, which are bytes. Received: augmentation="
+            f"{configuration.augmentation!r}, and x_train of {data.train.images.dtype}."
+            " Pass --augmentation none."
+        )

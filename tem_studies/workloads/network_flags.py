@@ -9,7 +9,8 @@ NETWORK_FLAGS: tuple[FlagRow, ...] = (
         "datasource",
         str,
         "mnist",
-        "Images: digits, mnist, fashion-mnist, cifar-10 or cifar-100. Words: "
+        "Images: digits, mnist, fashion-mnist, cifar-10 or cifar-100. Examples of your "
+        "own, with their classes: npz. Words: "
         "wikitext-2, or tokens, any text. Characters: text, any file. Ratings: "
         "movielens-20m, movielens-1m or movielens-small.",
     ),
@@ -22,6 +23,8 @@ NETWORK_FLAGS: tuple[FlagRow, ...] = (
         "comes from tensorflow-datasets. For words: the directory that holds "
         "wikitext-2/wiki.{train,valid,test}.tokens, or {train,valid,test}.tokens. For "
         "characters: a file of UTF-8, or a directory with input.txt. "
+        "For npz: a file with x_train, y_train, x_test, y_test and, if you like, "
+        "x_validation, y_validation. "
         "For ratings: ml-20m/, ml-1m/ or ml-latest-small/ with ratings.csv or "
         "ratings.dat; or tensorflow-datasets.",
     ),
@@ -31,7 +34,9 @@ NETWORK_FLAGS: tuple[FlagRow, ...] = (
         "simple-cnn",
         "Network of images: simple-cnn, resnet-8, resnet-18, senet-18 or googlenet; "
         "of words: lstm; of characters: gpt, which with no other flags is trained as "
-        "docs/workloads.md says; of ratings: neumf; or logistic-regression.",
+        "docs/workloads.md says; of ratings: neumf; or logistic-regression. Your own, "
+        "of images and npz: module:function, which makes it of (input_shape, classes, "
+        "seed) and is found in the working directory or installed.",
     ),
     FlagRow(
         "target_sparsity",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tem_studies.refusal import refusing
-from tem_studies.workloads import data_places
+from tem_studies.workloads import data_places, own_parts
 from tem_studies.workloads.configuration import Configuration
 from tem_studies.workloads.environment import AS_USUAL, Start, check_workers
 from tem_studies.workloads.experiment import Experiment
@@ -37,6 +37,7 @@ def set_up(
     """
     stopwatch = Stopwatch()
     check_workers(configuration)
+    own_parts.check(configuration)
     kind, data = KINDS[configuration.kind], None
     with stopwatch("load"):
         source = source or data_places.locate(configuration)

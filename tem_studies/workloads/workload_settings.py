@@ -12,6 +12,7 @@ from collections.abc import Collection
 from typing import Any
 
 from tem_studies.refusal import Refusal
+from tem_studies.workloads import own_names
 from tem_studies.workloads.exchange_settings import ExchangeSettings
 from tem_studies.workloads.gpt_settings import (
     GPT,
@@ -20,10 +21,13 @@ from tem_studies.workloads.gpt_settings import (
 )
 from tem_studies.workloads.step_settings import StepSettings
 
-# kind of task -> (data sources, networks)
+NPZ = "npz"  # Examples of a user's own.
+
+# kind of task -> (data sources, networks); a user's own networks, module:function, are
+# those of images, too.
 WORKLOADS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "images": (
-        ("digits", "mnist", "fashion-mnist", "cifar-10", "cifar-100"),
+        ("digits", "mnist", "fashion-mnist", "cifar-10", "cifar-100", NPZ),
         ("simple-cnn", "resnet-8", "resnet-18", "senet-18", "googlenet"),
     ),
     "text": (("wikitext-2", "tokens"), ("lstm",)),
@@ -207,6 +211,8 @@ def with_usual(
 
 
 def _kind_of(name: str, column: int) -> str:
+    if own_names.is_own(name):
+        return "images"
     return next(kind for kind, row in WORKLOADS.items() if name in row[column])
 
 

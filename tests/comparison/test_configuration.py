@@ -24,7 +24,7 @@ def make(**settings):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"methods": ("topk", "top_k")}, "must name methods among none, topk"),
+        ({"methods": ("topk", "top_k")}, "must name methods among none, hard_"),
         ({"methods": (["topk"], "none")}, r"among none, .* Received: \['topk'\]"),
         ({"methods": ("topk",)}, "needs at least two methods, each once"),
         ({"methods": ("topk", "topk")}, "needs at least two methods, each once"),
@@ -51,6 +51,12 @@ def make(**settings):
         (
             {"methods": ("none", "frozen_topk"), "freeze_step": 10},
             "`freeze_step` is a setting of adamw",
+        ),
+        ({"methods": ("none", "mine:")}, "`compare` must be module:Class, as Python"),
+        ({"compressor_arguments": "k=1"}, "are of compressors given as module:Class."),
+        (
+            {"methods": ("topk", "mine:Half"), "compressor_arguments": "Third.k=1"},
+            "Received: Third.k=1 with topk,mine:Half",
         ),
         ({"baseline": "topk_model"}, "`baseline` must be one of none, topk, hard"),
     ],
@@ -88,6 +94,19 @@ def test_settings_of_some_methods_are_not_the_others():
     assert of["frozen_topk"]["freeze_step"] == 10
     assert "local_steps" not in of["frozen_topk"]
     assert make(run=run, methods=methods, local_steps=8, freeze_step=10).identity() != (
+        comparison.identity()
+    )
+
+
+def test_ones_own_compressors_have_arguments_and_no_budget():
+    methods = ("topk", "mine:Half", "yours:Third")
+    comparison = make(methods=methods, compressor_arguments=("k=1", "Third.k=2"))
+    of = {name: comparison.settings_of(name, 0.01) for name in methods}
+    own = "compressor_arguments"
+    assert own not in of["topk"]
+    assert of["mine:Half"] == {"compressor": "mine:Half", own: {"k": 1}}
+    assert of["yours:Third"] == {"compressor": "yours:Third", own: {"k": 2}}
+    assert make(methods=methods, compressor_arguments="k=1").identity() != (
         comparison.identity()
     )
 

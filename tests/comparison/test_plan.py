@@ -255,3 +255,20 @@ def test_search_ends_for_volumes_of_every_power(power, start):
             return
         x = next_strength(tried, -1.5)
     raise AssertionError(np.exp(tried))
+
+
+def test_ones_own_compressor_has_a_row_without_a_budget():
+    plan, order = play(make(("topk_model", "mine:Half"), compressor_arguments="k=3"))
+    row = next(row for row in plan.rows if row.method == "mine:Half")
+    assert (row.budget, row.budget_bytes, row.strength) == (None, None, None)
+    assert [task.name for task in row.tasks] == [
+        "mine.Half-rate-0.1-seed-0",
+        "mine.Half-rate-0.1-seed-1",
+    ]
+    assert dict(row.tasks[0].settings) == {
+        "compressor": "mine:Half",
+        "compressor_arguments": {"k": 3},
+        "learning_rate": 0.1,
+        "seed": 0,
+    }
+    assert not plan.unmet

@@ -324,3 +324,27 @@ def test_altered_result_is_refused_by_what_is_wrong(tmp_path, old, new, message)
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(Refusal, match=f"{path} .*{message}"):
         ComparisonDirectory(tmp_path).results()
+
+
+def test_what_meets_no_budget_is_marked_as_at_its_own_volume(tmp_path):
+    comparison = made_up.comparison(
+        tmp_path,
+        methods=("none", "topk_model", "all_int8", "mine:Half"),
+        budgets=(0.05,),
+        rates=(),
+        baseline="none",
+        nseeds=1,
+    )
+    made_up.write(comparison)
+    found = report.read(comparison)
+    marks = {row["method"]: row["other_volume"] for row in tables.comparison(found)}
+    own = {"all_int8": "own", "mine:Half": "own"}
+    assert marks == {"none": "", "topk_model": ""} | own
+    allowed = next(x.row.budget_bytes for x in found.lines if x.row.budget)
+    share = 100 * 4 * made_up.SIZE * made_up.STEPS / allowed
+    text = tables.text(found)
+    assert text.count(f"  volume {share:.1f} % (its own)") == 2
+    assert "mine:Half" in {line.label for line in found.lines if line.is_marked}
+    # Without a budget there is nothing to be beside.
+    alone = dataclasses.replace(comparison, methods=("none", "all_int8"), budgets=())
+    assert not any(line.is_marked for line in report.read(alone).lines)

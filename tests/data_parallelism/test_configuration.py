@@ -16,8 +16,8 @@ RUN = {"goal_error": 0.3}
     [
         (
             {"arch": "resnet-18"},
-            "`arch` of a study must be one of simple-cnn, resnet-8. Received: "
-            "arch='resnet-18'.",
+            "`arch` of a study must be one of simple-cnn, resnet-8, or "
+            "module:function. Received: arch='resnet-18'.",
         ),
         (
             {"augmentation": "crop-flip"},

@@ -20,7 +20,7 @@ from tem_studies.workloads.configuration import (
     Configuration,
     check_divisible,
 )
-from tem_studies.workloads.workload_settings import WORKLOADS, with_usual
+from tem_studies.workloads.workload_settings import NPZ, WORKLOADS, with_usual
 from tem_tf.compressors import COMPRESSORS
 from tem_tf.memory import MEMORIES
 from tem_tf.wire import value_types
@@ -38,7 +38,7 @@ def test_is_frozen():
 def test_names_are_those_that_exist():
     assert set(WORKLOADS) == set(tasks.KINDS)
     assert tuple(architectures.ARCHITECTURES) == WORKLOADS["images"][1]
-    assert set(data_sources._SHAPES) == set(WORKLOADS["images"][0])
+    assert {*data_sources._SHAPES, NPZ} == set(WORKLOADS["images"][0])
     assert tuple(optimizers.OPTIMIZERS) == OPTIMIZERS
     assert set(COMPRESSOR_SETTINGS) == {*COMPRESSORS, "dgc"}
     assert set(MEMORY_SETTINGS) == set(MEMORIES)
@@ -60,13 +60,13 @@ TOPK = {"compressor": "topk", "density": 0.1}
         (
             {"datasource": "imagenet"},
             "`datasource` must be one of digits, mnist, fashion-mnist, cifar-10, "
-            "cifar-100, wikitext-2, tokens, text, movielens-20m, movielens-1m, "
+            "cifar-100, npz, wikitext-2, tokens, text, movielens-20m, movielens-1m, "
             "movielens-small. Received: datasource='imagenet'.",
         ),
         (
             {"arch": "vgg"},
             "`arch` must be one of simple-cnn, resnet-8, resnet-18, senet-18, "
-            "googlenet, lstm, gpt, neumf. Received: arch='vgg'.",
+            "googlenet, lstm, gpt, neumf, or module:function. Received: arch='vgg'.",
         ),
         (
             {"target_sparsity": 1.0},
@@ -114,8 +114,8 @@ TOPK = {"compressor": "topk", "density": 0.1}
         (
             {"compressor": "gzip"},
             "`compressor` must be one of none, all, hard_threshold, "
-            "adaptive_threshold, topk, topk_schedule, random_k, accordion, dgc. "
-            "Received: compressor='gzip'.",
+            "adaptive_threshold, topk, topk_schedule, random_k, accordion, dgc, or "
+            "module:Class. Received: compressor='gzip'.",
         ),
         (
             {"compressor": "hard_threshold"},
@@ -420,7 +420,7 @@ GPT = {"arch": "gpt", "datasource": "text", "target_sparsity": 0.0}
             {"datasource": "tokens"},
             "`arch` simple-cnn cannot be trained on `datasource` tokens. Received: "
             "arch='simple-cnn', datasource='tokens'. Pass --datasource digits or mnist "
-            "or fashion-mnist or cifar-10 or cifar-100.",
+            "or fashion-mnist or cifar-10 or cifar-100 or npz.",
         ),
         *(
             (
