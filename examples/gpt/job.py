@@ -8,8 +8,8 @@ r"""The whole job, from a wheel to its last step, with a worker killed on the wa
 2. `tem-tf-run` starts four workers, each in a network namespace of its own, over links
    of 20 Mbit/s and 50 ms one way (benchmarks/relay.py, measured first). They train to
    the end.
-3. The same once more, in another folder; when half of the checkpoints are there, one
-   worker gets SIGKILL. `tem-tf-run --max_restarts 3` starts all anew.
+3. The same once more, in another folder; when the checkpoint of half of the steps is
+   there, one worker gets SIGKILL. `tem-tf-run --max_restarts 3` starts all anew.
 4. The last lines must be the same, to the bits of the weights; else the exit code is 1.
 
 Needs root, iproute2, g++, and what `pip install` needs.
@@ -35,6 +35,7 @@ import relay  # noqa: E402
 
 WORKERS, LINK = 4, "20mbit-50ms"
 KILLED = 2  # The worker.
+EVERY = 100  # Steps between two checkpoints of train.py.
 SECONDS_TO_INSTALL, SECONDS_TO_TRAIN, SECONDS_TO_END = 1200, 1800, 60
 # Run by tem-tf-run as each worker: its address is that of a namespace.
 ENTERING = """
@@ -140,7 +141,8 @@ def train(folder, programs, links, text, name, steps, log, killed=None):
     was_killed = threading.Event()
     if killed is not None:
         checkpoints = folder / name / "checkpoints"
-        arguments = (process, checkpoints, killed, was_killed, log)
+        half = max(1, steps // 2 // EVERY)
+        arguments = (process, checkpoints, half, killed, was_killed, log)
         threading.Thread(target=kill_midway, args=arguments, daemon=True).start()
     end = None
     try:
@@ -161,9 +163,9 @@ def train(folder, programs, links, text, name, steps, log, killed=None):
     return end.group()
 
 
-def kill_midway(process, checkpoints, index, was_killed, log):
-    """Kills a worker when the second checkpoint is committed."""
-    while len(list(checkpoints.glob("step-*/manifest.json"))) < 2:
+def kill_midway(process, checkpoints, count, index, was_killed, log):
+    """Kills a worker when so many checkpoints are committed."""
+    while len(list(checkpoints.glob("step-*/manifest.json"))) < count:
         if process.poll() is not None:
             return
         time.sleep(0.05)

@@ -74,7 +74,7 @@ def _read(line: dict[str, str]) -> Line:
         **line,
         "seed": int(line["seed"]),
         "settings": json.loads(line["settings"]),
-        "is_there": line["is_there"] == "True",
+        "is_there": line["is_there"].lower() == "true",
         **{name: float(line[name]) for name in NUMBERS},
         "steps": int(float(line["steps"])),
         "digest": int(line["digest"]),
