@@ -16,9 +16,10 @@ from tem_studies.workloads.logdir import SCHEMA_PATH
 from tests.own_modules import mine, write_npz  # noqa: F401
 
 ROOT = pathlib.Path(__file__).parents[2]
+NETWORK = "--datasource npz --path_data own.npz --arch mine:network --batch_size 10"
 RUN = (
-    "--datasource npz --path_data own.npz --arch mine:network --batch_size 10 "
-    "--train_iterations 12 --check_interval 6 --compressor mine:AboveTheMean "
+    f"{NETWORK} --train_iterations 12 --check_interval 6 "
+    "--compressor mine:AboveTheMean "
     "--compressor_arguments factor=2"
 )
 STUDY = (
@@ -64,6 +65,7 @@ def start(text):
         env={k: v for k, v in os.environ.items() if k != "TF_CONFIG"},
         capture_output=True,
         text=True,
+        timeout=300,
     )
 
 
@@ -183,7 +185,7 @@ def test_what_is_wrong_in_the_laboratory_is_one_line(place, capsys, change, word
         f"{RUN} --logdir run --workers 2",
         f"{STUDY} --parallel_trials 2",
         f"{COMPARISON} --parallel_trials 2",
-        f"predict {RUN.partition(' --compressor')[0]} --workers 2 --link_mbit 100",
+        f"predict {NETWORK} --workers 2 --link_mbit 100",
     ],
     ids=["workers", "study", "comparison", "forecast"],
 )
