@@ -1,6 +1,6 @@
 r"""The whole job, from a wheel to its last step, with a worker killed on the way.
 
-    sudo python examples/gpt/job.py input.txt              # about ten minutes
+    sudo python examples/gpt/job.py input.txt        # half an hour on two cores
     sudo python examples/gpt/job.py input.txt --log examples/gpt/job.log
 
 1. A wheel is built from this checkout and installed in an empty folder, beside
