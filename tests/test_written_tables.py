@@ -1,4 +1,4 @@
-"""Tables: one way to write what is true, and no digits that say nothing."""
+"""Tables: one way to write what is true, and numbers that are read as they were."""
 
 from tem_studies.written_files import write_table
 
@@ -10,5 +10,6 @@ def test_booleans_and_numbers_of_a_table(tmp_path):
     ]
     write_table(tmp_path / "table.csv", rows)
     assert (tmp_path / "table.csv").read_text() == (
-        "is,a,b,c,d\ntrue,107.61843,0,3,censored\nfalse,1e-07,0.3,1099511627776,\n"
+        "is,a,b,c,d\ntrue,107.61843283351885,0.0,3,censored\n"
+        "false,1e-07,0.30000000000000004,1099511627776,\n"
     )
