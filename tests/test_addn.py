@@ -52,8 +52,8 @@ def in_a_loop(a, b, c):
 @pytest.mark.parametrize("function", [naive, left, tape_of_three, in_a_loop])
 def test_a_chain_is_found(function, dtype):
     found = added_chains(tf.function(function), *(tf.ones([4, 5], dtype),) * 3)
-    assert found  # More than one where a graph is optimized twice.
-    assert all(line.startswith(f"3 x {dtype.name}: ") for line in found), found
+    # More than one where a graph is optimized twice, or an earlier test's still runs.
+    assert any(line.startswith(f"3 x {dtype.name}: ") for line in found), found
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,7 @@ def _mark(line: Line) -> str:
     """What its volume is, where it is not the budget's."""
     if line.has_own_volume:
         return "own"
-    return "yes" if line.is_marked else ""
+    return "true" if line.is_marked else ""
 
 
 def _key(row: Row) -> dict[str, Any]:

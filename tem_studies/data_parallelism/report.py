@@ -153,7 +153,7 @@ def table(series: Sequence[Series]) -> list[dict[str, Any]]:
             row = {
                 "series": one.label,
                 "batch_size": cell.batch_size,
-                "target_sparsity": study.configuration["target_sparsity"],
+                "target_sparsity": f"{study.configuration['target_sparsity']:g}",
                 "goal_error": study.configuration["goal_error"],
                 "trials": len(cell.steps),
                 **{status: cell.count(status) for status in STATUSES},

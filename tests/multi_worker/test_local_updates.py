@@ -6,7 +6,7 @@ from tests.multi_worker import local_update_laws as laws
 
 
 def fit_shows_common_weights_alone(workers, tmp_path, validate):
-    ended = workers.run(laws.fitted, str(tmp_path), validate)
+    ended = workers.run(laws.fitted, str(tmp_path), validate, timeout=200)
     for one in ended[1:]:
         assert one == ended[0]
     assert len(set(map(tuple, ended[0]["seen"]))) == 2

@@ -191,4 +191,4 @@ def test_what_is_wrong_in_the_laboratory_is_one_line(place, capsys, change, word
 )
 def test_other_devices_and_processes_find_ones_own(place, command):
     done = start(command)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
