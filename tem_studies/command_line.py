@@ -210,7 +210,7 @@ def _train(interval: int | None) -> int:
 
 
 def run_study() -> int:
-    """Runs a study, or makes its report again; returns the exit code.
+    """Runs a study, or does with its files what is asked; returns the exit code.
 
     Raises:
         Refusal: flags, data and directory do not fit together.
@@ -218,11 +218,8 @@ def run_study() -> int:
     from tem_studies.data_parallelism import command_line as studies
 
     settings = _values(row.name for row in STUDY_FLAGS)
-    if settings["report"] is not None:
-        paths = settings["report"]
-        paths = paths if isinstance(paths, tuple) else (paths,)
-        text = studies.make_report(paths, FLAGS.logdir)
-    else:
+    text = studies.on_files(settings, FLAGS.logdir)
+    if text is None:
         planned = studies.configure(settings_of_run(), settings, _given())
         text = studies.run(planned)
     print(text)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.distribute.mirrored_strategy import MirroredExtended
 from tensorflow.python.eager import context
 from tensorflow.python.framework import ops
 from tensorflow.python.ops import collective_ops
@@ -131,6 +132,28 @@ def is_multi_worker(strategy: tf.distribute.Strategy) -> bool:
         isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
         and part(strategy.extended, "_in_multi_worker_mode")()
     )
+
+
+@contextlib.contextmanager
+def without_broadcasts() -> Iterator[None]:
+    """Variables of the current strategy that are made within are made by each worker.
+
+    The chief sends every other variable's initial value to all workers, one collective
+    after another. Here it must be the same on all by what it is, as zeros are.
+    """
+    strategy = tf.distribute.get_strategy()
+    if not is_multi_worker(strategy):
+        yield
+        return
+    name, extended = "_get_variable_creator_initial_value", strategy.extended
+    part(extended, name)
+    # Of one worker's replicas the first has its own value, the others the first's.
+    own = part(MirroredExtended, name)
+    setattr(extended, name, functools.partial(own, extended))
+    try:
+        yield
+    finally:
+        delattr(extended, name)
 
 
 def wrap_cross_device_ops(strategy: tf.distribute.Strategy, wrap: Callable) -> None:

@@ -40,11 +40,11 @@ class Accounts:
             self._names = [segment.name for segment in variables]
             self._sizes = [segment.size for segment in variables]
             self.build_totals()
-            self._state.add(_TABLES, metrics.zero_tables(len(variables)))
+            self._state.add(_TABLES, metrics.zero_tables(len(variables)), is_alike=True)
 
     def build_totals(self) -> None:
         """Makes what `running_totals` reads, unless it is there."""
-        self._state.add(_TOTALS, metrics.zeros())
+        self._state.add(_TOTALS, metrics.zeros(), is_alike=True)
 
     def add(self, table: tf.Tensor, names: Sequence[str], **step: Any) -> None:
         """Adds one step; replica context.

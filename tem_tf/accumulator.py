@@ -34,12 +34,12 @@ class Accumulator:
 
     def build(self, variables: Sequence[Any], names: Sequence[str]) -> None:
         """Makes the sums of variables, once; in the strategy's scope."""
-        self._state.add(_ADDED, tf.constant(0))
+        self._state.add(_ADDED, tf.constant(0), is_alike=True)
         for segment, variable in zip(_table(variables, names), variables, strict=True):
             dtype = tf.as_dtype(variable.dtype)
             dtype = tf.float32 if dtype in COMPRESSED_DTYPES else dtype
             zeros = tf.zeros([segment.size], dtype)
-            self._state.add_each(_SUM, (segment,), [zeros])
+            self._state.add_each(_SUM, (segment,), [zeros], is_alike=True)
 
     def add(
         self,

@@ -48,7 +48,7 @@ class Aggregator:
         memory: As in `SparsifiedOptimizer`.
         **options: `dense_below`, `warmup_steps`, `value_dtype`, `nonfinite`,
             `local_clipnorm`, `gradients_divided_by_replicas`, `exact_payload`,
-            `rounding_seed`: as in `SparsifiedOptimizer`.
+            `rounding_seed`, `masks`: as in `SparsifiedOptimizer`.
 
     Raises:
         ValueError: an argument is out of range.
@@ -107,6 +107,7 @@ class Aggregator:
             name: (tuple(variable.shape), tf.as_dtype(variable.dtype))
             for name, variable in zip(names, variables, strict=True)
         }
+        self.options.live.check(self.variables)
         self._weights |= dict(zip(names, variables, strict=True))
         self._meeting.build()
         self.strategy = tf.distribute.get_strategy()
@@ -214,7 +215,7 @@ class Aggregator:
         ]
         if others:
             words += f"; summed whole, in dtypes of their own: {', '.join(others)}"
-        return words
+        return words + self.options.live.words("; ")
 
     def skip_nonfinite(self) -> None:
         """From now on leaves it to the caller what a NaN does, as with "skip"."""
@@ -294,7 +295,8 @@ class Aggregator:
 
     def _layout(self, names: list[str]) -> Layout:
         shapes, dtypes = zip(*(self.variables[name] for name in names), strict=True)
-        return Layout.of(names, shapes, dtypes, self.options.dense_below)
+        live = self.options.live.live(names)
+        return Layout.of(names, shapes, dtypes, self.options.dense_below, live)
 
     def _unit(self, replicas: int) -> float:
         """A worker's own gradient times this is what Keras hands over."""
@@ -315,14 +317,13 @@ class Aggregator:
             zero = self.options.nonfinite != "raise" or self._skips
             return fused_step.FusedStep(compressor, layout, step, self.state, zero)
         limit = self.options.local_clipnorm
-        largest_norm = None if limit is None else limit * unit
         return ComposedStep(
             compressor,
             self._memory,
             layout,
             step,
             self.options.value_dtype,
-            largest_norm,
+            None if limit is None else limit * unit,
             self.options.rounding_seed,
             static=self._in_xla,
         )
@@ -378,7 +379,6 @@ class Aggregator:
 
     def _account(self, layout: Layout, outcome: Outcome, unit: float) -> None:
         beside, dense = outcome.beside, self._dense_words(layout)
-        other_words = words_of(layout.other, self.variables)
         table = metrics.in_own_units(outcome.table, unit, outcome.clipped)
         skipped = tf.constant(False)
         if self._skips:  # What was sent has not left.
@@ -387,7 +387,7 @@ class Aggregator:
         self._accounts.add(
             table,
             [segment.name for segment in layout.variables],
-            payload_words=beside.words + other_words,
+            payload_words=beside.words + words_of(layout.other, self.variables),
             padded_words=beside.traffic.padding,
             overflows=beside.traffic.overflows,
             dense_words=dense,

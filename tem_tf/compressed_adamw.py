@@ -10,7 +10,7 @@ on which the update depends linearly, so that error feedback repairs it.
 from __future__ import annotations
 
 import numbers
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -132,7 +132,7 @@ class CompressedAdamW(SparsifiedOptimizer):
 
     Args:
         learning_rate: As in `keras.optimizers.AdamW`, and the next four.
-        weight_decay: Float or None.
+        weight_decay: Float.
         beta_1: Float in [0, 1).
         beta_2: Float in [0, 1).
         epsilon: Float.
@@ -148,6 +148,7 @@ class CompressedAdamW(SparsifiedOptimizer):
         gradients_divided_by_replicas: Bool.
         exact_payload: Bool.
         rounding_seed: Int >= 0 or None.
+        masks: A dict or None.
         accumulate_steps: Int >= 1. `freeze_step` counts updates.
         loss_scale: None, a number or "dynamic".
         name: String, default "adamw".
@@ -167,7 +168,7 @@ class CompressedAdamW(SparsifiedOptimizer):
     def __init__(
         self,
         learning_rate: Any = 0.001,
-        weight_decay: float | None = 0.004,
+        weight_decay: float = 0.004,
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
@@ -181,6 +182,7 @@ class CompressedAdamW(SparsifiedOptimizer):
         gradients_divided_by_replicas: bool = True,
         exact_payload: bool = False,
         rounding_seed: int | None = None,
+        masks: Mapping[str, Any] | None = None,
         accumulate_steps: int = 1,
         loss_scale: str | float | None = None,
         name: str = "adamw",
@@ -229,6 +231,7 @@ class CompressedAdamW(SparsifiedOptimizer):
             gradients_divided_by_replicas=gradients_divided_by_replicas,
             exact_payload=exact_payload,
             rounding_seed=rounding_seed,
+            masks=masks,
             accumulate_steps=accumulate_steps,
             loss_scale=loss_scale,
         )

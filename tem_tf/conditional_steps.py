@@ -93,7 +93,7 @@ class ConditionalSteps:
             self._accumulator.build(variables, names)
         if self._scale is not None:
             self._scale.build()
-            self._state.add(_NOT_RAISED, tf.constant(0))
+            self._state.add(_NOT_RAISED, tf.constant(0), is_alike=True)
 
     def apply(self, gradients: Sequence[Gradient], variables: Sequence[Any]) -> None:
         """One step; replica context.

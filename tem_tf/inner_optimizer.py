@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import numbers
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from tem_tf import _internals
+from tem_tf._collective_internals import without_broadcasts
 from tem_tf.compressors import AllEntries
 from tem_tf.loss_scale import check_loss_scale
 from tem_tf.options import Options
@@ -174,3 +177,16 @@ def check_local_steps(local_steps: int, nonfinite: str, reset_slots: bool) -> No
             "`reset_slots` must be True or False. "
             f"Received: reset_slots={reset_slots!r}"
         )
+
+
+def build_slots(
+    optimizer: keras.optimizers.Optimizer, variables: Sequence[Any]
+) -> None:
+    """Makes an optimizer's variables, in the strategy's scope.
+
+    Those of Keras's own start from constants, so that no worker need be told of them.
+    """
+    package = type(optimizer).__module__.partition(".")[0]
+    is_known = package in ("keras", __package__)
+    with without_broadcasts() if is_known else contextlib.nullcontext():
+        optimizer.build(variables)

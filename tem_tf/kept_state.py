@@ -45,13 +45,15 @@ class KeptState:
 
     def build(self, segments: Segments) -> None:
         """Makes the memory of the variables that have none yet."""
-        self._state.add(_DEMANDS, tf.zeros([MOST_ROUNDS], tf.int64))
+        self._state.add(_DEMANDS, tf.zeros([MOST_ROUNDS], tf.int64), is_alike=True)
+        # A user's own may begin with what each worker draws for itself.
+        is_ours = type(self._memory).__module__.startswith(f"{__package__}.")
         for key, value in self._memory.init(()).items():
             self._scalars[key] = not isinstance(value, (list, tuple))
             if self._scalars[key]:
                 value = tf.convert_to_tensor(value)
                 _check(self._memory, key, value, [])
-                self._state.add(f"memory/{key}", value)
+                self._state.add(f"memory/{key}", value, is_alike=is_ours)
         # One by one: slices of one vector would be views of it, which would stay as a
         # whole beside what the first step makes each variable's own.
         for segment in segments:
@@ -59,7 +61,7 @@ class KeptState:
             for key, value in self._memory.init(alone).items():
                 if not self._scalars[key]:
                     _check(self._memory, key, value[0], [segment.size])
-                    self._state.add_each(f"memory/{key}", alone, value)
+                    self._state.add_each(f"memory/{key}", alone, value, is_ours)
 
     def demands(self) -> tf.Tensor:
         """How many words each round of an exchange shall have room for: int64 (8,)."""

@@ -150,17 +150,23 @@ class Parts(NamedTuple):
 class Layout(NamedTuple):
     """What part each gradient belongs to, and the tables of the parts.
 
+    A variable of which not all entries live is a vector of those that do.
+
     Attributes:
         places: Of each part, which gradients are in it.
         segments: The table of the large ones.
         small: That of the small ones.
         other: That of those of other dtypes.
+        shapes: Of the gradients.
+        live: Of each gradient the positions of its live entries, int32; None: all live.
     """
 
     places: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
     segments: Segments
     small: Segments
     other: Segments
+    shapes: tuple[tuple[int, ...], ...]
+    live: tuple[tf.Tensor | None, ...]
 
     @classmethod
     def of(
@@ -169,6 +175,7 @@ class Layout(NamedTuple):
         shapes: Sequence[Any],
         dtypes: Sequence[tf.DType],
         dense_below: int,
+        live: Sequence[tf.Tensor | None] | None = None,
     ) -> Layout:
         """Sorts gradients by dtype and size.
 
@@ -177,17 +184,25 @@ class Layout(NamedTuple):
             shapes: Static.
             dtypes: Of the gradients.
             dense_below: Those with fewer entries are small.
+            live: As the attribute. Default: all entries live.
         """
+        live = [None] * len(names) if live is None else live
+        own = [
+            tuple(map(int, shape if places is None else places.shape))
+            for shape, places in zip(shapes, live, strict=True)
+        ]
         places: tuple[list[int], list[int], list[int]] = ([], [], [])
-        for i, (shape, dtype) in enumerate(zip(shapes, dtypes, strict=True)):
+        for i, (shape, dtype) in enumerate(zip(own, dtypes, strict=True)):
             compressed = tf.as_dtype(dtype) in COMPRESSED_DTYPES
             is_small = math.prod(shape) < dense_below
             places[(1 if is_small else 0) if compressed else 2].append(i)
         tables = [
-            make_segments([names[i] for i in part], [shapes[i] for i in part])
+            make_segments([names[i] for i in part], [own[i] for i in part])
             for part in places
         ]
-        return cls((tuple(places[0]), tuple(places[1]), tuple(places[2])), *tables)
+        parts = (tuple(places[0]), tuple(places[1]), tuple(places[2]))
+        whole = tuple(tuple(map(int, shape)) for shape in shapes)
+        return cls(parts, *tables, whole, tuple(live))
 
     @property
     def variables(self) -> Segments:
@@ -197,8 +212,7 @@ class Layout(NamedTuple):
     def split(self, gradients: Sequence[Gradient]) -> Parts:
         """The gradients in their parts; repeated rows are summed."""
         large, small, other = (
-            [as_dense(gradients[i], segment.shape) for i, segment in part]
-            for part in self._parts()
+            [self._live_of(i, gradients[i]) for i, _ in part] for part in self._parts()
         )
         wide = functools.partial(tf.cast, dtype=tf.float32)
         return Parts(each(wide, large), each(wide, small), other)
@@ -213,9 +227,22 @@ class Layout(NamedTuple):
         joined: list[Any] = [None] * len(gradients)
         for part, tensors in zip(self._parts(), parts, strict=True):
             for (i, segment), tensor in zip(part, tensors, strict=True):
-                shaped = tf.reshape(tensor, segment.shape)
-                joined[i] = tf.cast(shaped, gradients[i].dtype)
+                whole = self._whole_of(i, tf.reshape(tensor, segment.shape))
+                joined[i] = tf.cast(whole, gradients[i].dtype)
         return joined
+
+    def _live_of(self, i: int, gradient: Gradient) -> tf.Tensor:
+        """What is exchanged of the i-th gradient."""
+        dense, live = as_dense(gradient, self.shapes[i]), self.live[i]
+        return dense if live is None else tf.gather(tf.reshape(dense, [-1]), live)
+
+    def _whole_of(self, i: int, tensor: tf.Tensor) -> tf.Tensor:
+        """The i-th gradient, 0 where nothing lives."""
+        live, shape = self.live[i], self.shapes[i]
+        if live is None:
+            return tensor
+        whole = tf.scatter_nd(live[:, tf.newaxis], tensor, [math.prod(shape)])
+        return tf.reshape(whole, shape)
 
     def _parts(self) -> list[list[tuple[int, Segment]]]:
         """Of each part, places in the list of gradients and segments."""

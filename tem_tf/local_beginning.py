@@ -29,10 +29,11 @@ class Beginning:
 
     def build(self, variables: Sequence[Any], names: Sequence[str]) -> None:
         """Makes what is kept of variables, once; in the strategy's scope."""
-        self._state.add(_STEPS, tf.constant(0))
+        self._state.add(_STEPS, tf.constant(0), is_alike=True)
         self._names = [f"{_WEIGHTS}/{name}" for name in names]
         for name, variable in zip(self._names, variables, strict=True):
-            self._state.add(name, tf.zeros(variable.shape, variable.dtype))
+            zeros = tf.zeros(variable.shape, variable.dtype)
+            self._state.add(name, zeros, is_alike=True)
 
     def note_before_first_step(self, variables: Sequence[Any]) -> None:
         """Notes weights if no step was taken since they were common.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -18,6 +18,7 @@ from tem_tf.conditional_steps import refuse_overwritten, where_agreed
 from tem_tf.gradient_sums import all_finite
 from tem_tf.inner_optimizer import (
     LOST_BY_SAVING,
+    build_slots,
     check_inner,
     check_local_steps,
     check_plain,
@@ -84,6 +85,7 @@ class LocalUpdates(AggregatingOptimizer):
         reset_slots: Bool, default True. Whether a worker with weights that were not
             finite sets its slots (momenta and the like) to zero.
         rounding_seed: As in `SparsifiedOptimizer`.
+        masks: As there. An entry with a zero is at each exchange what it was before.
         gradients_divided_by_replicas: As in `SparsifiedOptimizer`: the inner optimizer
             gets gradients that are not divided.
         name: String. Default: the inner optimizer's.
@@ -132,6 +134,7 @@ class LocalUpdates(AggregatingOptimizer):
         nonfinite: str = "raise",
         reset_slots: bool = True,
         rounding_seed: int | None = None,
+        masks: Mapping[str, Any] | None = None,
         gradients_divided_by_replicas: bool = True,
         name: str | None = None,
     ):
@@ -155,6 +158,7 @@ class LocalUpdates(AggregatingOptimizer):
             value_dtype=value_dtype,
             nonfinite=nonfinite,
             rounding_seed=rounding_seed,
+            masks=masks,
             # The mean is taken of the sum, in one rounding.
             gradients_divided_by_replicas=False,
         )
@@ -180,7 +184,7 @@ class LocalUpdates(AggregatingOptimizer):
             return
         self._build_own(variables)
         with self._scope():
-            self.inner_optimizer.build(variables)
+            build_slots(self.inner_optimizer, variables)
 
     def average(self, variables: Sequence[Any]) -> None:
         """Has an exchange take the means over replicas of more variables.
@@ -302,6 +306,7 @@ class LocalUpdates(AggregatingOptimizer):
             "nonfinite": options.nonfinite,
             "reset_slots": self.reset_slots,
             "rounding_seed": options.rounding_seed,
+            "masks": options.live.to_config(),
             "gradients_divided_by_replicas": self._divided,
         }
 
@@ -331,19 +336,17 @@ class LocalUpdates(AggregatingOptimizer):
         check_made_together(self.outer_optimizer, variables, "outer_optimizer")
         refuse_overwritten(variables, "LocalUpdates")
         self._names = unique_names(variables)
-        inner = settings_of(self.inner_optimizer)
-        outer = settings_of(self.outer_optimizer, "outer_optimizer")
         with tf.init_scope(), self._scope():
             self.aggregator.facts = {
-                **inner,
-                **outer,
+                **settings_of(self.inner_optimizer),
+                **settings_of(self.outer_optimizer, "outer_optimizer"),
                 "local_steps": repr(self.local_steps),
                 "reset_slots": repr(self.reset_slots),
             }
             self.aggregator.build(variables, self._names, self._began.common)
             self._began.build(variables, self._names)
             if not self.outer_optimizer.built:
-                self.outer_optimizer.build(variables)
+                build_slots(self.outer_optimizer, variables)
 
     def _own(self, gradients: Sequence[Gradient]) -> list[Gradient]:
         """A replica's own gradients, from those that Keras has divided."""

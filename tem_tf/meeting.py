@@ -27,7 +27,9 @@ def facts_of(options: Options) -> dict[str, str]:
         **{
             field.name: text_of(getattr(options, field.name))
             for field in dataclasses.fields(options)
+            if field.init
         },
+        **({"masks": repr(options.live)} if options.live else {}),
         "batch_logs": text_of(logs),
         "tem_tf": VERSION,
         "tensorflow": tf.__version__,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -18,6 +20,7 @@ from tem_tf.inner_optimizer import (
     LOSES_UNDER_ADAM,
     LOSS_SCALING,
     LOST_BY_SAVING,
+    build_slots,
     check_accumulation,
     check_inner,
     check_steps,
@@ -85,6 +88,11 @@ class SparsifiedOptimizer(AggregatingOptimizer):
             "int2": values are rounded to one of the two nearest levels by chance, so
             that their mean is kept; by this seed, the step and the worker. None: to
             the nearest, with the least error, and in the native kernels.
+        masks: From paths of trained variables to arrays of their shapes, of zeros and
+            ones, or None (default): all ones. For a pruned network: entries with a zero
+            are not exchanged, are in no count (k, densities, bytes), and their gradient
+            is 0; so that a step sends what it would of a network that is so small. The
+            same on all workers.
         accumulate_steps: Int >= 1, default 1. Of so many steps each worker adds up its
             gradients, in float32, and every so many-th step alone exchanges their mean
             and updates: as one batch so many times as large. `iterations` counts
@@ -143,6 +151,7 @@ class SparsifiedOptimizer(AggregatingOptimizer):
         gradients_divided_by_replicas: bool = True,
         exact_payload: bool = False,
         rounding_seed: int | None = None,
+        masks: Mapping[str, Any] | None = None,
         accumulate_steps: int = 1,
         loss_scale: str | float | None = None,
         name: str | None = None,
@@ -162,6 +171,7 @@ class SparsifiedOptimizer(AggregatingOptimizer):
             gradients_divided_by_replicas=gradients_divided_by_replicas,
             exact_payload=exact_payload,
             rounding_seed=rounding_seed,
+            masks=masks,
         )
         check_accumulation(inner_optimizer, self.aggregator.options)
         check_steps(inner_optimizer, accumulate_steps, loss_scale, nonfinite)
@@ -189,7 +199,7 @@ class SparsifiedOptimizer(AggregatingOptimizer):
         # they do together.
         self._build_memory(variables)
         with self._scope():
-            self.inner_optimizer.build(variables)
+            build_slots(self.inner_optimizer, variables)
 
     @tf.autograph.experimental.do_not_convert
     def apply(self, grads, trainable_variables=None):
@@ -253,6 +263,7 @@ class SparsifiedOptimizer(AggregatingOptimizer):
             "gradients_divided_by_replicas": options.gradients_divided_by_replicas,
             "exact_payload": options.exact_payload,
             "rounding_seed": options.rounding_seed,
+            "masks": options.live.to_config(),
             **self._conditional.get_config(),
         }
 

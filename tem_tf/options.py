@@ -6,9 +6,12 @@ import dataclasses
 import inspect
 import math
 import numbers
+from collections.abc import Mapping
+from typing import Any
 
 from tem_tf import memory as memories
 from tem_tf.compressors import Compressor
+from tem_tf.masks import Masks
 from tem_tf.memory import Memory
 from tem_tf.wire.value_types import VALUE_DTYPES
 
@@ -19,6 +22,9 @@ ROUNDED_BY_CHANCE = ("int8", "int4", "int2")
 @dataclasses.dataclass(frozen=True)
 class Options:
     """See the arguments of `SparsifiedOptimizer`.
+
+    Attributes:
+        live: What `masks` say.
 
     Raises:
         ValueError: an argument is out of range.
@@ -34,8 +40,11 @@ class Options:
     gradients_divided_by_replicas: bool = True
     exact_payload: bool = False
     rounding_seed: int | None = None
+    masks: dataclasses.InitVar[Mapping[str, Any] | None] = None
+    live: Masks = dataclasses.field(init=False)
 
-    def __post_init__(self):
+    def __post_init__(self, masks: Mapping[str, Any] | None):
+        object.__setattr__(self, "live", Masks(masks))  # It is frozen.
         _check_compressor(self.compressor)
         _check_memory(memories.get(self.memory, self.compressor.lossless))
         for name in ("dense_below", "warmup_steps"):
@@ -108,7 +117,7 @@ class Options:
     def leave_gradients_alone(self) -> bool:
         """Whether Keras's own all-reduce does all that is asked for."""
         unchanged = self.compressor.lossless and self.kept is None
-        return unchanged and self.local_clipnorm is None
+        return unchanged and self.local_clipnorm is None and not self.live
 
 
 def _check_compressor(compressor: Compressor) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from tem_tf._collective_internals import without_broadcasts
 from tem_tf.layout import Segments, each
 
 
@@ -33,26 +36,35 @@ class ReplicaState:
     def __contains__(self, name: str) -> bool:
         return name in self._variables
 
-    def add(self, name: str, initial_value: tf.Tensor, saved: bool = True) -> None:
+    def add(
+        self,
+        name: str,
+        initial_value: tf.Tensor,
+        saved: bool = True,
+        is_alike: bool = False,
+    ) -> None:
         """Makes a variable, if there is none of that name yet.
 
         Args:
             name: By which it is reached.
             initial_value: Of what `restore` has not set.
             saved: Whether it outlives this process (`values`).
+            is_alike: Whether its initial value is the same on all workers by what it
+                is. Else that of the chief is sent to the others.
         """
         if name in self._variables:
             return
         # No wider than a byte each: a count would take eight.
         starts_at_zero = not bool(tf.reduce_any(tf.cast(initial_value, tf.bool)))
         self._starts[name] = None if starts_at_zero else initial_value
-        self._variables[name] = tf.Variable(
-            initial_value,
-            trainable=False,
-            name=name.replace(":", "_"),
-            synchronization=tf.VariableSynchronization.ON_READ,
-            aggregation=tf.VariableAggregation.NONE,
-        )
+        with without_broadcasts() if is_alike else contextlib.nullcontext():
+            self._variables[name] = tf.Variable(
+                initial_value,
+                trainable=False,
+                name=name.replace(":", "_"),
+                synchronization=tf.VariableSynchronization.ON_READ,
+                aggregation=tf.VariableAggregation.NONE,
+            )
         if not saved:
             self._unsaved.add(name)
         for replica, values in enumerate(self._waiting):
@@ -76,10 +88,15 @@ class ReplicaState:
         return [value.numpy() for value in values_here(self._variables[name])]
 
     def add_each(
-        self, key: str, segments: Segments, vectors: Sequence[tf.Tensor]
+        self,
+        key: str,
+        segments: Segments,
+        vectors: Sequence[tf.Tensor],
+        is_alike: bool = False,
     ) -> None:
         """Makes what is called `key` of each segment, unless it is there."""
-        each(self.add, _names(key, segments), vectors)
+        add = functools.partial(self.add, is_alike=is_alike)
+        each(add, _names(key, segments), vectors)
 
     def read_each(self, key: str, segments: Segments) -> list[tf.Tensor]:
         """This replica's vectors, one for each segment."""

@@ -81,8 +81,13 @@ def pytest_collection_modifyitems(
 ) -> None:
     """Leaves out what only `-m exhaustive` runs, and orders the rest.
 
-    The long groups come first in xdist's processes, so that they end together.
+    A row of a table that is slow for two reasons, as in a graph and by the native
+    kernels, is such a one: rows beside it are slow for either. The long groups come
+    first in xdist's processes, so that they end together.
     """
+    for item in items:
+        if len(list(item.iter_markers("slow"))) > 1:
+            item.add_marker(pytest.mark.exhaustive)
     if "exhaustive" not in config.option.markexpr:
         left_out = [i for i in items if i.get_closest_marker("exhaustive")]
         items[:] = [i for i in items if not i.get_closest_marker("exhaustive")]

@@ -21,6 +21,7 @@ LAYERS = [
     {
         *("_internals", "capacity", "cluster", "fixed_sums", "heartbeat", "layout"),
         *(
+            "masks",
             "native",
             "nonfinite",
             "settings",
@@ -29,6 +30,7 @@ LAYERS = [
             "version",
         ),
     },
+    {"_collective_internals"},
     {
         *(
             "empty_batches",
@@ -37,7 +39,6 @@ LAYERS = [
             "replica_state",
         ),
         *(
-            "_collective_internals",
             "_fit_internals",
             "event_files",
             "rendezvous",

@@ -9,7 +9,6 @@ holds the true median in 94 % of cases. STUDIES is the directory that run.py was
 """
 
 import itertools
-import json
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from scipy.optimize import least_squares
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
 from tem_studies.data_parallelism import report
+from tem_studies.data_parallelism.directory import STUDY_NAME, StudyDirectory
 
 DRAWS = 2000
 # Steps to the result by seed, for each batch size.
@@ -32,7 +32,7 @@ def reruns(directory: pathlib.Path) -> dict[str, Reruns]:
     A seed that did not reach the goal has infinitely many steps.
     """
     found: dict[str, Reruns] = {}
-    if not list(directory.glob("*/run-*/result.json")):
+    if not list(directory.glob(f"*/{STUDY_NAME}")):
         return found
     for series in report.read([directory]):
         for study in series.studies:
@@ -198,12 +198,14 @@ def tell_densities(series: dict[str, Reruns]) -> None:
 
 def tell_smoothness(directory: pathlib.Path) -> None:
     """Median and range of L over the steps at which it was measured."""
-    for path in sorted(directory.glob("*/run-0/result.json")):
-        result = json.loads(path.read_text())
+    for path in sorted(directory.glob(f"*/{STUDY_NAME}")):
+        result = StudyDirectory(path.parent).results().get("run-0")
+        if result is None:
+            continue
         values = [one["lipschitz"] for one in result["lipschitz"]["history"]]
         error = 1 - result["history"][-1]["validation_accuracy"]
         print(
-            f"smoothness, {path.parts[-3]}: median of {len(values)} measurements "
+            f"smoothness, {path.parent.name}: median of {len(values)} measurements "
             f"{np.median(values):.4g} ({min(values):.4g} to {max(values):.4g}), "
             f"validation error at the end {error:.4f}"
         )

@@ -13,7 +13,9 @@ from tem_studies.data_parallelism.directory import (
     check_directories,
     studies_in,
 )
+from tem_studies.data_parallelism.packed_trials import PACKED_NAME
 from tem_studies.quiet_start import start_tensorflow
+from tem_studies.refusal import Refusal
 from tem_studies.unused_flags import OF_TRAINING, Use, require_none, require_used
 from tem_studies.workloads import command_line
 from tem_studies.workloads.configuration import Configuration
@@ -92,6 +94,28 @@ def run(planned: Study) -> str:
     return make_report([planned.path], None)
 
 
+def on_files(settings: Mapping[str, Any], target: str | None) -> str | None:
+    """Does what is asked of a study's files; returns what to tell the user.
+
+    Args:
+        settings: Of the study, by name.
+        target: Where a report or a copy goes.
+
+    Returns:
+        None: nothing is asked of them.
+
+    Raises:
+        Refusal: there is no study, or it is damaged.
+    """
+    if settings["report"] is not None:
+        return make_report(_several(settings["report"]), target)
+    if settings["pack"] is not None:
+        return pack(_several(settings["pack"]))
+    if settings["export"] is not None:
+        return export(settings["export"], target)
+    return None
+
+
 def make_report(directories: Sequence[str | Path], target: str | None) -> str:
     """Makes table, figures and TensorBoard of studies; returns what to tell the user.
 
@@ -104,8 +128,8 @@ def make_report(directories: Sequence[str | Path], target: str | None) -> str:
     """
     paths = [Path(directory) for directory in directories]
     check_keras()
-    for place in (found for path in paths for found in studies_in(path)):
-        StudyDirectory(place).configuration()  # Raises if it is damaged.
+    for study in (found for path in paths for found in studies_in(path)):
+        StudyDirectory(study).configuration()  # Raises if it is damaged.
     place = Path(target) if target else paths[0] / "report"
     require_writable(place, "logdir" if target else "report")
     missing_packages.require(*_REPORT_NEEDS)
@@ -121,6 +145,58 @@ def make_report(directories: Sequence[str | Path], target: str | None) -> str:
             f"TensorBoard     tensorboard --logdir {place / 'tensorboard'}",
         ]
     )
+
+
+def pack(directories: Sequence[str | Path]) -> str:
+    """Puts finished trials into one file for each study; returns what was done.
+
+    Args:
+        directories: Study directories, or parents of some.
+
+    Raises:
+        Refusal: there is no study, it is damaged, or cannot be written.
+    """
+    studies = _studies(directories)
+    return "\n".join(
+        f"{study.path / PACKED_NAME}: {study.pack()} trials" for study in studies
+    )
+
+
+def export(directory: str | Path, target: str | None) -> str:
+    """Copies studies with files for each trial; returns what was done.
+
+    Args:
+        directory: Study directory, or a parent of some.
+        target: Where the copies go: a directory that is empty or does not exist.
+
+    Raises:
+        Refusal: there is no study, it is damaged, or the target is not as it must be.
+    """
+    if target is None:
+        raise Refusal("`export` copies to a directory. Pass one as --logdir.")
+    place = Path(target)
+    require_writable(place, "logdir")
+    if place.exists() and any(place.iterdir()):
+        raise Refusal(f"`logdir` {place} is not empty. Pass another directory.")
+    lines = []
+    for study in _studies([directory]):
+        copy = place / study.path.relative_to(directory)
+        lines.append(f"{copy}: {study.export(copy)} trials")
+    return "\n".join(lines)
+
+
+def _studies(directories: Sequence[str | Path]) -> list[StudyDirectory]:
+    """Those in directories, each of which can be read.
+
+    Raises:
+        Refusal: there is none, or one is damaged.
+    """
+    paths = [path for directory in directories for path in studies_in(Path(directory))]
+    studies = [StudyDirectory(path) for path in dict.fromkeys(paths)]
+    for study in studies:
+        study.configuration()
+        study.results()
+    return studies
 
 
 def _several(value: Any) -> tuple:

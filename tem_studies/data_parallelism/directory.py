@@ -7,6 +7,7 @@
     run-R/batch-science/metadata.json   steps to the result, as the DPS authors have it
     rerun-R-seed-S/...              the winner R again, with seed S; or, with its own
                                     seed, a trial that had ended early, to its end
+    trials.jsonl                    finished trials that were packed (packed_trials.py)
 
 Files appear whole or not at all, and a process claims a trial before it runs it: see
 `tem_studies.workloads.study_files`. This file imports neither TensorFlow nor numpy, so
@@ -21,16 +22,19 @@ from pathlib import Path
 from typing import Any
 
 from tem_studies import written_files
+from tem_studies.data_parallelism import packed_trials
 from tem_studies.data_parallelism.configuration import Cell, Study
 from tem_studies.data_parallelism.metaparameters import Point, metaparameters
-from tem_studies.refusal import Refusal
+from tem_studies.refusal import Refusal, writing
 from tem_studies.workloads.logdir import RESULT_NAME
 from tem_studies.workloads.study_files import (
+    DATA_NAME,
     alone_in,
     claim,
     make_directory,
     read_result,
     read_schema,
+    read_text,
     require_same,
     require_same_in_results,
     write_json,
@@ -84,7 +88,9 @@ class StudyDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._results: dict[str, dict[str, Any]] = {}
+        self._results: packed_trials.Results = {}
+        self._packed: packed_trials.Results = {}
+        self._packed_mark: tuple[int, int, int] | None = None
 
     def check(self, cell: Cell, resumes: bool) -> None:
         """Checks that the directory, if there is one, is this cell's. Changes nothing.
@@ -153,10 +159,20 @@ class StudyDirectory:
         Raises:
             Refusal: a result is damaged.
         """
+        self._read_packed()
         for path in self.path.glob(f"*run-*/{RESULT_NAME}"):
             if path.parent.name not in self._results:
                 self._results[path.parent.name] = read_result(path, TRIAL_SCHEMA)
         return dict(sorted(self._results.items(), key=lambda item: _order(item[0])))
+
+    def finished(self) -> set[str]:
+        """Names of everything finished.
+
+        Raises:
+            Refusal: the packed file is damaged.
+        """
+        files = self.path.glob(f"*run-*/{RESULT_NAME}")
+        return {path.parent.name for path in files} | self._read_packed().keys()
 
     def trials(self) -> dict[str, dict[str, Any]]:
         """The finished trials, by "run-R", without reruns with other seeds.
@@ -186,7 +202,8 @@ class StudyDirectory:
     def claim(self, name: str) -> Iterator[bool]:
         """Claims a trial for a `with` block; False if it is finished or another's."""
         with claim(self.path / name) as is_ours:
-            yield is_ours
+            # Its folder may have been packed just before.
+            yield is_ours and name not in self._read_packed()
 
     def save(self, name: str, result: Mapping[str, Any]) -> None:
         """Writes a finished trial; its claim must be held."""
@@ -202,6 +219,50 @@ class StudyDirectory:
         }
         write_json(folder / METADATA_NAME, metadata)
         write_json(folder / RESULT_NAME, result)
+
+    def pack(self) -> int:
+        """Puts all that is finished into one file; returns how many trials.
+
+        Raises:
+            Refusal: a result is damaged; a file cannot be written or removed.
+        """
+        with alone_in(self.path):
+            results = self.results()
+            if results:
+                packed_trials.write(self.path, results)
+            for name in results:
+                _remove(self.path / name)
+        return len(results)
+
+    def export(self, target: Path) -> int:
+        """Copies all that is finished, each trial to files; returns how many.
+
+        Args:
+            target: The directory that receives them.
+
+        Raises:
+            Refusal: a result is damaged; a file cannot be written.
+        """
+        make_directory(target, "logdir")
+        for name in (STUDY_NAME, POINTS_NAME, DATA_NAME):
+            if (path := self.path / name).exists():
+                written_files.write_text(target / name, read_text(path))
+        copy = StudyDirectory(target)
+        results = self.results()
+        for name, result in results.items():
+            copy.save(name, result)
+        return len(results)
+
+    def _read_packed(self) -> packed_trials.Results:
+        """What is packed; it is read again once another process has packed more."""
+        path = self.path / packed_trials.PACKED_NAME
+        state = path.stat() if path.exists() else None
+        mark = state and (state.st_ino, state.st_mtime_ns, state.st_size)
+        if mark != self._packed_mark:
+            self._packed = packed_trials.read(self.path, TRIAL_SCHEMA)
+            self._packed_mark = mark
+            self._results.update(self._packed)
+        return self._packed
 
     def _compare(self, cell: Cell) -> None:
         ours = cell.identity()
@@ -247,6 +308,23 @@ def run_name(trial: int) -> str:
 def rerun_name(trial: int, seed: int) -> str:
     """The directory of a trial's repetition, with another seed or to its end."""
     return f"rerun-{trial}-seed-{seed}"
+
+
+def _remove(folder: Path) -> None:
+    """Removes a trial's files, and the folder where nothing else is in it.
+
+    Raises:
+        Refusal: a file cannot be removed.
+    """
+    if not folder.exists():
+        return
+    with writing(folder):
+        # The result comes last: until then the trial is finished here, too.
+        for name in (METADATA_NAME, ".claim", RESULT_NAME):
+            (folder / name).unlink(missing_ok=True)
+        for place in ((folder / METADATA_NAME).parent, folder):
+            if place.exists() and not list(place.iterdir()):
+                place.rmdir()
 
 
 def _order(name: str) -> tuple:

@@ -79,7 +79,25 @@ STUDY_FLAGS = (
         "side by side, in LOGDIR or, without it, in report/ of the first.",
         takes_several=True,
     ),
+    FlagRow(
+        "pack",
+        str,
+        None,
+        "Study directories whose finished trials are put into one file each, "
+        "trials.jsonl. Studies go on from it, and reports are the same.",
+        takes_several=True,
+    ),
+    FlagRow(
+        "export",
+        str,
+        None,
+        "Study directory that is copied to LOGDIR with the files of each trial in a "
+        "folder, as before --pack and as the study's authors have them.",
+    ),
 )
+
+# Each is a command of its own, which takes all from files: with the flags it may have.
+OF_FILES = {"report": {"logdir"}, "pack": set(), "export": {"logdir"}}
 
 # Any of these makes a command a study; so do several values of the next ones. What is
 # measured of one does not: a study has a goal, and another directory than a run.
@@ -95,7 +113,7 @@ def makers(given: set[str], several: set[str]) -> list[str]:
         several: Of those, the ones with several values.
     """
     return [
-        *(name for name in (*MAKES_STUDY, "report") if name in given),
+        *(name for name in (*MAKES_STUDY, *OF_FILES) if name in given),
         *(name for name in SEVERAL_MAKE_STUDY if name in several),
     ]
 
@@ -108,11 +126,12 @@ def misplaced(given: set[str], several: set[str]) -> str | None:
         several: Of those, the ones with several values.
     """
     made_by = makers(given, several)
-    if "report" in given:
-        for name in sorted(given - {"report", "logdir"}):
+    if of_files := [name for name in OF_FILES if name in given]:
+        command = of_files[0]
+        for name in sorted(given - {command} - OF_FILES[command]):
             return (
-                f"`{name}` has no effect with `report`, which takes all from the files "
-                f"of studies. Leave --{name} out."
+                f"`{name}` has no effect with `{command}`, which takes all from the "
+                f"files of studies. Leave --{name} out."
             )
     elif made_by:
         for name in OF_LOGDIR:

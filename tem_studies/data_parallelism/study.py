@@ -26,7 +26,6 @@ from tem_studies.workloads import data_places, data_sources, own_parts
 from tem_studies.workloads.batches import EpochOrder
 from tem_studies.workloads.data_sources import Data
 from tem_studies.workloads.environment import check_no_cluster
-from tem_studies.workloads.logdir import RESULT_NAME
 from tem_studies.workloads.processes import run_in_processes
 from tem_studies.workloads.replicas import make_strategy
 from tem_studies.workloads.setting_warnings import warnings_of
@@ -64,11 +63,8 @@ def _count(study: Study) -> tuple[int, int]:
 
     Which trial is run again with other seeds shows once all others are finished.
     """
-    # Files alone: there may be thousands, after each of which this is asked.
-    done = [
-        sum(1 for _ in study.path_of(cell).glob(f"*run-*/{RESULT_NAME}"))
-        for cell in study.cells
-    ]
+    # Names alone: there may be thousands, after each of which this is asked.
+    done = [len(StudyDirectory(study.path_of(cell)).finished()) for cell in study.cells]
     return sum(done), sum(max(count, study.nruns) for count in done)
 
 

@@ -27,7 +27,8 @@ from tem_studies.written_files import durable_files, remove_partials, write_text
 
 _DIGITS = 18  # of an integer: within 64 bits
 _LONGEST = 200  # characters of what is wrong in a file
-_MARK, _DATA_NAME = ".tem_tf-report", "data.json"
+_MARK = ".tem_tf-report"
+DATA_NAME = "data.json"  # The checksum of a study's data.
 
 
 @contextmanager
@@ -114,7 +115,7 @@ def require_data(place: Path, checksum: int) -> None:
     Raises:
         Refusal: it is other data.
     """
-    path, ours = place / _DATA_NAME, {"checksum of the data": checksum}
+    path, ours = place / DATA_NAME, {"checksum of the data": checksum}
     with alone_in(place):
         if not path.exists():
             write_json(path, ours)
@@ -168,24 +169,50 @@ def require_same_in_results(
         require_same(path, theirs, {k: ours[k] for k in theirs})
 
 
+def read_text(path: Path) -> str:
+    """Reads a file of UTF-8.
+
+    Raises:
+        Refusal: it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (ValueError, OSError) as error:
+        raise _not_json(path, error) from error
+
+
+def parse_json(text: str, path: Path) -> Any:
+    """Reads a text; what is no JSON, as NaN, is refused.
+
+    Args:
+        text: The text.
+        path: Where it stands.
+
+    Raises:
+        Refusal: it is damaged.
+    """
+    try:
+        return json.loads(
+            text, parse_constant=_number, parse_float=_number, parse_int=_integer
+        )
+    except (ValueError, RecursionError) as error:
+        raise _not_json(path, error) from error
+
+
+def _not_json(path: Path, error: Exception) -> Refusal:
+    return Refusal(
+        f"{path} cannot be read as JSON ({error}): it is half-written or damaged. "
+        "Restore it, or remove it to have it made again; nothing was changed."
+    )
+
+
 def read_json(path: Path, kind: type) -> Any:
     """Reads a file.
 
     Raises:
         Refusal: it is damaged, or holds something else than a `kind`.
     """
-    try:
-        content = json.loads(
-            path.read_text(encoding="utf-8"),
-            parse_constant=_number,
-            parse_float=_number,
-            parse_int=_integer,
-        )
-    except (ValueError, OSError, RecursionError) as error:
-        raise Refusal(
-            f"{path} cannot be read as JSON ({error}): it is half-written or damaged. "
-            "Restore it, or remove it to have it made again; nothing was changed."
-        ) from error
+    content = parse_json(read_text(path), path)
     if not isinstance(content, kind):
         raise Refusal(f"{path} must hold a JSON {kind.__name__}; it does not.")
     return content
@@ -197,10 +224,20 @@ def read_result(path: Path, schema: Mapping[str, Any]) -> Any:
     Raises:
         Refusal: it is damaged, altered, or another kind of file.
     """
+    content = read_json(path, object)
+    require_schema(content, schema, path)
+    return content
+
+
+def require_schema(content: Any, schema: Mapping[str, Any], path: Path) -> None:
+    """Checks that what a file of a study holds is as a JSON Schema says.
+
+    Raises:
+        Refusal: it is not.
+    """
     with importing():
         import jsonschema
 
-    content = read_json(path, object)
     faults = jsonschema.Draft202012Validator(schema).iter_errors(content)
     if (fault := jsonschema.exceptions.best_match(faults)) is not None:
         said = fault.message[:_LONGEST]
@@ -208,7 +245,6 @@ def read_result(path: Path, schema: Mapping[str, Any]) -> Any:
             f"{path} is damaged, or not of this study: {said} ({fault.json_path}). "
             "Restore it, or remove it to have it made again; nothing was changed."
         )
-    return content
 
 
 def is_finished(folder: Path) -> bool:

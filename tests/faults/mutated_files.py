@@ -115,6 +115,7 @@ def make_kinds(scratch: pathlib.Path) -> dict:
     from tem_studies.comparison import report as comparison_report
     from tem_studies.convex import data, problem, run_files
     from tem_studies.data_parallelism import report
+    from tem_studies.data_parallelism.directory import StudyDirectory
     from tem_studies.workloads import (
         character_files,
         compression_settings,
@@ -134,6 +135,11 @@ def make_kinds(scratch: pathlib.Path) -> dict:
     words = b"the cat sat\non the mat <unk>\n" * 4
     place = scratch / "directories"
     trials = intact_files.trials(place / "trials")
+    packed = intact_files.trials(place / "packed")
+    directory = StudyDirectory(packed)
+    first = directory.results()["run-0"]
+    directory.save("run-1", {**first, "trial": 1, "steps": 30, "steps_to_result": 30})
+    directory.pack()
     laboratory = intact_files.laboratory(place / "laboratory")
     compared = made_up.comparison(
         place / "comparison",
@@ -159,7 +165,7 @@ def make_kinds(scratch: pathlib.Path) -> dict:
         comparison_report.read(compared)
 
     def read_trials(path):
-        report.table(report.read([trials]))
+        report.table(report.read([path.parents[path.name == "result.json"]]))
 
     def read_laboratory(path):
         run_files.read(laboratory)
@@ -221,6 +227,7 @@ def make_kinds(scratch: pathlib.Path) -> dict:
             of(trials, "study.json", "metaparameters.json", "run-0/result.json"),
             read_trials,
         ),
+        "packed": (of(packed, "trials.jsonl"), read_trials),
         "laboratory": (
             of(laboratory, "run.json", "curves.csv", "entries.npy"),
             read_laboratory,
@@ -327,7 +334,7 @@ KINDS = (
         "plan",
         "json",
     ),
-    *("comparison", "trials", "laboratory"),
+    *("comparison", "trials", "packed", "laboratory"),
 )
 
 if __name__ == "__main__":

@@ -73,6 +73,12 @@ DIFFER = {
         "False",
         "True",
     ),
+    "masks": (
+        of_option(masks={"a": [1, 0, 1]}),
+        "`masks`",
+        "none",
+        "Masks(masks: 2 of",
+    ),
     "division": (
         of_option(gradients_divided_by_replicas=False),
         "`gradients_divided_by_replicas`",

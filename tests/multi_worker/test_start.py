@@ -13,6 +13,7 @@ import time
 import pytest
 
 from tem_tf.launch.worker_processes import reserve_ports
+from tests.multi_worker import start_laws as laws
 
 pytestmark = pytest.mark.multi_worker
 ROOT = pathlib.Path(__file__).parents[2]
@@ -80,3 +81,25 @@ def test_a_resolvers_workers_train_and_sigterm_ends_them_all():
         for worker in workers:
             worker.kill()
             worker.communicate()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [laws.sgd, laws.accumulating, laws.local, laws.adamw],
+    ids=lambda make: make.__name__,
+)
+def test_building_sends_no_more_for_a_deeper_network(two_workers, make):
+    """Each broadcast is several round trips, one after another."""
+    few, many = (
+        two_workers.run(laws.broadcasts_of_build, make, layers) for layers in (1, 4)
+    )
+    for found in (few, many):
+        assert found[0] == found[1]
+    assert few[0][0] == many[0][0] <= 3
+
+
+@pytest.mark.parametrize("make", [laws.drawn_memory, laws.drawn_slots])
+def test_what_workers_may_draw_for_themselves_is_sent(two_workers, make):
+    found = two_workers.run(laws.broadcasts_of_build, make, 2)
+    assert found[0] == found[1]
+    assert found[0][0] >= 4
