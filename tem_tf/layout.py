@@ -202,7 +202,7 @@ class Layout(NamedTuple):
         ]
         parts = (tuple(places[0]), tuple(places[1]), tuple(places[2]))
         whole = tuple(tuple(map(int, shape)) for shape in shapes)
-        return cls(parts, *tables, whole, tuple(live))
+        return cls(parts, *tables, shapes=whole, live=tuple(live))
 
     @property
     def variables(self) -> Segments:

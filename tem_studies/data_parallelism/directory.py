@@ -247,10 +247,10 @@ class StudyDirectory:
         for name in (STUDY_NAME, POINTS_NAME, DATA_NAME):
             if (path := self.path / name).exists():
                 written_files.write_text(target / name, read_text(path))
-        copy = StudyDirectory(target)
+        directory = StudyDirectory(target)
         results = self.results()
         for name, result in results.items():
-            copy.save(name, result)
+            directory.save(name, result)
         return len(results)
 
     def _read_packed(self) -> packed_trials.Results:
