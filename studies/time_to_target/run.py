@@ -62,6 +62,7 @@ class Board:
         path_data: Of its data.
         torch: A Python that has PyTorch.
         rows: Names; TensorFlow dense is always among them, as it makes the target.
+        links: Names, beside loopback.
         plan: The study's size.
         results: Where lines go.
         folder: For the job's files.
@@ -73,12 +74,14 @@ class Board:
         path_data: str,
         torch: str,
         rows: Sequence[str],
+        links: Sequence[str],
         plan: Plan,
         results: Results,
         folder: pathlib.Path,
     ):
         self._job, self._path_data, self._torch = job, path_data, torch
         self._rows = [name for name in ROWS if name in {*rows, DENSE}]
+        self._links = [name for name in reversed(LINKS[1:]) if name in links]
         self._plan, self._results, self._folder = plan, results, folder
 
     def make(self) -> None:
@@ -92,7 +95,7 @@ class Board:
             name: [self._loopback(name, one, first, target) for one in tuned[name]]
             for name in self._rows
         }
-        for link in (LOOPBACK, *reversed(LINKS[1:])):
+        for link in (LOOPBACK, *self._links):  # The slowest first.
             self._link(link, lines, target)
         for seed in others:
             target = self._target(tuned, seed)
@@ -322,6 +325,7 @@ def main() -> None:
         "--jobs", nargs="+", choices=("gpt", "cnn"), default=("gpt", "cnn")
     )
     parser.add_argument("--rows", nargs="+", choices=tuple(ROWS), default=tuple(ROWS))
+    parser.add_argument("--links", nargs="+", choices=LINKS[1:], default=LINKS[1:])
     parser.add_argument(
         "--seeds", type=int, help="only so many of the plan's, the first ones"
     )
@@ -343,7 +347,13 @@ def main() -> None:
         places = {"gpt": arguments.path_text, "cnn": arguments.path_data}
         with tempfile.TemporaryDirectory() as folder:
             for job in arguments.jobs:
-                rest = (arguments.rows, plan, results, pathlib.Path(folder))
+                rest = (
+                    arguments.rows,
+                    arguments.links,
+                    plan,
+                    results,
+                    pathlib.Path(folder),
+                )
                 Board(job, places[job], arguments.torch, *rest).make()
     for job in arguments.jobs:
         print(f"\n{job}\n\n{report(results, job)}")
