@@ -107,9 +107,9 @@ class Aggregator:
             name: (tuple(variable.shape), tf.as_dtype(variable.dtype))
             for name, variable in zip(names, variables, strict=True)
         }
-        self.options.live.check(self.variables)
         self._weights |= dict(zip(names, variables, strict=True))
         self._meeting.build()
+        self.options.masks.check(self.variables)  # Now that all have the same.
         self.strategy = tf.distribute.get_strategy()
         layout = self._layout(list(names))
         self._kept.build(layout.segments)
@@ -215,7 +215,7 @@ class Aggregator:
         ]
         if others:
             words += f"; summed whole, in dtypes of their own: {', '.join(others)}"
-        return words + self.options.live.words("; ")
+        return words + self.options.masks.words("; ")
 
     def skip_nonfinite(self) -> None:
         """From now on leaves it to the caller what a NaN does, as with "skip"."""
@@ -295,7 +295,7 @@ class Aggregator:
 
     def _layout(self, names: list[str]) -> Layout:
         shapes, dtypes = zip(*(self.variables[name] for name in names), strict=True)
-        live = self.options.live.live(names)
+        live = self.options.masks.live(names)
         return Layout.of(names, shapes, dtypes, self.options.dense_below, live)
 
     def _unit(self, replicas: int) -> float:

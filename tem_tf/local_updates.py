@@ -85,7 +85,7 @@ class LocalUpdates(AggregatingOptimizer):
         reset_slots: Bool, default True. Whether a worker with weights that were not
             finite sets its slots (momenta and the like) to zero.
         rounding_seed: As in `SparsifiedOptimizer`.
-        masks: As there. An entry with a zero is at each exchange what it was before.
+        masks: As there. An exchange puts entries with a zero back to where they began.
         gradients_divided_by_replicas: As in `SparsifiedOptimizer`: the inner optimizer
             gets gradients that are not divided.
         name: String. Default: the inner optimizer's.
@@ -120,7 +120,7 @@ class LocalUpdates(AggregatingOptimizer):
         }
     )
     OBJECTS = ("inner_optimizer", "outer_optimizer", "compressor", "memory")
-    FIXED = frozenset({"compressor", "memory", "dense_below", "value_dtype"})
+    FIXED = frozenset({"compressor", "memory", "masks", "dense_below", "value_dtype"})
 
     def __init__(
         self,
@@ -306,7 +306,7 @@ class LocalUpdates(AggregatingOptimizer):
             "nonfinite": options.nonfinite,
             "reset_slots": self.reset_slots,
             "rounding_seed": options.rounding_seed,
-            "masks": options.live.to_config(),
+            "masks": options.masks.to_config(),
             "gradients_divided_by_replicas": self._divided,
         }
 

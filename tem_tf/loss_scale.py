@@ -60,7 +60,7 @@ class LossScale:
     def build(self) -> None:
         """Makes its variables, once; in the strategy's scope."""
         if self._dynamic:
-            self._state.add(_SCALE, tf.constant(self._initial), is_alike=True)
+            self._state.add(_SCALE, tf.constant(self._initial))
             self._state.add(_FINITE_STEPS, tf.constant(0), is_alike=True)
 
     def read(self) -> tf.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,13 +21,15 @@ class Masks:
 
     Args:
         masks: From a variable's path to an array of its shape, of bools or of zeros
-            and ones; or what `to_config` returns. None: no masks.
+            and ones; or what `to_config` returns; or masks. None: no masks.
 
     Raises:
         ValueError: it is something else.
     """
 
-    def __init__(self, masks: Mapping[str, Any] | None):
+    def __init__(self, masks: Masks | Mapping[str, Any] | None):
+        if isinstance(masks, Masks):
+            masks = masks.to_config()
         masks = {} if masks is None else masks
         if not isinstance(masks, Mapping):
             raise ValueError(
@@ -42,12 +44,16 @@ class Masks:
             if not mask.all()
         }
         self._tensors: dict[str, tf.Tensor] = {}
+        self._meant: dict[str, str] = {}  # From variables' paths to those of masks.
 
     def __bool__(self) -> bool:
         return bool(self._live)
 
     def check(self, variables: Mapping[str, tuple[tuple[int, ...], Any]]) -> None:
-        """Checks that there are such variables.
+        """Checks that there are such variables, and notes which are meant.
+
+        A model that is loaded has other paths than before: Keras leaves out, or adds,
+        the model's own name.
 
         Args:
             variables: By path, shape and dtype.
@@ -56,16 +62,18 @@ class Masks:
             ValueError: there are not, or of other shapes.
         """
         for path, shape in self._shapes.items():
-            if path not in variables:
+            meant = [path] if path in variables else _ending_as(path, variables)
+            if len(meant) != 1:
                 raise ValueError(
                     f"`masks` must name trained variables: {', '.join(variables)}. "
                     f"Received: {path!r}"
                 )
-            if variables[path][0] != shape:
+            if variables[meant[0]][0] != shape:
                 raise ValueError(
                     f"`masks[{path!r}]` must have the variable's shape "
-                    f"{variables[path][0]}. Received: {shape}"
+                    f"{variables[meant[0]][0]}. Received: {shape}"
                 )
+            self._meant[meant[0]] = path
 
     def live(self, paths: Sequence[str]) -> list[tf.Tensor | None]:
         """Of each variable the positions of its live entries; None: all live.
@@ -73,7 +81,7 @@ class Masks:
         Returns:
             int32 (live entries,), ascending.
         """
-        return [self._live_of(path) for path in paths]
+        return [self._live_of(self._meant.get(path, path)) for path in paths]
 
     def _live_of(self, path: str) -> tf.Tensor | None:
         if path not in self._live:
@@ -103,6 +111,12 @@ class Masks:
             digest.update(self._live[path].tobytes())
         return f"Masks({self.words()}, {digest.hexdigest()[:16]})"
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Masks) and repr(self) == repr(other)
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
     def to_config(self) -> dict[str, Any] | None:
         """What JSON can hold: of each mask its shape, and its bits, deflated.
 
@@ -119,23 +133,48 @@ class Masks:
         return base64.b64encode(zlib.compress(np.packbits(mask).tobytes())).decode()
 
 
+def _ending_as(path: str, variables: Iterable[str]) -> list[str]:
+    """Paths of which one is the other's end.
+
+    >>> _ending_as("model/dense/kernel", ["dense/kernel", "dense_1/kernel"])
+    ['dense/kernel']
+    """
+    return [
+        name
+        for name in variables
+        if name.endswith(f"/{path}") or path.endswith(f"/{name}")
+    ]
+
+
 def _checked(path: Any, mask: Any) -> np.ndarray:
-    """A mask as bools."""
-    array = np.asarray(_unpacked(mask) if isinstance(mask, Mapping) else mask)
-    is_one = array.dtype.kind in "biuf" and bool(np.isin(array, (0, 1)).all())
-    if not isinstance(path, str) or not is_one or array.size > _MOST:
-        raise ValueError(
-            "`masks` must be a dict from variables' paths to arrays of zeros and ones, "
-            f"of fewer than 2^31. Received: {path!r}: {repr(mask)[:80]}"
-        )
-    return array.astype(bool)
+    """A mask as bools.
 
-
-def _unpacked(mask: Mapping[str, Any]) -> np.ndarray | str:
-    """The mask that `to_config` says; what is no mask where it says something else."""
+    Raises:
+        ValueError: it is none.
+    """
     try:
-        bits = np.frombuffer(zlib.decompress(base64.b64decode(mask["bits"])), np.uint8)
-        size = int(np.prod(mask["shape"], dtype=int))
-        return np.unpackbits(bits, count=size).reshape(mask["shape"])
+        array = _unpacked(mask) if isinstance(mask, Mapping) else np.asarray(mask)
+        # "V" is bfloat16 and the like.
+        is_number = isinstance(path, str) and array.dtype.kind in "biufV"
+        values = array.astype(np.float32) if array.dtype.kind == "V" else array
+        if is_number and array.size <= _MOST and np.isin(values, (0, 1)).all():
+            return values.astype(bool)
     except (KeyError, TypeError, ValueError, zlib.error):
-        return "not packed bits"
+        pass
+    raise ValueError(
+        "`masks` must be a dict from variables' paths to arrays of zeros and ones, of "
+        f"fewer than 2^31. Received: {path!r}: {' '.join(repr(mask).split())[:80]}"
+    )
+
+
+def _unpacked(mask: Mapping[str, Any]) -> np.ndarray:
+    """The mask that `to_config` says.
+
+    Raises:
+        KeyError, TypeError, ValueError, zlib.error: it says something else.
+    """
+    bits = np.frombuffer(zlib.decompress(base64.b64decode(mask["bits"])), np.uint8)
+    size = int(np.prod(mask["shape"], dtype=int))
+    if bits.size != -(-size // 8):
+        raise ValueError(f"{bits.size} bytes are no mask of {size} entries")
+    return np.unpackbits(bits, count=size).reshape(mask["shape"])

@@ -27,9 +27,9 @@ def facts_of(options: Options) -> dict[str, str]:
         **{
             field.name: text_of(getattr(options, field.name))
             for field in dataclasses.fields(options)
-            if field.init
+            if field.name != "masks"
         },
-        **({"masks": repr(options.live)} if options.live else {}),
+        **({"masks": repr(options.masks)} if options.masks else {}),
         "batch_logs": text_of(logs),
         "tem_tf": VERSION,
         "tensorflow": tf.__version__,
@@ -66,9 +66,8 @@ class Meeting:
             ValueError: workers differ.
         """
         self._at_once()
-        with with_all_workers():
-            # A new process may meet other workers.
-            self._state.add(_MET, tf.constant(False), saved=False)
+        # A new process may meet other workers.
+        self._state.add(_MET, tf.constant(False), saved=False, is_alike=True)
 
     def in_step(self, ops: SparsifiedCrossDeviceOps, step: tf.Tensor) -> None:
         """The same before the first exchange; replica context."""

@@ -91,8 +91,9 @@ class SparsifiedOptimizer(AggregatingOptimizer):
         masks: From paths of trained variables to arrays of their shapes, of zeros and
             ones, or None (default): all ones. For a pruned network: entries with a zero
             are not exchanged, are in no count (k, densities, bytes), and their gradient
-            is 0; so that a step sends what it would of a network that is so small. The
-            same on all workers.
+            is 0. Clipping that is set on the inner optimizer comes before and sees
+            them; `local_clipnorm` does not. The same on all workers. A path may lack
+            its beginning, or have one more, where only one variable can be meant.
         accumulate_steps: Int >= 1, default 1. Of so many steps each worker adds up its
             gradients, in float32, and every so many-th step alone exchanges their mean
             and updates: as one batch so many times as large. `iterations` counts
@@ -135,7 +136,9 @@ class SparsifiedOptimizer(AggregatingOptimizer):
     """
 
     OWN = frozenset({"inner_optimizer", "aggregator", "_conditional", "_sums"})
-    FIXED = frozenset({"compressor", "memory", "accumulate_steps", "loss_scale"})
+    FIXED = frozenset(
+        {"compressor", "memory", "masks", "accumulate_steps", "loss_scale"}
+    )
     SUMS = GradientSums  # What stands in the place of Keras's all-reduce.
 
     def __init__(
@@ -263,7 +266,7 @@ class SparsifiedOptimizer(AggregatingOptimizer):
             "gradients_divided_by_replicas": options.gradients_divided_by_replicas,
             "exact_payload": options.exact_payload,
             "rounding_seed": options.rounding_seed,
-            "masks": options.live.to_config(),
+            "masks": options.masks.to_config(),
             **self._conditional.get_config(),
         }
 

@@ -6,7 +6,6 @@ import dataclasses
 import inspect
 import math
 import numbers
-from collections.abc import Mapping
 from typing import Any
 
 from tem_tf import memory as memories
@@ -24,7 +23,7 @@ class Options:
     """See the arguments of `SparsifiedOptimizer`.
 
     Attributes:
-        live: What `masks` say.
+        masks: `tem_tf.masks.Masks`, which is False where there are none.
 
     Raises:
         ValueError: an argument is out of range.
@@ -40,11 +39,10 @@ class Options:
     gradients_divided_by_replicas: bool = True
     exact_payload: bool = False
     rounding_seed: int | None = None
-    masks: dataclasses.InitVar[Mapping[str, Any] | None] = None
-    live: Masks = dataclasses.field(init=False)
+    masks: Any = None
 
-    def __post_init__(self, masks: Mapping[str, Any] | None):
-        object.__setattr__(self, "live", Masks(masks))  # It is frozen.
+    def __post_init__(self):
+        object.__setattr__(self, "masks", Masks(self.masks))  # It is frozen.
         _check_compressor(self.compressor)
         _check_memory(memories.get(self.memory, self.compressor.lossless))
         for name in ("dense_below", "warmup_steps"):
@@ -117,7 +115,7 @@ class Options:
     def leave_gradients_alone(self) -> bool:
         """Whether Keras's own all-reduce does all that is asked for."""
         unchanged = self.compressor.lossless and self.kept is None
-        return unchanged and self.local_clipnorm is None and not self.live
+        return unchanged and self.local_clipnorm is None and not self.masks
 
 
 def _check_compressor(compressor: Compressor) -> None:

@@ -163,6 +163,11 @@ def test_compressed_adamw_takes_masks():
         ({"a": None}, "arrays of zeros and ones"),
         ({1: [0, 1]}, "dict from variables' paths"),
         ({"a": {"shape": [3], "bits": "?"}}, "arrays of zeros and ones"),
+        ({"a": [[1], [1, 0]]}, "arrays of zeros and ones"),
+        (
+            {"a": Masks({"a": [1, 0]}).to_config()["a"] | {"shape": [100]}},
+            "arrays of zeros and ones",
+        ),
     ],
 )
 def test_what_is_no_mask_is_refused(masks, words):
@@ -195,9 +200,50 @@ def test_masks_are_saved_with_the_optimizer(make):
     masks = {"a": MASKS["a"].reshape(4, 5), "b": np.ones(3)}
     saved = json.loads(json.dumps(keras.saving.serialize_keras_object(make(masks))))
     loaded = keras.saving.deserialize_keras_object(saved)
-    assert repr(loaded.aggregator.options.live) == repr(Masks(masks))
+    assert repr(loaded.aggregator.options.masks) == repr(Masks(masks))
     assert make(None).get_config()["masks"] is None
     assert make({"b": np.ones(3)}).get_config()["masks"] is None
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")
+@pytest.mark.filterwarnings("ignore:A saved model holds no residuals")
+@pytest.mark.parametrize("kind", [keras.Sequential, keras.Model])
+def test_a_model_with_masks_is_saved_loaded_and_trained(tmp_path, kind):
+    layer = keras.layers.Dense(2, name="dense")
+    model = keras.Sequential([keras.Input([3]), layer])
+    if kind is keras.Model:
+        inputs = keras.Input([3])
+        model = keras.Model(inputs, layer(inputs))
+    mask = np.array([[1, 0], [0, 1], [0, 0]])
+    optimizer = tem_tf.SparsifiedOptimizer(
+        keras.optimizers.SGD(0.1), tem_tf.TopK(0.5), masks={layer.kernel.path: mask}
+    )
+    model.compile(optimizer, "mse")
+    examples = np.ones((4, 3)), np.ones((4, 2))
+    model.fit(*examples, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    before = loaded.layers[-1].kernel.numpy()
+    loaded.fit(*examples, verbose=0)
+    moved = loaded.layers[-1].kernel.numpy() != before
+    assert moved.any() and not moved[mask == 0].any()
+
+
+def test_a_path_that_may_mean_two_variables_is_refused():
+    optimizer = tem_tf.SparsifiedOptimizer(
+        "sgd", tem_tf.TopK(0.1), masks={"kernel": [1, 0]}
+    )
+    variables = [keras.Variable([0.0, 0.0], name="kernel") for _ in range(2)]
+    for name, variable in zip("ab", variables, strict=True):
+        variable._path = f"{name}/kernel"
+    with pytest.raises(ValueError, match="must name trained variables: a/kernel, b/k"):
+        optimizer.build(variables)
+
+
+def test_masks_cannot_be_set_later():
+    optimizer = tem_tf.SparsifiedOptimizer("sgd", tem_tf.TopK(0.1))
+    with pytest.raises(AttributeError, match="masks"):
+        optimizer.masks = {"a": [1, 0]}
 
 
 def test_workers_are_compared_by_their_masks():

@@ -156,9 +156,10 @@ def pack(directories: Sequence[str | Path]) -> str:
     Raises:
         Refusal: there is no study, it is damaged, or cannot be written.
     """
-    studies = _studies(directories)
+    packed = [(study.path, study.pack()) for study in _studies(directories)]
     return "\n".join(
-        f"{study.path / PACKED_NAME}: {study.pack()} trials" for study in studies
+        f"{path / PACKED_NAME}: {count} trials" if count else f"{path}: nothing to pack"
+        for path, count in packed
     )
 
 
@@ -191,6 +192,8 @@ def _studies(directories: Sequence[str | Path]) -> list[StudyDirectory]:
     Raises:
         Refusal: there is none, or one is damaged.
     """
+    if "" in directories:
+        raise Refusal("A study's directory must have a name. Received: ''")
     paths = [path for directory in directories for path in studies_in(Path(directory))]
     studies = [StudyDirectory(path) for path in dict.fromkeys(paths)]
     for study in studies:

@@ -16,8 +16,9 @@ that a wrong directory is refused at once.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -159,10 +160,15 @@ class StudyDirectory:
         Raises:
             Refusal: a result is damaged.
         """
+        # Files first: what is packed meanwhile is in the packed file then.
+        for name, path in self._result_files().items():
+            if name not in self._results:
+                try:
+                    self._results[name] = read_result(path, TRIAL_SCHEMA)
+                except Refusal:
+                    if path.exists():
+                        raise
         self._read_packed()
-        for path in self.path.glob(f"*run-*/{RESULT_NAME}"):
-            if path.parent.name not in self._results:
-                self._results[path.parent.name] = read_result(path, TRIAL_SCHEMA)
         return dict(sorted(self._results.items(), key=lambda item: _order(item[0])))
 
     def finished(self) -> set[str]:
@@ -171,8 +177,7 @@ class StudyDirectory:
         Raises:
             Refusal: the packed file is damaged.
         """
-        files = self.path.glob(f"*run-*/{RESULT_NAME}")
-        return {path.parent.name for path in files} | self._read_packed().keys()
+        return self._result_files().keys() | self._read_packed().keys()
 
     def trials(self) -> dict[str, dict[str, Any]]:
         """The finished trials, by "run-R", without reruns with other seeds.
@@ -215,7 +220,7 @@ class StudyDirectory:
             "steps_to_result": _CODES.get(status, result["steps_to_result"]),
             "metaparameters": result["metaparameters"],
             "seed": result["seed"],
-            "goal_error": result["configuration"]["goal_error"],
+            "goal_error": result["configuration"].get("goal_error"),
         }
         write_json(folder / METADATA_NAME, metadata)
         write_json(folder / RESULT_NAME, result)
@@ -227,6 +232,14 @@ class StudyDirectory:
             Refusal: a result is damaged; a file cannot be written or removed.
         """
         with alone_in(self.path):
+            packed = self._read_packed()
+            for name, path in self._result_files().items():
+                if name in packed and read_result(path, TRIAL_SCHEMA) != packed[name]:
+                    raise Refusal(
+                        f"{path} is another result than the one of that name in "
+                        f"{packed_trials.PACKED_NAME}. Remove the wrong one; nothing "
+                        "was changed."
+                    )
             results = self.results()
             if results:
                 packed_trials.write(self.path, results)
@@ -252,6 +265,16 @@ class StudyDirectory:
         for name, result in results.items():
             directory.save(name, result)
         return len(results)
+
+    def _result_files(self) -> dict[str, Path]:
+        """The results in files of their own, by name."""
+        files = self.path.glob(f"*run-*/{RESULT_NAME}")
+        names = ((path.parent.name, path) for path in files)
+        return {
+            name: path
+            for name, path in names
+            if re.match(packed_trials.TRIAL_NAME, name)
+        }
 
     def _read_packed(self) -> packed_trials.Results:
         """What is packed; it is read again once another process has packed more."""
@@ -323,7 +346,7 @@ def _remove(folder: Path) -> None:
         for name in (METADATA_NAME, ".claim", RESULT_NAME):
             (folder / name).unlink(missing_ok=True)
         for place in ((folder / METADATA_NAME).parent, folder):
-            if place.exists() and not list(place.iterdir()):
+            with suppress(OSError):  # Something else is in it.
                 place.rmdir()
 
 

@@ -29,12 +29,14 @@ from tem_studies.workloads.study_files import (
 from tem_studies.written_files import write_text
 
 PACKED_NAME = "trials.jsonl"
+TRIAL_NAME = "^(run-[0-9]+|rerun-[0-9]+-seed-[0-9]+)$"
+_RESTORE = "Restore it"
 _LINE = {
     "type": "object",
     "properties": {
         "name": {
             "type": "string",
-            "pattern": "^(run-[0-9]+|rerun-[0-9]+-seed-[0-9]+)$",
+            "pattern": TRIAL_NAME,
         },
         "result": {"type": "object"},
         "changes": {"type": "object"},
@@ -84,8 +86,8 @@ def read(path: Path, schema: Mapping[str, Any]) -> Results:
         return {}
     results: Results = {}
     for number, text in enumerate(read_text(file).splitlines(), 1):
-        line = parse_json(text, file)
-        require_schema(line, _LINE, file)
+        line = parse_json(text, file, _RESTORE)
+        require_schema(line, _LINE, file, _RESTORE)
         is_first = not results
         if ("result" in line) != is_first or line["name"] in results:
             raise Refusal(
@@ -97,7 +99,7 @@ def read(path: Path, schema: Mapping[str, Any]) -> Results:
         else:
             first = next(iter(results.values()))
             result = _changed(first, line["changes"], file, number)
-        require_schema(result, schema, file)
+        require_schema(result, schema, file, _RESTORE)
         results[line["name"]] = result
     return results
 

@@ -11,6 +11,7 @@ is refused at once.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import math
@@ -27,6 +28,7 @@ from tem_studies.written_files import durable_files, remove_partials, write_text
 
 _DIGITS = 18  # of an integer: within 64 bits
 _LONGEST = 200  # characters of what is wrong in a file
+_MADE_AGAIN = "Restore it, or remove it to have it made again"
 _MARK = ".tem_tf-report"
 DATA_NAME = "data.json"  # The checksum of a study's data.
 
@@ -34,9 +36,14 @@ DATA_NAME = "data.json"  # The checksum of a study's data.
 @contextmanager
 def claim(folder: Path) -> Iterator[bool]:
     """Claims a folder for a `with` block; False if it is finished or another's."""
+    file = None
     with writing(folder):
         durable_files.make_directory(folder, parents=False)
-        file = (folder / ".claim").open("w")
+        with contextlib.suppress(FileNotFoundError):  # Packed by another just now.
+            file = (folder / ".claim").open("w")
+    if file is None:
+        yield False
+        return
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -181,12 +188,13 @@ def read_text(path: Path) -> str:
         raise _not_json(path, error) from error
 
 
-def parse_json(text: str, path: Path) -> Any:
+def parse_json(text: str, path: Path, advice: str = _MADE_AGAIN) -> Any:
     """Reads a text; what is no JSON, as NaN, is refused.
 
     Args:
         text: The text.
         path: Where it stands.
+        advice: What to do where it is damaged.
 
     Raises:
         Refusal: it is damaged.
@@ -196,13 +204,13 @@ def parse_json(text: str, path: Path) -> Any:
             text, parse_constant=_number, parse_float=_number, parse_int=_integer
         )
     except (ValueError, RecursionError) as error:
-        raise _not_json(path, error) from error
+        raise _not_json(path, error, advice) from error
 
 
-def _not_json(path: Path, error: Exception) -> Refusal:
+def _not_json(path: Path, error: Exception, advice: str = _MADE_AGAIN) -> Refusal:
     return Refusal(
         f"{path} cannot be read as JSON ({error}): it is half-written or damaged. "
-        "Restore it, or remove it to have it made again; nothing was changed."
+        f"{advice}; nothing was changed."
     )
 
 
@@ -229,7 +237,9 @@ def read_result(path: Path, schema: Mapping[str, Any]) -> Any:
     return content
 
 
-def require_schema(content: Any, schema: Mapping[str, Any], path: Path) -> None:
+def require_schema(
+    content: Any, schema: Mapping[str, Any], path: Path, advice: str = _MADE_AGAIN
+) -> None:
     """Checks that what a file of a study holds is as a JSON Schema says.
 
     Raises:
@@ -243,7 +253,7 @@ def require_schema(content: Any, schema: Mapping[str, Any], path: Path) -> None:
         said = fault.message[:_LONGEST]
         raise Refusal(
             f"{path} is damaged, or not of this study: {said} ({fault.json_path}). "
-            "Restore it, or remove it to have it made again; nothing was changed."
+            f"{advice}; nothing was changed."
         )
 
 

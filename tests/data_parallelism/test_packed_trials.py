@@ -13,6 +13,7 @@ from tem_studies.data_parallelism import packed_trials
 from tem_studies.data_parallelism.command_line import export, pack
 from tem_studies.data_parallelism.directory import StudyDirectory
 from tem_studies.refusal import Refusal
+from tem_studies.written_files import durable_files
 from tests.faults import intact_files
 
 
@@ -141,6 +142,65 @@ def test_a_damaged_file_is_refused_and_stays(study, tmp_path, alter, words):
         with pytest.raises(Refusal, match=words):
             call()
     assert contents(study) == before and not (tmp_path / "copy").exists()
+
+
+def test_folders_of_other_names_are_left_alone(study):
+    shutil.copytree(study / "run-0", study / "run-0-old")
+    pack([study])
+    assert len(StudyDirectory(study).results()) == 4
+    assert (study / "run-0-old" / "result.json").exists()
+
+
+def test_another_result_of_a_packed_trial_is_refused_and_stays(study):
+    pack([study])
+    directory = StudyDirectory(study)
+    directory.save("run-0", directory.results()["run-0"] | {"seed": 9})
+    before = contents(study)
+    with pytest.raises(Refusal, match="is another result than the one of that name"):
+        pack([study])
+    assert contents(study) == before
+
+
+def test_what_is_packed_while_it_is_read_is_read(study, monkeypatch):
+    """Before the packed file is looked at, and after the files were listed."""
+    results = StudyDirectory(study).results()
+    other = StudyDirectory(study)
+    real = other._result_files
+
+    def packed_meanwhile():
+        found = real()
+        if (study / "run-0").exists():
+            pack([study])
+        return found
+
+    monkeypatch.setattr(other, "_result_files", packed_meanwhile)
+    assert other.results() == results
+
+
+def test_a_folder_that_was_packed_just_now_is_nobodys(study, monkeypatch):
+    make = durable_files.make_directory
+
+    def packed_meanwhile(folder, **options):
+        make(folder, **options)
+        if folder.name == "run-0" and not (study / "trials.jsonl").exists():
+            pack([study])
+
+    monkeypatch.setattr(durable_files, "make_directory", packed_meanwhile)
+    with StudyDirectory(study).claim("run-0") as is_ours:
+        assert not is_ours
+
+
+@pytest.mark.parametrize("call", [lambda p: pack([p]), lambda p: export(p, "copy")])
+def test_no_directory_is_not_this_one(call):
+    with pytest.raises(Refusal, match="must have a name"):
+        call("")
+
+
+def test_a_study_without_trials_is_packed_to_nothing(study):
+    for folder in study.glob("*run-*"):
+        shutil.rmtree(folder)
+    assert "nothing to pack" in pack([study])
+    assert not (study / "trials.jsonl").exists()
 
 
 def test_a_copy_is_not_mixed_with_other_files(study, tmp_path):

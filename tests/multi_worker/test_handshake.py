@@ -292,14 +292,16 @@ def test_a_difference_seen_within_the_first_step_ends_it(two_workers, row, late,
 
 @pytest.mark.parametrize("law", [laws.in_fit, laws.in_a_step])
 def test_a_worker_without_the_wrapper_ends_all(two_workers, law):
-    """Both end, within seconds; a handshake at build says what may be wrong."""
+    """Both end, within seconds, whoever comes first; at build in words of ours."""
     row = [USUAL, Worker(wrapped=False)]
     try:
         (said, moved), (theirs, also) = two_workers.run(law, row)
     finally:
         two_workers.stop()  # Their collectives are out of step.
     assert "ollective" in theirs
-    assert "has it no SparsifiedOptimizer, or another model?" in said
+    if law is laws.in_fit:
+        assert "has it no SparsifiedOptimizer, or another model?" in said
+    assert "ollective" in said
     assert not moved and not also
 
 
