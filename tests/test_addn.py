@@ -51,9 +51,15 @@ def in_a_loop(a, b, c):
 @pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
 @pytest.mark.parametrize("function", [naive, left, tape_of_three, in_a_loop])
 def test_a_chain_is_found(function, dtype):
-    found = added_chains(tf.function(function), *(tf.ones([4, 5], dtype),) * 3)
-    # More than one where a graph is optimized twice, or an earlier test's still runs.
-    assert any(line.startswith(f"3 x {dtype.name}: ") for line in found), found
+    def strange(found):
+        return [line for line in found if not line.startswith(f"3 x {dtype.name}: ")]
+
+    for _ in range(3):  # Once a graph of an earlier test was still running.
+        found = added_chains(tf.function(function), *(tf.ones([4, 5], dtype),) * 3)
+        if not strange(found):
+            break
+    assert found  # More than one where a graph is optimized twice.
+    assert not strange(found)
 
 
 @pytest.mark.parametrize(

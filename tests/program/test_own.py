@@ -191,4 +191,5 @@ def test_what_is_wrong_in_the_laboratory_is_one_line(place, capsys, change, word
 )
 def test_other_devices_and_processes_find_ones_own(place, command):
     done = start(command)
-    assert done.returncode == 0, done.stderr
+    # TensorFlow has words of its own there, which hang on the machine.
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
