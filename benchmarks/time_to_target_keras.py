@@ -160,7 +160,11 @@ def exchange_of(way: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         "topk": lambda: tem_tf.TopK(settings["density"]),
         "power_sgd": lambda: tem_tf.PowerSGD(settings["rank"]),
         "all_entries": tem_tf.AllEntries,
-        "local": tem_tf.AllEntries,
+        "local": lambda: (
+            tem_tf.TopK(settings["density"])
+            if "density" in settings
+            else tem_tf.AllEntries()
+        ),
     }
     kept = "bfloat16" if way == "topk" else "float32"
     value_dtype = settings.get("value_dtype", kept)

@@ -48,6 +48,19 @@ def collective_all_reduce(
     return _bare_collective(strategy, all_reduce)
 
 
+def collective_all_to_all(
+    strategy: tf.distribute.Strategy,
+) -> Callable[[tf.Tensor, int | tf.Tensor], tf.Tensor] | None:
+    """One bare exchange of rows: the i-th goes to the i-th replica.
+
+    As `collective_all_gather`; None on GPUs, too, where it was never seen to run.
+    """
+    launcher = _launcher(strategy)
+    if launcher is None or "CPU" not in part(launcher, "_device"):
+        return None
+    return _bare_collective(strategy, collective_ops.all_to_all_v2)
+
+
 def _bare_collective(strategy: tf.distribute.Strategy, operation: Callable) -> Any:
     """A function of a tensor and an instance key; None without a launcher."""
     launcher = _launcher(strategy)

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tem_tf import _collective_internals
 from tem_tf.capacity import LADDER, capacity_of, next_demand, rung_of
+from tem_tf.gathers import bare_gather
 from tem_tf.instance_keys import Use
 
 
@@ -94,16 +95,16 @@ class SparsifiedCrossDeviceOps(_collective_internals.DelegatingCrossDeviceOps):
         demand = tf.cast(demand, tf.int64)
         if context.num_replicas_in_sync == 1:
             return Gathered(payload[tf.newaxis], Traffic.none(demand))
-        all_gather = _collective_internals.collective_all_gather(context.strategy)
-        if all_gather is not None:
+        gather = bare_gather(context.strategy)
+        if gather is not None:
             replicas = context.num_replicas_in_sync
             if fixed_length:
                 length = payload.shape[0]
                 key = use.of("gather", length).first_key()
-                rows = tf.reshape(all_gather(payload, key), [replicas, length])
+                rows = tf.reshape(gather(payload, key), [replicas, length])
                 return Gathered(rows, Traffic.none(demand))
             key = use.of("gather").first_key()
-            return _gather_learnt(all_gather, replicas, payload, demand, key)
+            return _gather_learnt(gather, replicas, payload, demand, key)
         if not _collective_internals.is_multi_worker(context.strategy):
             rows = context.merge_call(_stack_rows, args=(payload,))
             return Gathered(rows, Traffic.none(demand))
@@ -170,7 +171,7 @@ class SparsifiedCrossDeviceOps(_collective_internals.DelegatingCrossDeviceOps):
 
 
 def _gather_learnt(
-    all_gather: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+    gather: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
     replicas: int,
     payload: tf.Tensor,
     demand: tf.Tensor,
@@ -179,7 +180,7 @@ def _gather_learnt(
     """One collective with room for `demand` words, and a second for what is left.
 
     Args:
-        all_gather: From words (w,) and an instance key to (replicas · w,).
+        gather: From words (w,) and an instance key to (replicas · w,).
         replicas: Their number.
         payload: As in `gather_payloads`.
         demand: As in `gather_payloads`.
@@ -190,7 +191,7 @@ def _gather_learnt(
 
     rung = rung_of(demand)
     room = capacity_of(rung)
-    first = all_gather(_pad(framed[:room], room), first_key - rung)
+    first = gather(_pad(framed[:room], room), first_key - rung)
     first = tf.reshape(first, [replicas, -1])
     longest = tf.reduce_max(first[:, 0])
 
@@ -198,7 +199,7 @@ def _gather_learnt(
         rung = rung_of(longest + 1 - room)
         left = capacity_of(rung)
         key = first_key - len(LADDER) - rung
-        second = all_gather(_pad(framed[room:], left), key)
+        second = gather(_pad(framed[room:], left), key)
         rows = tf.concat([first, tf.reshape(second, [replicas, -1])], axis=1)
         return rows[:, 1:], room + left
 

@@ -35,6 +35,7 @@ LAYERS = [
         *(
             "empty_batches",
             "forwarding_optimizer",
+            "gathers",
             "instance_keys",
             "replica_state",
         ),

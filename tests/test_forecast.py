@@ -16,9 +16,20 @@ LINK = tem_tf.Link(bandwidth=1e6, latency=0.01)
 
 
 def test_seconds_of_a_ring():
-    # Four workers: six rounds of a quarter, and three of a whole message.
+    # Four workers: six rounds of a quarter, and three of a whole message, after a
+    # request.
     assert LINK.reduce(4e6, 4) == pytest.approx(6 * (0.01 + 1))
-    assert LINK.gather(1e6, 4) == pytest.approx(3 * (0.01 + 1))
+    assert LINK.gather(1e6, 4) == pytest.approx(0.01 + 3 * (0.01 + 1))
+
+
+def test_few_bytes_take_a_round_trip():
+    """Between two workers, where there is nobody to pass anything on, too."""
+    assert LINK.gather(1e3, 4) == pytest.approx(2 * 0.01 + 3e-3)
+    assert LINK.gather(1e3, 64) == pytest.approx(2 * 0.01 + 63e-3)
+    assert LINK.gather(1e3, 2) == pytest.approx(2 * 0.01 + 1e-3)
+    slower = LINK._replace(round_trip=0.5)
+    assert slower.gather(1e3, 4) == pytest.approx(0.5 + 3e-3)
+    assert slower.gather(1e6, 4) == LINK.gather(1e6, 4)
 
 
 def test_a_step_has_its_share_of_an_exchange():
@@ -31,14 +42,14 @@ def test_a_step_has_its_share_of_an_exchange():
 
 def test_a_further_collective_waits_as_long():
     one, two = (Cost("c", gathered=1e3, collectives=n) for n in (1, 2))
-    assert two.exchange(LINK, 4) - one.exchange(LINK, 4) == pytest.approx(3 * 0.01)
+    assert two.exchange(LINK, 4) - one.exchange(LINK, 4) == pytest.approx(2 * 0.01)
 
 
 @pytest.mark.parametrize("workers", [2, 4, 16])
 def test_both_take_as_long_where_they_break_even(workers):
     dense = Cost(DENSE, summed=4e6)
     cost = Cost("c", gathered=1e5, local=0.02, decoding=0.001)
-    bandwidth = break_even_bandwidth(cost, dense, 1e-3, workers)
+    bandwidth = break_even_bandwidth(cost, dense, tem_tf.Link(1.0, 1e-3), workers)
     link = tem_tf.Link(bandwidth, 1e-3)
     mine, theirs = (one.step(0.0, link, workers) for one in (cost, dense))
     assert mine == pytest.approx(theirs, rel=1e-3)
@@ -48,8 +59,14 @@ def test_both_take_as_long_where_they_break_even(workers):
 
 def test_what_sends_more_never_breaks_even():
     dense = Cost(DENSE, summed=4e3)
-    assert break_even_bandwidth(Cost("c", gathered=1e4), dense, 0.0, 4) is None
-    assert break_even_bandwidth(Cost("c", summed=1e3), dense, 0.0, 4) == math.inf
+    assert (
+        break_even_bandwidth(Cost("c", gathered=1e4), dense, tem_tf.Link(1.0), 4)
+        is None
+    )
+    assert (
+        break_even_bandwidth(Cost("c", summed=1e3), dense, tem_tf.Link(1.0), 4)
+        == math.inf
+    )
 
 
 @pytest.mark.parametrize("words", [1, 7, 1000, 123_456])

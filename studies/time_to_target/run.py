@@ -48,6 +48,8 @@ from time_to_target_runs import (  # noqa: E402
     write_job,
 )
 
+from tem_tf.gathers import is_direct  # noqa: E402
+
 RESULTS = HERE / "results.csv"
 LINEAR_MARGIN = 0.03
 NOT_MEASURED = float("nan")
@@ -199,7 +201,7 @@ class Board:
         """Loopback's line of the H that should take the least seconds on a link.
 
         By loopback's seconds, what was sent there at the link's rate, and the delays
-        of a ring at each exchange.
+        of a ring at each exchange, or of a round trip where few bytes go directly.
         """
 
         def seconds(line: Line) -> tuple[bool, float]:
@@ -208,7 +210,10 @@ class Board:
                 rate, delay = RELAYED[link]
                 total += 8 * line["sent_bytes"] / rate
                 exchanges = line["steps"] / line["settings"].get("local_steps", 1)
-                total += exchanges * 2 * (self._plan.workers - 1) * delay
+                others = self._plan.workers - 1
+                each = int(line["sent_bytes"] / exchanges / others)
+                ours = line["row"] in OURS and is_direct(self._plan.workers, each)
+                total += exchanges * 2 * (1 if ours else others) * delay
             return not line["is_there"], total
 
         return min(several, key=seconds)

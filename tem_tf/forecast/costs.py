@@ -1,11 +1,12 @@
 """What a training step takes: a pure function of a link, times and bytes.
 
 With n workers a ring sums B bytes in 2(n-1) rounds of B/n bytes each, and gathers
-payloads of p bytes in n-1 rounds of p bytes. A round takes the latency and the time of
-its bytes:
+payloads of p bytes in n-1 rounds of p bytes, the first of which is asked for. A round
+takes the latency and the time of its bytes. Few bytes (see tem_tf/gathers.py) go to all
+directly, within one round trip:
 
     reduce = 2(n-1)·(latency + B/n/bandwidth)
-    gather = (n-1)·(latency + p/bandwidth)
+    gather = n·latency + (n-1)·p/bandwidth, or directly round trip + (n-1)·p/bandwidth
     step = arithmetic + (local + n·decoding + reduce + gather)/H
 
 for an exchange in every H-th step. Messages between different pairs of workers are
@@ -21,6 +22,8 @@ import dataclasses
 import math
 from typing import NamedTuple
 
+from tem_tf.gathers import is_direct
+
 
 class Link(NamedTuple):
     """What lies between two workers.
@@ -28,10 +31,13 @@ class Link(NamedTuple):
     Attributes:
         bandwidth: Bytes per second, in each direction.
         latency: Seconds of a message of no length, one way.
+        round_trip: Seconds until all have heard one such of all, directly. None: two
+            latencies.
     """
 
     bandwidth: float
     latency: float = 0.0
+    round_trip: float | None = None
 
     def reduce(self, size: float, workers: int) -> float:
         """Seconds of summing so many bytes over workers."""
@@ -40,7 +46,10 @@ class Link(NamedTuple):
 
     def gather(self, size: float, workers: int) -> float:
         """Seconds of gathering so many bytes of each worker."""
-        return (workers - 1) * (self.latency + size / self.bandwidth)
+        wait = workers * self.latency
+        if is_direct(workers, int(size)):
+            wait = 2 * self.latency if self.round_trip is None else self.round_trip
+        return wait + (workers - 1) * size / self.bandwidth
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,9 +81,9 @@ class Cost:
             found += link.reduce(self.summed, workers)
         if self.gathered:
             found += link.gather(self.gathered, workers)
-        # Each further one waits as long as the first has.
+        # Their bytes are counted above; each further one waits, too.
         further = self.collectives - bool(self.summed) - bool(self.gathered)
-        return found + max(0, further) * (workers - 1) * link.latency
+        return found + max(0, further) * link.gather(0, workers)
 
     def step(self, arithmetic: float, link: Link, workers: int) -> float:
         """Seconds of a training step, on average over `period` steps.
@@ -94,14 +103,14 @@ class Cost:
 
 
 def break_even_bandwidth(
-    cost: Cost, dense: Cost, latency: float, workers: int
+    cost: Cost, dense: Cost, link: Link, workers: int
 ) -> float | None:
     """Bytes per second below which a way is faster than dense.
 
     Args:
         cost: The way's.
         dense: Of what it is compared with.
-        latency: Seconds.
+        link: Whose bandwidth does not count.
         workers: Their number.
 
     Returns:
@@ -109,8 +118,8 @@ def break_even_bandwidth(
     """
 
     def gain(bandwidth: float) -> float:
-        link = Link(bandwidth, latency)
-        return dense.step(0.0, link, workers) - cost.step(0.0, link, workers)
+        other = link._replace(bandwidth=bandwidth)
+        return dense.step(0.0, other, workers) - cost.step(0.0, other, workers)
 
     low, high = 1.0, 1e15  # Bytes per second: no link is beyond.
     if gain(high) > 0:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from tem_tf.capacity import padded
 from tem_tf.compressors import Compressor
 from tem_tf.cross_device_ops import Gathered, SparsifiedCrossDeviceOps
 from tem_tf.forecast.costs import Cost, Link
+from tem_tf.gathers import is_direct
 from tem_tf.instance_keys import Use, new_owner
 
 _SIZES = (1 << 10, 1 << 14, 1 << 17, 1 << 20, 1 << 23)  # Bytes of a worker's message.
@@ -51,19 +52,37 @@ def measure_link(strategy: tf.distribute.Strategy) -> tuple[Link, Link]:
         words = tf.bitcast(vector, tf.int32)
         return ops.gather_payloads(words, use, fixed_length=True).rows
 
-    def fitted(collective: Any, rounds: int, share: float) -> Link:
-        times = _times(strategy, collective)
-        # The largest message has the bandwidth, the least one the latency.
-        least, most = min(times), max(times)
-        seconds = max(times[most] - times[least], 1e-9)
-        bandwidth = rounds * share * (most - least) / seconds
-        wait = times[least] / rounds - share * least / bandwidth
-        return Link(bandwidth, max(0.0, wait))
+    # The largest message has the bandwidth, the least one the wait.
+    times, rounds = _times(strategy, reduce), 2 * (workers - 1)
+    bandwidth, wait = _fitted(times, rounds / workers)
+    reduce_link = Link(bandwidth, wait / rounds)
+    times = _times(strategy, gather)
+    bandwidth, wait = _fitted(times, workers - 1)
+    ring = {n: seconds for n, seconds in times.items() if not is_direct(workers, n)}
+    if len(ring) == len(times):
+        return reduce_link, Link(bandwidth, wait / workers)
+    # Those that went directly are apart: the least of the others went round the ring.
+    round_trip = wait
+    wait = _wait(ring, workers - 1, bandwidth) if ring else 2 * round_trip
+    return reduce_link, Link(bandwidth, wait / workers, round_trip)
 
-    return (
-        fitted(reduce, 2 * (workers - 1), 1 / workers),
-        fitted(gather, workers - 1, 1.0),
-    )
+
+def _fitted(times: Mapping[int, float], share: float) -> tuple[float, float]:
+    """Bytes per second, and seconds of no bytes.
+
+    Args:
+        times: Seconds by bytes of a worker's message.
+        share: How often these bytes pass.
+    """
+    least, most = min(times), max(times)
+    seconds = max(times[most] - times[least], 1e-9)
+    bandwidth = share * (most - least) / seconds
+    return bandwidth, _wait(times, share, bandwidth)
+
+
+def _wait(times: Mapping[int, float], share: float, bandwidth: float) -> float:
+    least = min(times)
+    return max(0.0, times[least] - share * least / bandwidth)
 
 
 def _times(strategy: tf.distribute.Strategy, collective: Any) -> dict[int, float]:

@@ -111,8 +111,8 @@ class Forecast:
 
     def over_bandwidths(self, name: str, bandwidths: Sequence[float]) -> list[float]:
         """Seconds of a step of as many workers, for each bandwidth in bytes/s."""
-        cost, latency = self._cost(name), self.gather_link.latency
-        links = [Link(bandwidth, latency) for bandwidth in bandwidths]
+        cost, link = self._cost(name), self.gather_link
+        links = [link._replace(bandwidth=bandwidth) for bandwidth in bandwidths]
         return [cost.step(self.arithmetic, link, self.workers) for link in links]
 
     def _cost(self, name: str) -> Cost:
@@ -128,8 +128,9 @@ class Forecast:
         return cost.step(self.arithmetic, link, workers)
 
     def _bandwidth(self, cost: Cost) -> str:
-        latency = self.gather_link.latency
-        found = break_even_bandwidth(cost, self.costs[0], latency, self.workers)
+        found = break_even_bandwidth(
+            cost, self.costs[0], self.gather_link, self.workers
+        )
         if found is None:
             return "never"
         return "any" if math.isinf(found) else f"{8e-6 * found:.3g} Mbit/s"

@@ -5,6 +5,7 @@ import pytest
 
 import tem_tf
 from tem_tf.capacity import LADDER
+from tem_tf.gathers import DIRECT_BYTES
 from tests.multi_worker import laws
 from tests.steps import dyadic
 
@@ -30,6 +31,42 @@ def test_all_arrives_whatever_room_there_was(workers, demand, graph):
         expected = np.arange(rows.shape[2]) < lengths[:, :, np.newaxis]
         np.testing.assert_array_equal(rows, 7 * expected)
         np.testing.assert_array_equal(demands, results[0][-1])
+
+
+@pytest.mark.parametrize("graph", [False, True], ids=["eager", "loop_in_a_graph"])
+def test_all_arrives_directly_and_round_a_ring(three_workers, graph):
+    """Of what goes directly, a little less and a little more, and lengths that jump."""
+    most = DIRECT_BYTES // 2 // 4
+    few, many = most * 7 // 10, most * 12 // 10
+    lengths = np.array([[9, 9, few], [few, few, few], [few, 0, few], [9, many, 0]] * 6)
+    for rows, _, _, _ in three_workers.run(laws.gather, lengths, 0, graph):
+        expected = np.arange(rows.shape[2]) < lengths[:, :, np.newaxis]
+        np.testing.assert_array_equal(rows, 7 * expected)
+
+
+def test_a_known_length_says_how_it_goes(three_workers):
+    """Float64: 80 kB from each of two others are too many."""
+    for numbers, kind in [
+        (100, "CollectiveAllToAllV2"),
+        (10_000, "CollectiveGatherV2"),
+    ]:
+        for always, sometimes in three_workers.run(laws.gather_numbers, numbers):
+            assert [found for found, _ in always] == [kind]
+            assert not sometimes
+
+
+def test_a_learnt_length_goes_one_of_two_ways(three_workers):
+    """For the first collective of a step, and for the second."""
+    for always, in_branches in three_workers.run(
+        laws.collectives, tem_tf.HardThreshold(0.1), 1000
+    ):
+        assert not always
+        kinds = [kind for kind, _ in in_branches]
+        # And the handshake's: words as plain TensorFlow's would go, texts of which the
+        # first collective has room for one word.
+        assert kinds.count("CollectiveGatherV2") == 2 + 1 + 1
+        assert kinds.count("CollectiveAllToAllV2") == 2 + 1 + 1
+        assert len(kinds) == 8
 
 
 def test_a_steady_volume_takes_one_collective_with_little_padding(two_workers):
