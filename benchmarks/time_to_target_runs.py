@@ -204,8 +204,12 @@ def train(
     return Outcome(found, is_there, taken, seconds, sent, received, max(differences))
 
 
-def alone(setup: Setup, name: str, settings: Mapping[str, Any]) -> float:
+def alone(
+    setup: Setup, name: str, settings: Mapping[str, Any], piece: int = ALONE_STEPS
+) -> float:
     """Seconds of a step's arithmetic: all workers at once, each a cluster of one.
+
+    All wait for the slowest after each `piece` of steps.
 
     Compression and rounding are in it, waiting for others and collectives are not. All
     take the first worker's examples.
@@ -219,7 +223,12 @@ def alone(setup: Setup, name: str, settings: Mapping[str, Any]) -> float:
         group.run(("begin", tuple(beginning)), START_SECONDS)
         group.run(("train", 1), START_SECONDS + STEP_SECONDS)
         steps = min(ALONE_STEPS, settings["steps"] - 1)
-        return max(turn.seconds for turn in _turns(group, steps)) / steps
+        piece = min(piece, steps)
+        pieces = [
+            max(turn.seconds for turn in _turns(group, piece))
+            for _ in range(steps // piece)
+        ]
+        return sum(pieces) / len(pieces) / piece
 
 
 def _turns(group: WorkerGroup, steps: int) -> list[Turn]:

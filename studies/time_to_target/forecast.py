@@ -52,7 +52,8 @@ def foretell(link: str, lines: list[dict[str, Any]], setup: Setup) -> list[dict]
     """Seconds of a step of each row on a link."""
     rows = [(n["row"], ROWS[n["row"]].way, n["settings"]) for n in lines]
     dense = {"optimizer": "adamw", "rate": 1e-3, "steps": 500}
-    arithmetic = alone(setup, DENSE, dense)
+    periods = {n["settings"].get("local_steps", 1) for n in lines}
+    arithmetic = {period: alone(setup, DENSE, dense, period) for period in periods}
     program = [sys.executable, str(HERE.parents[1] / "benchmarks")]
     program = [program[0], f"{program[1]}/time_to_target_forecast.py"]
     with (
@@ -63,9 +64,10 @@ def foretell(link: str, lines: list[dict[str, Any]], setup: Setup) -> list[dict]
 
     def step(cost: Cost) -> float:
         seen = Link(*(sums if cost.summed else gathers))
-        return cost.step(arithmetic, seen, WORKERS)
+        return cost.step(arithmetic[cost.period], seen, WORKERS)
 
-    print(link, f"arithmetic {1e3 * arithmetic:.0f} ms", sums, gathers, flush=True)
+    shown = {period: round(1e3 * one) for period, one in arithmetic.items()}
+    print(link, f"arithmetic by period, ms: {shown}", sums, gathers, flush=True)
     return [
         {
             "link": link,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import statistics
-import time
 
 import tensorflow as tf
 
@@ -18,9 +16,6 @@ from tem_studies.workloads.replicas import make_strategy
 from tem_studies.workloads.tasks import KINDS
 from tem_studies.workloads.training import Trainer
 from tem_tf.forecast import forecast_of
-
-_TURNS = 9
-_WARM_UP = 2  # Steps.
 
 
 def run(
@@ -59,23 +54,19 @@ def run(
     model = task.new_model()
     shapes = [tuple(variable.shape) for variable in model.trainable_variables]
 
-    def arithmetic() -> float:
-        # A step of one worker that exchanges nothing, update included.
-        optimizer = make_optimizer(alone, task.steps_per_epoch)
-        trainer = Trainer(
-            tf.distribute.get_strategy(), model, optimizer, task.train, alone.batch_size
-        )
-        trainer.compile()
-        seconds = []
-        for _ in range(_WARM_UP + _TURNS):
-            began = time.perf_counter()
-            trainer.run(task.take(1))
-            trainer.read_meters()
-            seconds.append(time.perf_counter() - began)
-        return statistics.median(seconds[_WARM_UP:])
+    optimizer = make_optimizer(alone, task.steps_per_epoch)
+    trainer = Trainer(
+        tf.distribute.get_strategy(), model, optimizer, task.train, alone.batch_size
+    )
+    trainer.compile()
+
+    def step() -> None:
+        # Of one worker that exchanges nothing, update included.
+        trainer.run(task.take(1))
+        trainer.read_meters()
 
     given = link and tem_tf.Link(link[0] * 1e6 / 8, link[1] * 1e-3)
-    found = forecast_of(shapes, arithmetic, strategy, link=given, workers=workers)
+    found = forecast_of(shapes, step, strategy, link=given, workers=workers)
     if not tem_tf.is_chief():
         return ""
     if figure is not None:

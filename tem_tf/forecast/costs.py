@@ -9,7 +9,7 @@ directly, within one round trip:
     gather = n·latency + (n-1)·p/bandwidth, or directly round trip + (n-1)·p/bandwidth
     step = arithmetic + (local + n·decoding + reduce + gather)/H
 
-for an exchange in every H-th step. Messages between different pairs of workers are
+for an exchange in every H-th step, at which all wait for the slowest. Messages between different pairs of workers are
 taken to be on the way at once, as through a switch.
 
 References:
@@ -21,6 +21,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from typing import NamedTuple
+
+import numpy as np
 
 from tem_tf.gathers import is_direct
 
@@ -100,6 +102,19 @@ class Cost:
         """Bytes that a worker sends for a step, on average."""
         share = 2 * (workers - 1) / workers
         return (share * self.summed + (workers - 1) * self.gathered) / self.period
+
+
+def seconds_with_waiting(times: np.ndarray, period: int) -> float:
+    """Seconds of a step where all wait for the slowest after each `period` of them.
+
+    Args:
+        times: (workers, steps). Seconds of each step of each worker by itself.
+        period: Steps between two exchanges; of more than were timed, all are one.
+    """
+    workers, steps = times.shape
+    length = min(period, steps)
+    pieces = times[:, : steps - steps % length].reshape(workers, -1, length)
+    return float(pieces.sum(axis=2).max(axis=0).mean() / length)
 
 
 def break_even_bandwidth(

@@ -28,6 +28,7 @@ _SIZES = (1 << 10, 1 << 14, 1 << 17, 1 << 20, 1 << 23)  # Bytes of a worker's me
 _ENOUGH = 0.5  # Seconds of a collective after which no larger one is tried.
 _TURNS = 5
 _WARM_UP = 3  # Exchanges: tracing, and a residual that is not the first's.
+_STEPS_SECONDS, _MOST_STEPS = 3.0, 50  # Of a step's arithmetic.
 _MANY = 5  # Workers that are heard, to know what each of them costs.
 
 
@@ -105,6 +106,33 @@ def _times(strategy: tf.distribute.Strategy, collective: Any) -> dict[int, float
         if found[size] > _ENOUGH:
             break
     return found
+
+
+def measure_steps(
+    strategy: tf.distribute.Strategy, step: Callable[[], Any]
+) -> np.ndarray:
+    """Seconds of each of some steps of each worker: (workers, steps).
+
+    Args:
+        strategy: Of one worker or several. Collective: on all of them.
+        step: Takes one without any exchange, and returns when it is done.
+    """
+    ops, use = SparsifiedCrossDeviceOps.of(strategy), Use(new_owner())
+
+    def timed(steps: int) -> list[float]:
+        found = []
+        for _ in range(steps):
+            began = time.perf_counter()
+            step()
+            found.append(time.perf_counter() - began)
+        return found
+
+    timed(_WARM_UP)
+    each = _mean(strategy, statistics.median(timed(_TURNS)))
+    steps = int(min(max(_STEPS_SECONDS / each, _TURNS), _MOST_STEPS))
+    own = tf.constant(timed(steps), tf.float64)
+    gather = tf.function(lambda: strategy.run(lambda: ops.gather_numbers(own, use)))
+    return strategy.experimental_local_results(gather())[0].numpy()
 
 
 def _mean(strategy: tf.distribute.Strategy, number: float) -> float:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -23,12 +21,12 @@ from tem_tf.forecast.costs import (
     Cost,
     Link,
     break_even_bandwidth,
+    seconds_with_waiting,
 )
-from tem_tf.forecast.measuring import measure_link, measure_way
+from tem_tf.forecast.measuring import measure_link, measure_steps, measure_way
 
 DENSE = "dense"
 _MOST_WORKERS = 1024
-_TURNS = 5
 
 # Name, compressor, steps between two exchanges, options of an aggregator.
 _WAYS: tuple[tuple[str, Callable[[], Any], int, dict[str, Any]], ...] = (
@@ -51,6 +49,8 @@ class Forecast:
         parameters: Trainable entries of the model.
         workers: Now.
         arithmetic: Seconds of a step without any exchange.
+        waiting: Seconds that it is longer, on average, as all wait for the slowest
+            worker at every so-many-th step: by their number.
         reduce_link: The link as sums over workers see it.
         gather_link: As gathers see it.
         measured: Whether the link was measured, or given.
@@ -60,6 +60,7 @@ class Forecast:
     parameters: int
     workers: int
     arithmetic: float
+    waiting: Mapping[int, float]
     reduce_link: Link
     gather_link: Link
     measured: bool
@@ -113,7 +114,8 @@ class Forecast:
         """Seconds of a step of as many workers, for each bandwidth in bytes/s."""
         cost, link = self._cost(name), self.gather_link
         links = [link._replace(bandwidth=bandwidth) for bandwidth in bandwidths]
-        return [cost.step(self.arithmetic, link, self.workers) for link in links]
+        alone = self._alone(cost)
+        return [cost.step(alone, link, self.workers) for link in links]
 
     def _cost(self, name: str) -> Cost:
         (cost,) = (cost for cost in self.costs if cost.name == name)
@@ -123,9 +125,12 @@ class Forecast:
         link = self.reduce_link if cost.summed else self.gather_link
         return cost.exchange(link, workers)
 
+    def _alone(self, cost: Cost) -> float:
+        return self.arithmetic + self.waiting[cost.period]
+
     def _step(self, cost: Cost, workers: int) -> float:
         link = self.reduce_link if cost.summed else self.gather_link
-        return cost.step(self.arithmetic, link, workers)
+        return cost.step(self._alone(cost), link, workers)
 
     def _bandwidth(self, cost: Cost) -> str:
         found = break_even_bandwidth(
@@ -167,14 +172,13 @@ def predict(
     """
     strategy = model.distribute_strategy
     shapes = [tuple(variable.shape) for variable in model.trainable_variables]
-    return forecast_of(
-        shapes, lambda: _arithmetic(model, batch), strategy, link=link, workers=workers
-    )
+    step = _arithmetic(model, batch)
+    return forecast_of(shapes, step, strategy, link=link, workers=workers)
 
 
 def forecast_of(
     shapes: Sequence[tuple[int, ...]],
-    arithmetic: Callable[[], float],
+    step: Callable[[], Any],
     strategy: tf.distribute.Strategy,
     *,
     link: Link | None = None,
@@ -184,7 +188,7 @@ def forecast_of(
 
     Args:
         shapes: Of the trainable variables.
-        arithmetic: Measures the seconds of a step without any exchange.
+        step: Takes one without any exchange, and returns when it is done.
         strategy: Between whose workers the link is.
         link: As there.
         workers: As there.
@@ -217,10 +221,17 @@ def forecast_of(
         measure_way(name, make(), shapes, period, **options)
         for name, make, period, options in _WAYS
     ]
+    times = measure_steps(strategy, step)
+    arithmetic = float(times.mean())
+    waiting = {
+        cost.period: seconds_with_waiting(times, cost.period) - arithmetic
+        for cost in costs
+    }
     return Forecast(
         size,
         workers,
-        arithmetic(),
+        arithmetic,
+        waiting,
         reduce_link,
         gather_link,
         link is None,
@@ -228,8 +239,8 @@ def forecast_of(
     )
 
 
-def _arithmetic(model: keras.Model, batch: tuple[Any, Any]) -> float:
-    """Median seconds of a replica's forward and backward pass."""
+def _arithmetic(model: keras.Model, batch: tuple[Any, Any]) -> Callable[[], Any]:
+    """A replica's forward and backward pass."""
     inputs, targets = tf.nest.map_structure(tf.convert_to_tensor, batch)
 
     @tf.function
@@ -240,14 +251,7 @@ def _arithmetic(model: keras.Model, batch: tuple[Any, Any]) -> float:
         gradients = tape.gradient(loss, model.trainable_variables)
         return tf.add_n([tf.reduce_sum(tf.convert_to_tensor(g)) for g in gradients])
 
-    def once() -> float:
-        began = time.perf_counter()
-        run().numpy()
-        return time.perf_counter() - began
-
-    once()
-    once()
-    return statistics.median(once() for _ in range(_TURNS))
+    return lambda: run().numpy()
 
 
 def _seconds(number: float) -> str:
