@@ -25,7 +25,8 @@ def forecast(request: tuple[str, Rows]) -> tuple[Any, Any, list[Cost]]:
     path, rows = request
     shapes = [weights.shape for weights in load(path).weights]
     size = sum(weights.size for weights in load(path).weights)
-    sums, gathers = measure_link(tem_tf.MultiWorkerMirroredStrategy())
+    strategy = tem_tf.MultiWorkerMirroredStrategy()
+    sums, gathers = measure_link(strategy, 4 * size)
     costs = []
     for name, way, settings in rows:
         if way == "dense":
@@ -34,7 +35,9 @@ def forecast(request: tuple[str, Rows]) -> tuple[Any, Any, list[Cost]]:
         exchange = exchange_of(way, settings)
         period = settings.get("local_steps", 1)
         compressor = exchange.pop("compressor")
-        costs.append(measure_way(name, compressor, shapes, period, **exchange))
+        costs.append(
+            measure_way(name, compressor, shapes, period, strategy, **exchange)
+        )
     return tuple(sums), tuple(gathers), costs
 
 

@@ -9,8 +9,8 @@ directly, within one round trip:
     gather = n·latency + (n-1)·p/bandwidth, or directly round trip + (n-1)·p/bandwidth
     step = arithmetic + (local + n·decoding + reduce + gather)/H
 
-for an exchange in every H-th step, at which all wait for the slowest. Messages between different pairs of workers are
-taken to be on the way at once, as through a switch.
+for an exchange in every H-th step, at which all wait for the slowest. Messages between
+different pairs of workers are taken to be on the way at once, as through a switch.
 
 References:
     Patarasuk and Yuan, J. Parallel and Distributed Computing 69(2), 2009 (the ring).

@@ -32,11 +32,15 @@ _STEPS_SECONDS, _MOST_STEPS = 3.0, 50  # Of a step's arithmetic.
 _MANY = 5  # Workers that are heard, to know what each of them costs.
 
 
-def measure_link(strategy: tf.distribute.Strategy) -> tuple[Link, Link]:
+def measure_link(
+    strategy: tf.distribute.Strategy, dense_bytes: int = 0
+) -> tuple[Link, Link]:
     """The link as summing and as gathering see it. Collective: on all workers.
 
     Args:
         strategy: Of several workers.
+        dense_bytes: Of a dense gradient. Where they are more than is tried otherwise,
+            sums are timed of as many, too: what fits into no cache takes longer.
 
     Returns:
         Bandwidth and latency such that `Link.reduce` and `Link.gather` give what was
@@ -54,10 +58,11 @@ def measure_link(strategy: tf.distribute.Strategy) -> tuple[Link, Link]:
         return ops.gather_payloads(words, use, fixed_length=True).rows
 
     # The largest message has the bandwidth, the least one the wait.
-    times, rounds = _times(strategy, reduce), 2 * (workers - 1)
+    sizes = (*_SIZES, *([dense_bytes] if dense_bytes > _SIZES[-1] else []))
+    times, rounds = _times(strategy, reduce, sizes), 2 * (workers - 1)
     bandwidth, wait = _fitted(times, rounds / workers)
     reduce_link = Link(bandwidth, wait / rounds)
-    times = _times(strategy, gather)
+    times = _times(strategy, gather, _SIZES)
     bandwidth, wait = _fitted(times, workers - 1)
     ring = {n: seconds for n, seconds in times.items() if not is_direct(workers, n)}
     if len(ring) == len(times):
@@ -86,10 +91,12 @@ def _wait(times: Mapping[int, float], share: float, bandwidth: float) -> float:
     return max(0.0, times[least] - share * least / bandwidth)
 
 
-def _times(strategy: tf.distribute.Strategy, collective: Any) -> dict[int, float]:
+def _times(
+    strategy: tf.distribute.Strategy, collective: Any, sizes: Sequence[int]
+) -> dict[int, float]:
     """Median seconds by bytes, the mean over workers."""
     found: dict[int, float] = {}
-    for size in _SIZES:
+    for size in sizes:
         vector = tf.zeros([size // 4])
 
         @tf.function
@@ -117,7 +124,6 @@ def measure_steps(
         strategy: Of one worker or several. Collective: on all of them.
         step: Takes one without any exchange, and returns when it is done.
     """
-    ops, use = SparsifiedCrossDeviceOps.of(strategy), Use(new_owner())
 
     def timed(steps: int) -> list[float]:
         found = []
@@ -130,18 +136,20 @@ def measure_steps(
     timed(_WARM_UP)
     each = _mean(strategy, statistics.median(timed(_TURNS)))
     steps = int(min(max(_STEPS_SECONDS / each, _TURNS), _MOST_STEPS))
-    own = tf.constant(timed(steps), tf.float64)
+    return _of_all(strategy, timed(steps))
+
+
+def _of_all(strategy: tf.distribute.Strategy, numbers: Sequence[float]) -> np.ndarray:
+    """Every worker's numbers: (workers, n), n equal on all of them."""
+    ops, use = SparsifiedCrossDeviceOps.of(strategy), Use(new_owner())
+    own = tf.constant(numbers, tf.float64)
     gather = tf.function(lambda: strategy.run(lambda: ops.gather_numbers(own, use)))
     return strategy.experimental_local_results(gather())[0].numpy()
 
 
 def _mean(strategy: tf.distribute.Strategy, number: float) -> float:
     """The same on all workers."""
-    ops, use = SparsifiedCrossDeviceOps.of(strategy), Use(new_owner())
-    numbers = tf.constant([number], tf.float64)
-    summed = tf.function(lambda: strategy.run(lambda: ops.reduce_values(numbers, use)))
-    found = strategy.experimental_local_results(summed())[0]
-    return float(found[0]) / strategy.num_replicas_in_sync
+    return float(_of_all(strategy, [number]).mean())
 
 
 class _Echoes(SparsifiedCrossDeviceOps):
@@ -184,6 +192,7 @@ def measure_way(
     compressor: Compressor,
     shapes: Sequence[Sequence[int]],
     period: int = 1,
+    strategy: tf.distribute.Strategy | None = None,
     **options: Any,
 ) -> Cost:
     """What an exchange of gradients costs beside the link, on made-up gradients.
@@ -193,6 +202,8 @@ def measure_way(
         compressor: `tem_tf.Compressor`.
         shapes: Of the variables.
         period: Steps between two exchanges.
+        strategy: Whose workers all measure at once, and take the slowest's time: that
+            is who an exchange waits for. None: this process's own.
         **options: Of `tem_tf.Aggregator`.
     """
     random = np.random.default_rng(0)
@@ -222,7 +233,10 @@ def measure_way(
 
         for _ in range(_WARM_UP):
             run()
-        return statistics.median(_seconds(run) for _ in range(_TURNS)), ops, aggregator
+        seconds = np.array([[_seconds(run) for _ in range(_TURNS)]])
+        if strategy is not None:
+            seconds = _of_all(strategy, seconds[0])
+        return float(np.median(seconds.max(axis=0))), ops, aggregator
 
     few, ops, aggregator = measured(1)
     many, _, _ = measured(_MANY)

@@ -215,10 +215,12 @@ def forecast_of(
             f"Received: link={link!r}"
         )
     size = sum(math.prod(shape) for shape in shapes)
-    reduce_link, gather_link = (link, link) if link else measure_link(strategy)
+    reduce_link, gather_link = (
+        (link, link) if link else measure_link(strategy, 4 * size)
+    )
     costs = [Cost(DENSE, summed=4.0 * size)]
     costs += [
-        measure_way(name, make(), shapes, period, **options)
+        measure_way(name, make(), shapes, period, strategy, **options)
         for name, make, period, options in _WAYS
     ]
     times = measure_steps(strategy, step)
