@@ -306,7 +306,7 @@ def test_the_short_overhead_benchmark(tmp_path):
             assert row["density"] == 1
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.multi_worker
 def test_the_short_memory_benchmark(tmp_path):
     rows = run_short("memory.py", tmp_path / "result.json", "--json")["rows"]
@@ -319,7 +319,7 @@ def test_the_short_memory_benchmark(tmp_path):
             assert 1e-4 < row["density"] < 1e-2
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.multi_worker
 def test_the_short_logs_benchmark(tmp_path):
     rows = run_short("logs.py", tmp_path / "result.json", "--json")["rows"]
@@ -332,7 +332,7 @@ def test_the_short_logs_benchmark(tmp_path):
         assert row["milliseconds"] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_short_tracing_benchmark(tmp_path):
     figures = run_short("tracing.py", tmp_path / "result.json", "--json")
     results, steps = figures["results"], figures["steps"]
