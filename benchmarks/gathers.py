@@ -56,7 +56,9 @@ class Worker:
             request: Way, words of a vector, how often, and seconds before each.
         """
         way, words, times, pause = request
-        gather = self._gathers.setdefault((way, words), self._made(way, words))
+        if (way, words) not in self._gathers:
+            self._gathers[way, words] = self._made(way, words)
+        gather = self._gathers[way, words]
         seconds = []
         for _ in range(times):
             time.sleep(pause)

@@ -300,6 +300,8 @@ class Exchange(NamedTuple):
         self, asked: Broadcast, rider: Rider, use: Use, demand: tf.Tensor
     ) -> Answer:
         """All get one replica's values: sums of bits that are zero on all others."""
+        if not asked.values:  # Of variables that are all small.
+            return self._sum([], rider, use, demand)
         bits = [tf.reshape(tf.bitcast(value, tf.int32), [-1]) for value in asked.values]
         root = tf.math.floormod(asked.root, self.ops.replicas())
         is_root = tf.equal(self.ops.replica(), tf.cast(root, tf.int32))

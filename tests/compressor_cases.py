@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 import tem_tf
-from tem_tf.layout import pack, total_size, unpack
+from tem_tf.layout import pack, total_size
 
 COMPRESSORS = {
     "identity": tem_tf.Identity(),
@@ -30,6 +30,8 @@ COMPRESSORS = {
     "accordion": tem_tf.Accordion(0.2, 0.5, interval_steps=2),
     "adaptive_threshold": tem_tf.AdaptiveThreshold(0.3, steps=4),
     "powersgd": tem_tf.PowerSGD(2),
+    "cyclic_topk": tem_tf.CyclicTopK(0.3),
+    "cyclic_topk_model": tem_tf.CyclicTopK(0.3, scope="model"),
     "sign": tem_tf.Sign(),
 }
 
@@ -133,43 +135,11 @@ class LargestWaves(tem_tf.Compressor):
         return tem_tf.Gather(Waves(values, order, size))
 
 
-@keras.saving.register_keras_serializable(package="tests")
-@dataclasses.dataclass(frozen=True)
-class LeadersTopK(tem_tf.Compressor):
-    """CLT-k (Chen et al., NeurIPS 2020): all send where one, in turn, is largest.
-
-    1. indices of the leader's k largest: broadcast.  2. everyone's values there: sum.
-    """
-
-    k: int
-
-    def compress(self, state, corrected, step, segments, heard=()):
-        vector = pack(corrected)
-        size = total_size(segments)
-        if not heard:
-            largest = tf.math.top_k(tf.abs(vector), min(self.k, size))
-            return tem_tf.Broadcast([largest.indices], root=step)
-        (indices,) = heard[0].total
-        if len(heard) == 1:
-            values = tf.gather(vector, indices)
-            return tem_tf.Sum([values], carry=values)
-
-        def at_indices(values):
-            places = indices[:, tf.newaxis]
-            dense = tf.zeros([size], values.dtype)
-            dense = tf.tensor_scatter_nd_update(dense, places, values)
-            return unpack(dense, segments)
-
-        total, own = at_indices(heard[1].total[0]), at_indices(heard[1].carry)
-        return tem_tf.Done(total, state, own=own)
-
-
 # What no row of the table does: contracts that others' methods may use.
 OF_OTHERS = {
     "every_other": EveryOther(),
     "outside_the_mean": OutsideTheMean(1.5),
     "largest_waves": LargestWaves(8),
-    "leaders_topk": LeadersTopK(5),
 }
 ALL = {**COMPRESSORS, **OF_OTHERS}
 SPARSIFIERS = {
@@ -184,5 +154,5 @@ def rounding_of(compressor: tem_tf.Compressor) -> float:
 
     Others send products or means, which are rounded to 24 bits.
     """
-    moving = (tem_tf.Sparsifier, tem_tf.Identity, LeadersTopK)
+    moving = (tem_tf.Sparsifier, tem_tf.Identity, tem_tf.CyclicTopK)
     return 0.0 if isinstance(compressor, moving) else 1e-5

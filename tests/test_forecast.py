@@ -8,7 +8,8 @@ import pytest
 
 import tem_tf
 from tem_tf import capacity
-from tem_tf.forecast.costs import Cost, break_even_bandwidth
+from tem_tf.forecast import measuring
+from tem_tf.forecast.costs import Cost, break_even_bandwidth, waiting_seconds
 from tem_tf.forecast.measuring import measure_way
 from tem_tf.forecast.report import DENSE
 
@@ -32,6 +33,30 @@ def test_few_bytes_take_a_round_trip():
     assert slower.gather(1e6, 4) == LINK.gather(1e6, 4)
 
 
+@pytest.mark.parametrize("workers", [2, 3, 4, 8])
+@pytest.mark.parametrize("largest", [1 << 14, 1 << 17, 1 << 23])
+def test_a_link_is_found_from_its_times(workers, largest):
+    """However few messages were timed, directly and round the ring."""
+    link = tem_tf.Link(5e6 / 8, 0.05, 0.1)
+    sizes = [n for n in measuring._SIZES if n <= largest]
+    found = measuring._gather_link({n: link.gather(n, workers) for n in sizes}, workers)
+    for size in (1 << 10, 250_000, 1_000_000):
+        assert found.gather(size, workers) == pytest.approx(link.gather(size, workers))
+
+
+def test_one_worker_waits_for_nobody():
+    times = np.random.default_rng(0).uniform(size=(1, 50))
+    assert waiting_seconds(times, 1) == waiting_seconds(times, 30) == 0
+
+
+def test_workers_wait_for_the_slowest():
+    times = np.array([[1.0, 3.0, 1.0, 3.0], [3.0, 1.0, 3.0, 1.0]])
+    assert waiting_seconds(times, 1) == 1.0
+    assert waiting_seconds(times, 2) == 0
+    assert waiting_seconds(times, 9) == 0
+    assert waiting_seconds(np.array([[1.0] * 4, [2.0] * 4]), 9) == 0.5
+
+
 def test_a_step_has_its_share_of_an_exchange():
     cost = Cost("c", summed=4e6, local=0.5, decoding=0.25, period=10)
     exchange = LINK.reduce(4e6, 4)
@@ -43,6 +68,8 @@ def test_a_step_has_its_share_of_an_exchange():
 def test_a_further_collective_waits_as_long():
     one, two = (Cost("c", gathered=1e3, collectives=n) for n in (1, 2))
     assert two.exchange(LINK, 4) - one.exchange(LINK, 4) == pytest.approx(2 * 0.01)
+    one, two = (Cost("c", summed=1e3, collectives=n) for n in (1, 2))
+    assert two.exchange(LINK, 4) - one.exchange(LINK, 4) == pytest.approx(6 * 0.01)
 
 
 @pytest.mark.parametrize("workers", [2, 4, 16])

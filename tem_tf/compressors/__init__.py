@@ -21,6 +21,7 @@ from tem_tf.compressors.contract import (
     State,
     Sum,
 )
+from tem_tf.compressors.cyclic_topk import CyclicTopK
 from tem_tf.compressors.low_rank import PowerSGD
 from tem_tf.compressors.random_k import RandomK
 from tem_tf.compressors.rules import RULES, At, AtLeast, Largest, Rule, Selection
@@ -60,6 +61,7 @@ __all__ = [
     "Largest",
     "Message",
     "Piecewise",
+    "CyclicTopK",
     "PowerSGD",
     "Ramp",
     "RandomK",

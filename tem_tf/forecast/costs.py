@@ -85,7 +85,8 @@ class Cost:
             found += link.gather(self.gathered, workers)
         # Their bytes are counted above; each further one waits, too.
         further = self.collectives - bool(self.summed) - bool(self.gathered)
-        return found + max(0, further) * link.gather(0, workers)
+        wait = link.gather if self.gathered else link.reduce
+        return found + max(0, further) * wait(0, workers)
 
     def step(self, arithmetic: float, link: Link, workers: int) -> float:
         """Seconds of a training step, on average over `period` steps.
@@ -104,17 +105,18 @@ class Cost:
         return (share * self.summed + (workers - 1) * self.gathered) / self.period
 
 
-def seconds_with_waiting(times: np.ndarray, period: int) -> float:
-    """Seconds of a step where all wait for the slowest after each `period` of them.
+def waiting_seconds(times: np.ndarray, period: int) -> float:
+    """Seconds of a step in which a worker waits for the slowest, on average.
 
     Args:
         times: (workers, steps). Seconds of each step of each worker by itself.
-        period: Steps between two exchanges; of more than were timed, all are one.
+        period: Steps after which all wait; if more than were timed, all of those.
     """
     workers, steps = times.shape
     length = min(period, steps)
     pieces = times[:, : steps - steps % length].reshape(workers, -1, length)
-    return float(pieces.sum(axis=2).max(axis=0).mean() / length)
+    sums = pieces.sum(axis=2)
+    return float((sums.max(axis=0) - sums.mean(axis=0)).mean() / length)
 
 
 def break_even_bandwidth(

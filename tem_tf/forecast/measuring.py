@@ -57,36 +57,38 @@ def measure_link(
         words = tf.bitcast(vector, tf.int32)
         return ops.gather_payloads(words, use, fixed_length=True).rows
 
-    # The largest message has the bandwidth, the least one the wait.
     sizes = (*_SIZES, *([dense_bytes] if dense_bytes > _SIZES[-1] else []))
     times, rounds = _times(strategy, reduce, sizes), 2 * (workers - 1)
-    bandwidth, wait = _fitted(times, rounds / workers)
-    reduce_link = Link(bandwidth, wait / rounds)
-    times = _times(strategy, gather, _SIZES)
-    bandwidth, wait = _fitted(times, workers - 1)
-    ring = {n: seconds for n, seconds in times.items() if not is_direct(workers, n)}
-    if len(ring) == len(times):
-        return reduce_link, Link(bandwidth, wait / workers)
-    # Those that went directly are apart: the least of the others went round the ring.
-    round_trip = wait
-    wait = _wait(ring, workers - 1, bandwidth) if ring else 2 * round_trip
-    return reduce_link, Link(bandwidth, wait / workers, round_trip)
+    bandwidth = _bandwidth(times, rounds / workers)
+    reduce_link = Link(bandwidth, _wait(times, rounds / workers, bandwidth) / rounds)
+    return reduce_link, _gather_link(_times(strategy, gather, _SIZES), workers)
 
 
-def _fitted(times: Mapping[int, float], share: float) -> tuple[float, float]:
-    """Bytes per second, and seconds of no bytes.
+def _gather_link(times: Mapping[int, float], workers: int) -> Link:
+    """From seconds by bytes of each worker's message.
 
-    Args:
-        times: Seconds by bytes of a worker's message.
-        share: How often these bytes pass.
+    What went directly and what went round the ring waits differently, so that no
+    bandwidth is taken from both.
     """
+    others = workers - 1
+    direct = {n: seconds for n, seconds in times.items() if is_direct(workers, n)}
+    ring = {n: seconds for n, seconds in times.items() if n not in direct}
+    alike = next((part for part in (ring, direct) if len(part) > 1), times)
+    bandwidth = _bandwidth(alike, others)
+    trip = _wait(direct, others, bandwidth) if direct else None
+    if ring:
+        return Link(bandwidth, _wait(ring, others, bandwidth) / workers, trip)
+    return Link(bandwidth, (trip or 0.0) / 2, trip)
+
+
+def _bandwidth(times: Mapping[int, float], share: float) -> float:
+    """Bytes per second, of which so many times a message's pass one after the other."""
     least, most = min(times), max(times)
-    seconds = max(times[most] - times[least], 1e-9)
-    bandwidth = share * (most - least) / seconds
-    return bandwidth, _wait(times, share, bandwidth)
+    return share * (most - least) / max(times[most] - times[least], 1e-9)
 
 
 def _wait(times: Mapping[int, float], share: float, bandwidth: float) -> float:
+    """Seconds of no bytes, by the least message."""
     least = min(times)
     return max(0.0, times[least] - share * least / bandwidth)
 
@@ -110,7 +112,7 @@ def _times(
         run()
         seconds = statistics.median(_seconds(run) for _ in range(_TURNS))
         found[size] = _mean(strategy, seconds)
-        if found[size] > _ENOUGH:
+        if len(found) > 1 and found[size] > _ENOUGH:
             break
     return found
 

@@ -21,7 +21,7 @@ from tem_tf.forecast.costs import (
     Cost,
     Link,
     break_even_bandwidth,
-    seconds_with_waiting,
+    waiting_seconds,
 )
 from tem_tf.forecast.measuring import measure_link, measure_steps, measure_way
 
@@ -225,10 +225,7 @@ def forecast_of(
     ]
     times = measure_steps(strategy, step)
     arithmetic = float(times.mean())
-    waiting = {
-        cost.period: seconds_with_waiting(times, cost.period) - arithmetic
-        for cost in costs
-    }
+    waiting = {cost.period: waiting_seconds(times, cost.period) for cost in costs}
     return Forecast(
         size,
         workers,
