@@ -160,6 +160,7 @@ def exchange_of(way: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         "topk": lambda: tem_tf.TopK(settings["density"]),
         "power_sgd": lambda: tem_tf.PowerSGD(settings["rank"]),
         "all_entries": tem_tf.AllEntries,
+        # With a density by no row: the study has tried it by hand.
         "local": lambda: (
             tem_tf.TopK(settings["density"])
             if "density" in settings

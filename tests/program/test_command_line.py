@@ -401,8 +401,11 @@ def test_what_libraries_write_as_they_are_loaded_is_held_back(
     [
         "--train_iterations 4 --workers 2 --logdir PLACE",
         f"{STUDY} --train_iterations 4 --parallel_trials 2 --study_dir PLACE",
-        f"{COMPARISON} --nseeds 1 --train_iterations 4 --parallel_trials 2 "
-        "--study_dir PLACE",
+        pytest.param(
+            f"{COMPARISON} --nseeds 1 --train_iterations 4 --parallel_trials 2 "
+            "--study_dir PLACE",
+            marks=pytest.mark.exhaustive,
+        ),
     ],
     ids=["run", "study", "comparison"],
 )
