@@ -26,7 +26,12 @@ Measured for four and eight replicas over 5 to 100 Mbit/s: directly is faster up
 
 def is_direct(replicas: int, size: int) -> bool:
     """Whether vectors of so many bytes go directly; a ring of two does so anyway."""
-    return replicas > 2 and (replicas - 1) * size <= DIRECT_BYTES
+    return replicas > 2 and size <= _most_direct(replicas)
+
+
+def _most_direct(replicas: int) -> int:
+    """Bytes of each replica."""
+    return DIRECT_BYTES // (replicas - 1)
 
 
 def bare_gather(
@@ -54,7 +59,7 @@ def bare_gather(
             return way(vector, key)
         # Equal on all replicas, as the length is.
         return tf.cond(
-            tf.size(vector) <= DIRECT_BYTES // ((replicas - 1) * each),
+            tf.size(vector) <= _most_direct(replicas) // each,
             lambda: to_all(vector, key),
             lambda: ring(vector, key),
         )

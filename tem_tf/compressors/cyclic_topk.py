@@ -25,8 +25,8 @@ class CyclicTopK(Compressor):
 
     So what a replica receives does not grow with their number, as it does where each
     sends entries of its own. That the leader's largest are large on all is what error
-    feedback brings about: residuals of replicas grow alike. In two collectives, of k
-    indices and k values of 32 bits.
+    feedback brings about: residuals of replicas grow alike. Indices and values, of 32
+    bits, are an all-reduce each; a third has what rides beside.
 
     Args:
         density: Float in (0, 1]. k = max(1, floor(density·n)) entries are sent; zeros

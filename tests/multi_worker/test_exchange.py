@@ -144,7 +144,7 @@ def test_two_optimizers_of_one_step_do_not_mix(workers, compressors):
     "compressor",
     [
         tem_tf.HardThreshold(0.05),
-        pytest.param(tem_tf.RandomK(0.2), marks=pytest.mark.exhaustive),
+        tem_tf.RandomK(0.2),
         pytest.param(tem_tf.Identity(), marks=pytest.mark.exhaustive),
     ],
     ids=lambda compressor: type(compressor).__name__,

@@ -176,7 +176,7 @@ def events(folder):
         pytest.param(IMAGES, 1, id="images-1"),
         pytest.param(IMAGES, 2, id="images-2", marks=pytest.mark.exhaustive),
         pytest.param(TEXT, 1, id="text-1", marks=pytest.mark.exhaustive),
-        pytest.param(TEXT, 2, id="text-2", marks=pytest.mark.exhaustive),
+        pytest.param(TEXT, 2, id="text-2"),
         pytest.param(LOCAL, 2, id="local-2"),
         pytest.param(FROZEN, 2, id="frozen-2"),
         pytest.param(CHARACTERS, 1, id="characters-1"),
