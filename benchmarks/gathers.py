@@ -4,9 +4,9 @@ r"""Times gathers of small vectors: directly, to all at once, and round a ring.
     sudo python benchmarks/gathers.py --workers 8 --sizes 8 14000 56000
 
 Workers of one machine, in network namespaces with a link of relay.py each. Of each size
-the ring is timed first, then the direct way (tem_tf/gathers.py); "idle" is after two seconds without traffic, when TCP
-begins slowly. Prints the median of each in ms, and where training changes from the one
-to the other. What arrives is checked.
+the ring is timed first, then the direct way (tem_tf/gathers.py); "idle" is after two
+seconds without traffic, when TCP begins slowly. Prints the median of each in ms, and by
+which way training goes. What arrives is checked.
 """
 
 from __future__ import annotations
