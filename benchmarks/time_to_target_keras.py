@@ -6,10 +6,11 @@ says. Requests are answered turn by turn: begin, train some steps, check.
 
 from __future__ import annotations
 
+import contextlib
 import time
 import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
@@ -17,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 from time_to_target_data import Job, load, warm_up_steps
 from time_to_target_rows import BETAS, CLIPNORM, DECAY, EPSILON, MOMENTUM
-from time_to_target_worker import Beginning, Turn, cluster, traffic, turns
+from time_to_target_worker import NO_TURN, Beginning, Turn, cluster, traffic, turns
 from worker_group import serve
 
 import tem_tf
@@ -29,6 +30,7 @@ from tem_studies.workloads.optimizers import (
     make_learning_rate,
 )
 from tem_studies.workloads.transformer import Transformer
+from tem_tf.replica_state import values_here
 
 _CHECKED = 64  # Examples of one forward pass of a check.
 
@@ -45,6 +47,8 @@ class Training:
         self._beginning = beginning
         self._step = 0
         _, self._index = cluster()
+        if "fragments" in beginning.settings:  # A second thread, for the exchange.
+            tf.config.threading.set_inter_op_parallelism_threads(2)
         warnings.filterwarnings("ignore", "Adam's variance is wrong")
         if beginning.way == "dense":
             self._strategy = tf.distribute.MultiWorkerMirroredStrategy()
@@ -72,6 +76,34 @@ class Training:
         seconds = time.perf_counter() - began
         sent, received = (b - a for a, b in zip(before, traffic(), strict=True))
         return Turn(steps, seconds, sent, received)
+
+    @contextlib.contextmanager
+    def in_common(self) -> Iterator[Turn]:
+        """As `time_to_target_worker.Training`."""
+        if not getattr(self._optimizer, "pending", 0):
+            yield NO_TURN
+            return
+        state = self._optimizer.aggregator.state
+        outer = self._optimizer.outer_optimizer
+        variables = [
+            *(*self._model.variables, *self._optimizer.variables, *outer.variables)
+        ]
+        states = state.values()
+        values = [np.array(values_here(variable)[0]) for variable in variables]
+
+        def undo() -> None:
+            state.restore(states)
+            for variable, value in zip(variables, values, strict=True):
+                values_here(variable)[0].assign(value)
+
+        self._optimizer.synchronise()  # For the graph, whose tracing is on no clock.
+        undo()
+        before, began = traffic(), time.perf_counter()
+        self._optimizer.synchronise()
+        seconds = time.perf_counter() - began
+        sent, received = (b - a for a, b in zip(before, traffic(), strict=True))
+        yield Turn(0, seconds, sent, received)
+        undo()
 
     def digest(self) -> int:
         """A checksum of the weights."""
@@ -147,6 +179,7 @@ def _optimizer(job: Job, beginning: Beginning) -> keras.optimizers.Optimizer:
                 settings["outer_rate"], settings["outer_momentum"], nesterov=True
             ),
             settings["local_steps"],
+            fragments=settings.get("fragments"),
             **exchange_of(beginning.way, settings),
         )
     exchange = exchange_of(beginning.way, settings)

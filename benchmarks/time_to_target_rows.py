@@ -73,6 +73,13 @@ ROWS = {
     "LocalUpdates int2": Row(
         "keras", "local", {**_OUTER, "value_dtype": "int2"}, _LOCAL
     ),
+    # At once beside one step of ten, or a tenth beside each.
+    "LocalUpdates int2, streamed": Row(
+        "keras",
+        "local",
+        {**_OUTER, "local_steps": 10, "value_dtype": "int2"},
+        {"fragments": (1, 10)},
+    ),
     "LocalUpdates signs, H = 25": Row(
         "keras", "local", {**_OUTER, "local_steps": 25, "value_dtype": "sign"}
     ),

@@ -195,12 +195,20 @@ def train(
             received += sum(turn.received_bytes for turn in turns) / len(turns)
             is_check = taken >= setup.first_check and taken % setup.check_steps == 0
             if taken == last or checks and is_check:
-                digest, error = _check(group, checks or measures_end)
-                found.append(Check(taken, seconds, sent, received, digest, error))
+                turn, digest, error = _check(group, checks or measures_end)
+                # With what it takes to have weights in common, once, at the end.
+                totals = (
+                    seconds + turn.seconds,
+                    sent + turn.sent_bytes,
+                    received + turn.received_bytes,
+                )
+                found.append(Check(taken, *totals, digest, error))
                 if target is None:
                     is_there = taken == last
                 elif error is not None:
                     is_there = error <= target
+                if is_there or taken == last:
+                    seconds, sent, received = totals
     return Outcome(found, is_there, taken, seconds, sent, received, max(differences))
 
 
@@ -236,20 +244,28 @@ def _turns(group: WorkerGroup, steps: int) -> list[Turn]:
     return [Turn(*answer) for answer in answers]
 
 
-def _check(group: WorkerGroup, measures: bool) -> tuple[int, float | None]:
-    """The digest of all weights, and the error on the validation split.
+def _check(group: WorkerGroup, measures: bool) -> tuple[Turn, int, float | None]:
+    """What it took to have common weights, their digest, the error of validation.
 
     Raises:
         RuntimeError: workers have different weights.
     """
     answers = group.run(("check", measures), CHECK_SECONDS)
-    digests = {digest for digest, _ in answers}
+    turns = [Turn(*turn) for turn, _, _ in answers]
+    digests = {digest for _, digest, _ in answers}
+    turn = Turn(
+        0,
+        max(turn.seconds for turn in turns),
+        round(sum(turn.sent_bytes for turn in turns) / len(turns)),
+        round(sum(turn.received_bytes for turn in turns) / len(turns)),
+    )
     if len(digests) > 1:
         raise RuntimeError(f"Workers have different weights: digests {digests}")
     if not measures:
-        return digests.pop(), None
-    total, count = (sum(part) for part in zip(*(e for _, e in answers), strict=True))
-    return digests.pop(), total / count
+        return turn, digests.pop(), None
+    errors = [error for _, _, error in answers]
+    total, count = (sum(part) for part in zip(*errors, strict=True))
+    return turn, digests.pop(), total / count
 
 
 def write_job(

@@ -6,6 +6,7 @@ its hooks are PyTorch's; the rest is in time_to_target_exchanges.py.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 import zlib
@@ -16,7 +17,7 @@ from time_to_target_data import learning_rate, load, warm_up_steps
 from time_to_target_exchanges import DiLoCo, OneBitAdam, inner_optimizer
 from time_to_target_networks import network
 from time_to_target_rows import CLIPNORM, FIRST_POWER_SGD_STEP, ONE_BUCKET_MB
-from time_to_target_worker import Beginning, Turn, cluster, traffic, turns
+from time_to_target_worker import NO_TURN, Beginning, Turn, cluster, traffic, turns
 from torch import distributed, nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
 from torch.nn.functional import cross_entropy
@@ -115,6 +116,10 @@ class Training:
         seconds = time.perf_counter() - began
         sent, received = (b - a for a, b in zip(before, traffic(), strict=True))
         return Turn(steps, seconds, sent, received)
+
+    def in_common(self) -> contextlib.AbstractContextManager[Turn]:
+        """As `time_to_target_worker.Training`: weights are, where it is asked."""
+        return contextlib.nullcontext(NO_TURN)
 
     def digest(self) -> int:
         """A checksum of the weights."""

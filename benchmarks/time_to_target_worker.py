@@ -6,6 +6,7 @@ errors are to be measured). Seconds are those of training alone.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -48,6 +49,9 @@ class Turn(NamedTuple):
     received_bytes: int
 
 
+NO_TURN = Turn(0, 0.0, 0, 0)
+
+
 class Training(Protocol):
     """A framework's."""
 
@@ -55,6 +59,13 @@ class Training(Protocol):
 
     def train(self, steps: int) -> Turn:
         """Takes so many steps."""
+        ...
+
+    def in_common(self) -> contextlib.AbstractContextManager[Turn]:
+        """Within, weights are what all have in common; after it those of before.
+
+        Collective where workers have weights of their own: what that takes.
+        """
         ...
 
     def digest(self) -> int:
@@ -73,7 +84,8 @@ def turns(make: Callable[[Beginning], Training]) -> Callable[[tuple[str, Any]], 
     """What `worker_group.serve` calls.
 
     "begin" answers with the difference of logits, "train" with a `Turn`, "check" with
-    the weights' digest and, if asked, this worker's errors on the validation split.
+    what it took to have weights in common, their digest and, if asked, this worker's
+    errors on the validation split.
     """
     training: Training | None = None
     addresses, index = cluster()
@@ -87,8 +99,9 @@ def turns(make: Callable[[Beginning], Training]) -> Callable[[tuple[str, Any]], 
         assert training is not None
         if kind == "train":
             return tuple(training.train(argument))
-        errors = training.errors(index, len(addresses)) if argument else None
-        return training.digest(), errors
+        with training.in_common() as turn:
+            errors = training.errors(index, len(addresses)) if argument else None
+            return tuple(turn), training.digest(), errors
 
     return handle
 

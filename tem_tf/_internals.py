@@ -213,6 +213,19 @@ def conditions_as_one_op() -> Iterator[None]:
         setattr(control_flow_util_v2, name, before)
 
 
+def graphs_around() -> Iterator[Any]:
+    """The graph that is being built, and those in whose functions and branches it is.
+
+    Nothing eagerly.
+    """
+    if tf.executing_eagerly():
+        return
+    graph: Any = ops.get_default_graph()
+    while graph is not None and getattr(graph, "building_function", False):
+        yield graph
+        graph = getattr(graph, "outer_graph", None)
+
+
 def in_xla() -> bool:
     """Whether the graph being traced is compiled by XLA."""
     graph = ops.get_default_graph()

@@ -331,7 +331,7 @@ class Aggregator:
     def _exchange(
         self, ops: SparsifiedCrossDeviceOps, segments: Segments, like: list[tf.Tensor]
     ) -> Exchange | LoneExchange:
-        demands = self._kept.demands()
+        demands = self._kept.demands(segments)
         if self._in_xla:
             return LoneExchange(segments, self.options.value_dtype, demands)
         if self.options.exact_payload:  # Lengths go first.

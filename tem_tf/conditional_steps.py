@@ -3,15 +3,10 @@
 `accumulate_steps` holds back: gradients are added up, and every k-th step exchanges
 their mean. `nonfinite="skip"` and loss scaling skip: the exchange has told all replicas
 that a gradient was not finite, and none of them updates anything.
-
-An update cannot stand inside `tf.cond` in replica context, as it calls `merge_call`. So
-what is conditional is left to the cross-replica context: one `merge_call`, the
-condition in it, and in its branch all replicas again.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +15,7 @@ import tensorflow as tf
 
 from tem_tf import _internals
 from tem_tf.accumulator import Accumulator
+from tem_tf.agreed_branches import where_agreed
 from tem_tf.empty_batches import batch_is_empty
 from tem_tf.gradient_sums import GradientSums, all_finite
 from tem_tf.inner_optimizer import check_steps
@@ -181,37 +177,6 @@ class ConditionalSteps:
         """From now on it is decided here what NaN in a gradient does."""
         self._scale = scale
         self._sums.aggregator.skip_nonfinite()
-
-
-def where_agreed(
-    predicate: tf.Tensor | None,
-    function: Callable,
-    tensors: Sequence[Gradient],
-    around: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
-) -> None:
-    """Calls a function of tensors on every replica if a predicate holds.
-
-    Args:
-        predicate: Bool scalar, equal on all replicas. None: it holds.
-        function: Runs in replica context, and may call `merge_call`.
-        tensors: Its arguments, this replica's.
-        around: Entered while the function is traced, once for all replicas.
-    """
-
-    def of_all(strategy: tf.distribute.Strategy, predicate: Any, tensors: Any) -> None:
-        def run() -> tf.Tensor:
-            with around():
-                strategy.extended.call_for_each_replica(function, args=tuple(tensors))
-            return tf.constant(True)
-
-        if predicate is None:  # Here too: `around` is entered once for all replicas.
-            run()
-            return
-        agreed = strategy.experimental_local_results(predicate)[0]
-        tf.cond(agreed, run, lambda: tf.constant(False))
-
-    context = tf.distribute.get_replica_context()
-    context.merge_call(of_all, args=(predicate, list(tensors)))
 
 
 def refuse_overwritten(variables: Sequence[Any], what: str) -> None:

@@ -14,7 +14,7 @@ from tem_tf.aggregation import Aggregator
 from tem_tf.cross_device_ops import SparsifiedCrossDeviceOps
 from tem_tf.empty_batches import batch_is_empty
 from tem_tf.instance_keys import Use, new_owner
-from tem_tf.layout import Gradient, reals, values_of, when_ready
+from tem_tf.layout import Gradient, reals, values_of, when_ready, with_values
 from tem_tf.outcome import Summed
 from tem_tf.replica_state import unique_names
 
@@ -128,3 +128,24 @@ def all_finite(gradients: Sequence[Gradient]) -> tf.Tensor:
         if real.dtype.is_floating
     ]
     return tf.reduce_all(tf.stack([True, *checks]))
+
+
+def own_gradients(
+    gradients: Sequence[Gradient], are_divided: bool, zeroes: bool
+) -> list[Gradient]:
+    """A replica's own gradients, undivided.
+
+    Args:
+        gradients: As Keras has them.
+        are_divided: Whether Keras has divided them by the number of replicas.
+        zeroes: Whether they become zero where one of them is not finite.
+    """
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    if are_divided and replicas > 1:
+        gradients = [with_values(g, values_of(g) * replicas) for g in gradients]
+    if zeroes:
+        finite = all_finite(gradients)
+        gradients = [
+            with_values(g, tf.where(finite, values_of(g), 0)) for g in gradients
+        ]
+    return list(gradients)

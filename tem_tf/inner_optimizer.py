@@ -155,7 +155,9 @@ def loses_quality(inner: keras.optimizers.Optimizer, options: Options) -> bool:
     return not sends_all or options.value_dtype == "sign"
 
 
-def check_local_steps(local_steps: int, nonfinite: str, reset_slots: bool) -> None:
+def check_local_steps(
+    local_steps: int, nonfinite: str, reset_slots: bool, fragments: int | None
+) -> None:
     """Refuses arguments of `LocalUpdates` that are out of range.
 
     Raises:
@@ -176,6 +178,18 @@ def check_local_steps(local_steps: int, nonfinite: str, reset_slots: bool) -> No
         raise ValueError(
             "`reset_slots` must be True or False. "
             f"Received: reset_slots={reset_slots!r}"
+        )
+    if fragments is None:
+        return
+    is_integer = isinstance(fragments, numbers.Integral)
+    if (
+        isinstance(fragments, bool)
+        or not is_integer
+        or fragments not in range(1, local_steps + 1)
+    ):
+        raise ValueError(
+            "`fragments` must be None or an integer in [1, local_steps]. Received: "
+            f"fragments={fragments!r} with local_steps={local_steps}"
         )
 
 

@@ -42,10 +42,12 @@ class KeptState:
         self._state, self._memory, self._compressor = state, memory, compressor
         self._scalars: dict[str, bool] = {}  # Keys of the memory's state: is it one?
         self._leaves: dict[Segments, tuple[list[str], Any]] = {}
+        self._whole: Segments | None = None  # What was built first.
 
     def build(self, segments: Segments) -> None:
         """Makes the memory of the variables that have none yet."""
-        self._state.add(_DEMANDS, tf.zeros([MOST_ROUNDS], tf.int64), is_alike=True)
+        self._whole = self._whole or segments
+        self._demands(segments)
         # A user's own may begin with what each worker draws for itself.
         is_ours = type(self._memory).__module__.startswith(f"{__package__}.")
         for key, value in self._memory.init(()).items():
@@ -63,9 +65,12 @@ class KeptState:
                     _check(self._memory, key, value[0], [segment.size])
                     self._state.add_each(f"memory/{key}", alone, value, is_ours)
 
-    def demands(self) -> tf.Tensor:
-        """How many words each round of an exchange shall have room for: int64 (8,)."""
-        return self._state.read(_DEMANDS)
+    def demands(self, segments: Segments) -> tf.Tensor:
+        """How many words each round of an exchange shall have room for: int64 (8,).
+
+        Of so many variables: what some of them need says little about others.
+        """
+        return self._state.read(self._demands(segments))
 
     def read(self, segments: Segments) -> Kept:
         """This replica's states; replica context."""
@@ -86,7 +91,7 @@ class KeptState:
         _check_same(self._compressor, structure, kept.compressor)
         for name, leaf in zip(names, tf.nest.flatten(kept.compressor), strict=True):
             self._state.assign(name, leaf)
-        self._state.assign(_DEMANDS, demands)
+        self._state.assign(self._demands(segments), demands)
 
     def write_memory(self, segments: Segments, memory: dict[str, Any]) -> None:
         """Sets the memory's alone."""
@@ -95,6 +100,17 @@ class KeptState:
                 self._state.assign(f"memory/{key}", value)
             else:
                 self._state.assign_each(f"memory/{key}", segments, value)
+
+    def _demands(self, segments: Segments) -> str:
+        """Their name; made on first use."""
+        name = _DEMANDS
+        if segments != self._whole:
+            name += f"/{_table(segments)}"
+        if name not in self._state:
+            with tf.init_scope():
+                zeros = tf.zeros([MOST_ROUNDS], tf.int64)
+                self._state.add(name, zeros, is_alike=True)
+        return name
 
     def _compressor_names(self, segments: Segments) -> tuple[list[str], Any]:
         """Names of the leaves of the compressor's state, made on first use.
@@ -105,14 +121,19 @@ class KeptState:
         if segments not in self._leaves:
             with tf.init_scope():
                 state = self._compressor.init(segments)
-                table = "+".join(segment.name for segment in segments)
                 leaves = tf.nest.flatten(state)
-                names = [f"compressor/{i}/{table}" for i in range(len(leaves))]
+                names = [
+                    f"compressor/{i}/{_table(segments)}" for i in range(len(leaves))
+                ]
                 for name, leaf in zip(names, leaves, strict=True):
                     self._state.add(name, tf.convert_to_tensor(leaf))
             structure = tf.nest.map_structure(lambda _: None, state)
             self._leaves[segments] = names, structure
         return self._leaves[segments]
+
+
+def _table(segments: Segments) -> str:
+    return "+".join(segment.name for segment in segments)
 
 
 def _check_same(compressor: Compressor, structure: Any, state: Any) -> None:

@@ -72,6 +72,11 @@ class Beginning:
         """The common weights of before, of variables by name."""
         return [self._state.read(f"{_WEIGHTS}/{name}") for name in names]
 
+    def set(self, names: Sequence[str], values: Sequence[tf.Tensor]) -> None:
+        """From now on the common weights of some variables are these."""
+        for name, value in zip(names, values, strict=True):
+            self._state.assign(f"{_WEIGHTS}/{name}", value)
+
     def common(self, name: str, variable: Any) -> tf.Tensor:
         """What all workers have of a variable: its value now, or where it began."""
         name = f"{_WEIGHTS}/{name}"

@@ -12,10 +12,12 @@ import tensorflow as tf
 from tem_tf import _internals
 from tem_tf.aggregating_optimizer import AggregatingOptimizer
 from tem_tf.aggregation import Aggregator
+from tem_tf.agreed_branches import where_agreed
 from tem_tf.averages import Averages
+from tem_tf.batch_ready import when_batch_is_ready
 from tem_tf.compressors import Compressor, Identity
-from tem_tf.conditional_steps import refuse_overwritten, where_agreed
-from tem_tf.gradient_sums import all_finite
+from tem_tf.conditional_steps import refuse_overwritten
+from tem_tf.gradient_sums import own_gradients
 from tem_tf.inner_optimizer import (
     LOST_BY_SAVING,
     build_slots,
@@ -24,12 +26,14 @@ from tem_tf.inner_optimizer import (
     check_plain,
 )
 from tem_tf.instance_keys import Use, new_owner
-from tem_tf.layout import Gradient, values_of, when_ready, with_values
-from tem_tf.local_beginning import Beginning, value_here
+from tem_tf.layout import when_ready
+from tem_tf.local_beginning import Beginning
+from tem_tf.local_exchange import LocalExchange
 from tem_tf.memory import Memory
 from tem_tf.places import check_between_steps, check_made_together
 from tem_tf.replica_state import unique_names
 from tem_tf.settings import settings_of
+from tem_tf.streaming import Streaming
 
 LOSS_SCALING = (
     "LocalUpdates cannot scale losses: a worker would skip steps that others take. "
@@ -86,6 +90,11 @@ class LocalUpdates(AggregatingOptimizer):
             finite sets its slots (momenta and the like) to zero.
         rounding_seed: As in `SparsifiedOptimizer`.
         masks: As there. An exchange puts entries with a zero back to where they began.
+        fragments: Int in [1, local_steps], or None (default): all weights are
+            exchanged at once, after a step. Else in so many pieces of whole variables,
+            each every H steps, in turn, during the step that follows: what that step
+            adds to a worker's weights comes on top of the common ones. A link then has
+            a step's time for a piece, and nobody waits if that is enough.
         gradients_divided_by_replicas: As in `SparsifiedOptimizer`: the inner optimizer
             gets gradients that are not divided.
         name: String. Default: the inner optimizer's.
@@ -109,14 +118,15 @@ class LocalUpdates(AggregatingOptimizer):
     array([-1.], dtype=float32)
 
     References:
-        DiLoCo, arXiv 2311.08105; SparseLoCo, arXiv 2508.15706.
+        DiLoCo, arXiv 2311.08105; SparseLoCo, arXiv 2508.15706; of fragments and
+        exchanges beside a step, Streaming DiLoCo, arXiv 2501.18512.
     """
 
     OWN = frozenset(
         {
             *("inner_optimizer", "outer_optimizer", "aggregator", "local_steps"),
-            *("reset_slots", "_divided", "_names", "_statistics", "_began"),
-            "_exchanges_now",
+            *("reset_slots", "fragments", "_divided", "_names", "_statistics"),
+            *("_began", "_all_at_once", "_streaming", "_exchanges_now"),
         }
     )
     OBJECTS = ("inner_optimizer", "outer_optimizer", "compressor", "memory")
@@ -135,6 +145,7 @@ class LocalUpdates(AggregatingOptimizer):
         reset_slots: bool = True,
         rounding_seed: int | None = None,
         masks: Mapping[str, Any] | None = None,
+        fragments: int | None = None,
         gradients_divided_by_replicas: bool = True,
         name: str | None = None,
     ):
@@ -150,7 +161,7 @@ class LocalUpdates(AggregatingOptimizer):
                 "`outer_optimizer` must be another object than `inner_optimizer`. "
                 f"Received: {inner_optimizer.name!r} twice"
             )
-        check_local_steps(local_steps, nonfinite, reset_slots)
+        check_local_steps(local_steps, nonfinite, reset_slots, fragments)
         self.aggregator = Aggregator(
             Identity() if compressor is None else compressor,
             memory,
@@ -163,10 +174,16 @@ class LocalUpdates(AggregatingOptimizer):
             gradients_divided_by_replicas=False,
         )
         self.local_steps, self.reset_slots = int(local_steps), reset_slots
+        self.fragments = None if fragments is None else int(fragments)
         self._divided = gradients_divided_by_replicas
         self._names: list[str] = []
         self._statistics = Averages(Use(new_owner()))
         self._began = Beginning(self.aggregator.state)
+        self._all_at_once = LocalExchange(
+            *(self.aggregator, self._began, inner_optimizer, outer_optimizer),
+            *(self._statistics, reset_slots),
+        )
+        self._streaming: Streaming | None = None
         # By names of what is trained, which changes where a layer is frozen.
         self._exchanges_now: dict[tuple[str, ...], Any] = {}
         self.outer_optimizer = outer_optimizer
@@ -216,14 +233,22 @@ class LocalUpdates(AggregatingOptimizer):
             self.inner_optimizer, grads, trainable_variables
         )
         gradients, variables = map(list, zip(*pairs, strict=True))
-        with when_ready(gradients):
+        ready = when_ready if self._streaming is None else when_batch_is_ready
+        with ready(gradients):
             self._began.note_before_first_step(self._variables)
-            self.aggregator.meet(self._exchanges())
-        # 1 A local step.
-        self.inner_optimizer.apply(self._own(gradients), variables)
-        # 2 The exchange, where it is due.
+            self.aggregator.meet(self._all_at_once.number())
+            # 1 A piece of the exchange begins.
+            if self._streaming is not None:
+                begun = self._streaming.begin(self._trained())
+        # 2 A local step.
+        own = own_gradients(gradients, self._divided, self.nonfinite == "zero")
+        self.inner_optimizer.apply(own, variables)
         taken = self._began.count_step()
-        where_agreed(taken >= self.local_steps, self._exchange, [])
+        # 3 The exchange, where it is due.
+        if self._streaming is not None:
+            self._streaming.end(begun, self._trained())
+        else:
+            where_agreed(taken >= self.local_steps, self._exchange, [])
 
     def synchronise(self) -> None:
         """Exchanges early, if a local step was taken since the last exchange.
@@ -307,6 +332,7 @@ class LocalUpdates(AggregatingOptimizer):
             "reset_slots": self.reset_slots,
             "rounding_seed": options.rounding_seed,
             "masks": options.masks.to_config(),
+            "fragments": self.fragments,
             "gradients_divided_by_replicas": self._divided,
         }
 
@@ -342,53 +368,22 @@ class LocalUpdates(AggregatingOptimizer):
                 **settings_of(self.outer_optimizer, "outer_optimizer"),
                 "local_steps": repr(self.local_steps),
                 "reset_slots": repr(self.reset_slots),
+                "fragments": repr(self.fragments),
             }
             self.aggregator.build(variables, self._names, self._began.common)
             self._began.build(variables, self._names)
+            if self.fragments is not None:
+                named = dict(zip(self._names, variables, strict=True))
+                self._streaming = Streaming(
+                    *(self._all_at_once, self._began, self.aggregator.options.masks),
+                    *(self.local_steps, self.fragments, named),
+                )
             if not self.outer_optimizer.built:
                 build_slots(self.outer_optimizer, variables)
 
-    def _own(self, gradients: Sequence[Gradient]) -> list[Gradient]:
-        """A replica's own gradients, from those that Keras has divided."""
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        if self._divided and replicas > 1:
-            gradients = [with_values(g, values_of(g) * replicas) for g in gradients]
-        if self.nonfinite == "zero":
-            finite = all_finite(gradients)
-            gradients = [
-                with_values(g, tf.where(finite, values_of(g), 0)) for g in gradients
-            ]
-        return list(gradients)
-
     def _exchange(self) -> None:
         """Makes weights common again; replica context, on all replicas."""
-        trained = self._trained()
-        names, variables = list(trained), list(trained.values())
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        before = self._began.weights(names)
-        # 1 What has moved, as a gradient.
-        moved = [b - value_here(v) for b, v in zip(before, variables, strict=True)]
-        slots = _internals.slots(self.inner_optimizer)
-        finite = all_finite([*moved, *map(value_here, slots)])
-        # 2 Its mean over all replicas, as far as they have sent it.
-        sums = self.aggregator.aggregate(moved, self._exchanges(), names)
-        means = [total / replicas for total in sums]
-        # 3 The outer optimizer's step, from where all began.
-        for variable, value in zip(variables, before, strict=True):
-            variable.assign(value)
-        self.outer_optimizer.apply(means, variables)
-        # 4 What goes beside.
-        self._statistics.take()
-        if self.reset_slots and self.nonfinite == "zero":
-            for slot in slots:
-                value = value_here(slot)
-                slot.assign(tf.where(finite, value, tf.zeros_like(value)))
-        self._began.forget_steps()
-
-    def _exchanges(self) -> tf.Tensor:
-        """How many exchanges there were: int64 scalar."""
-        iterations = _internals.raw_iterations(self.outer_optimizer)
-        return tf.cast(tf.convert_to_tensor(iterations), tf.int64)
+        self._all_at_once.whole(self._trained())
 
     @property
     def _variables(self) -> list[Any]:

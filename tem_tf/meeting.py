@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -56,6 +58,10 @@ class Meeting:
     ):
         self._state, self._use = state, use
         self._facts, self._weights = facts, weights
+        # Replicas whose first exchange is in a graph, or in one within.
+        self._in_graphs: weakref.WeakKeyDictionary[Any, set[int]] = (
+            weakref.WeakKeyDictionary()
+        )
 
     def build(self) -> None:
         """Compares at once where it can, so that the error is a clean one.
@@ -70,16 +76,26 @@ class Meeting:
         self._state.add(_MET, tf.constant(False), saved=False, is_alike=True)
 
     def in_step(self, ops: SparsifiedCrossDeviceOps, step: tf.Tensor) -> None:
-        """The same before the first exchange; replica context."""
+        """The same before the first exchange; replica context.
+
+        Once in a graph: what stands in its branches comes after it.
+        """
         strategy = tf.distribute.get_strategy()
-        if _collective_internals.is_multi_worker(strategy) and not _internals.in_xla():
-            with _internals.conditions_as_one_op():
-                met = tf.cond(
-                    self._state.read(_MET),
-                    lambda: tf.constant(True),
-                    lambda: require_same(self._compared(ops, step)),
-                )
-            self._state.assign(_MET, met)
+        if not _collective_internals.is_multi_worker(strategy) or _internals.in_xla():
+            return
+        replica = int(tf.get_static_value(ops.replica()))
+        graphs = list(_internals.graphs_around())
+        if any(replica in self._in_graphs.get(graph, ()) for graph in graphs):
+            return
+        with _internals.conditions_as_one_op():
+            met = tf.cond(
+                self._state.read(_MET),
+                lambda: tf.constant(True),
+                lambda: require_same(self._compared(ops, step)),
+            )
+        self._state.assign(_MET, met)
+        for graph in graphs[:1]:
+            self._in_graphs.setdefault(graph, set()).add(replica)
 
     def _at_once(self) -> None:
         strategy = tf.distribute.get_strategy()

@@ -48,6 +48,7 @@ LAYERS = [
     },
     {"compressors", "cross_device_ops", "loss_scale", "memory", "places", "roll_call"},
     {"averages", "local_beginning", "batch_logs", "chief_writing", "worker_texts"},
+    {"agreed_branches", "batch_ready"},
     {"synchronised_callbacks"},
     {"fit_start"},
     {
@@ -65,7 +66,8 @@ LAYERS = [
     {"aggregation"},
     {"aggregating_optimizer"},
     {"gradient_sums", "testing"},
-    {"conditional_steps"},
+    {"conditional_steps", "local_exchange"},
+    {"streaming"},
     {"local_updates"},
     {"optimizer"},
     {"compressed_adamw"},

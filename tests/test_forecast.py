@@ -65,6 +65,17 @@ def test_a_step_has_its_share_of_an_exchange():
     assert Cost("c", gathered=1e3).sent(4) == 3e3
 
 
+def test_fragments_travel_beside_arithmetic():
+    link = tem_tf.Link(bandwidth=1e6, latency=0.0)
+    cost = Cost("c", gathered=1e6, local=0.2, period=10, fragments=5)
+    assert cost.pace == 2
+    # Each of five pieces of 0.2 MB takes 0.6 s; a step's arithmetic hides 0.5 of it.
+    assert cost.step(0.5, link, 4) == pytest.approx(0.5 + 0.02 + 0.1 * 5 / 10)
+    assert cost.step(0.7, link, 4) == pytest.approx(0.7 + 0.02)
+    whole = Cost("c", gathered=1e6, local=0.2, period=10)
+    assert whole.step(0.7, link, 4) == pytest.approx(0.7 + 0.02 + 0.3)
+
+
 def test_a_further_collective_waits_as_long():
     one, two = (Cost("c", gathered=1e3, collectives=n) for n in (1, 2))
     assert two.exchange(LINK, 4) - one.exchange(LINK, 4) == pytest.approx(2 * 0.01)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import pathlib
 import sys
 import tempfile
@@ -52,22 +53,29 @@ def foretell(link: str, lines: list[dict[str, Any]], setup: Setup) -> list[dict]
     """Seconds of a step of each row on a link."""
     rows = [(n["row"], ROWS[n["row"]].way, n["settings"]) for n in lines]
     dense = {"optimizer": "adamw", "rate": 1e-3, "steps": 500}
-    periods = {n["settings"].get("local_steps", 1) for n in lines}
-    arithmetic = {period: alone(setup, DENSE, dense, period) for period in periods}
+    fragments = {n["row"]: n["settings"].get("fragments", 0) for n in lines}
+    paces = {
+        n["settings"].get("local_steps", 1) // max(1, fragments[n["row"]])
+        for n in lines
+    }
+    arithmetic = {pace: alone(setup, DENSE, dense, pace) for pace in paces}
     program = [sys.executable, str(HERE.parents[1] / "benchmarks")]
     program = [program[0], f"{program[1]}/time_to_target_forecast.py"]
     with (
         open_links(link, WORKERS) as links,
         WorkerGroup(program, WORKERS, links, are_pinned=True) as group,
     ):
-        sums, gathers, costs = group.run((setup.job, rows), SECONDS)[0]
+        sums, gathers, alike = group.run((setup.job, rows), SECONDS)[0]
+    costs = [
+        dataclasses.replace(cost, fragments=fragments[cost.name]) for cost in alike
+    ]
 
     def step(cost: Cost) -> float:
         seen = Link(*(sums if cost.summed else gathers))
-        return cost.step(arithmetic[cost.period], seen, WORKERS)
+        return cost.step(arithmetic[cost.pace], seen, WORKERS)
 
-    shown = {period: round(1e3 * one) for period, one in arithmetic.items()}
-    print(link, f"arithmetic by period, ms: {shown}", sums, gathers, flush=True)
+    shown = {pace: round(1e3 * one) for pace, one in arithmetic.items()}
+    print(link, f"arithmetic by pace, ms: {shown}", sums, gathers, flush=True)
     return [
         {
             "link": link,

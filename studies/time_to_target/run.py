@@ -8,7 +8,8 @@ r"""Makes the whole board, and goes on where it stopped.
 For each job, one run after the other (a run that is in results.csv is not made again):
 
 1. tune      each row's grid with the tuning seed: the least error stays, for each H of
-             local updates. Nothing is run where one setting is all there is.
+             local updates and number of fragments. Nothing is run where one setting is
+             all there is.
 2. dense     TensorFlow dense, whole, with each seed: its final error makes the target.
    linear    of the CNN: a linear model's error, which the target has to be well below.
 3. loopback  until the target, by the shortest schedule that comes there.
@@ -106,11 +107,12 @@ class Board:
                 self._copied(self._loopback(name, chosen, seed, target))
 
     def _tuned(self, name: str) -> list[Settings]:
-        """The best settings of a row, one for each H; `steps` apart."""
+        """The best settings of a row, one for each way to exchange; `steps` apart."""
         twin = TUNED_AS.get(name, name)
         tried: dict[Any, list[Settings]] = {}
         for one in self._grid(ROWS[twin]):
-            tried.setdefault(one.get("local_steps"), []).append(one)
+            way = one.get("local_steps"), one.get("fragments")
+            tried.setdefault(way, []).append(one)
         best = [
             several[0]
             if len(several) == 1
@@ -201,19 +203,24 @@ class Board:
         """Loopback's line of the H that should take the least seconds on a link.
 
         By loopback's seconds, what was sent there at the link's rate, and the delays
-        of a ring at each exchange, or of a round trip where few bytes go directly.
+        of a ring at each exchange, or of a round trip where few bytes go directly. Of
+        exchanges beside a step, what is longer than loopback's step.
         """
 
         def seconds(line: Line) -> tuple[bool, float]:
             total = line["seconds"]
             if link != LOOPBACK:
                 rate, delay = RELAYED[link]
-                total += 8 * line["sent_bytes"] / rate
-                exchanges = line["steps"] / line["settings"].get("local_steps", 1)
-                others = self._plan.workers - 1
-                each = int(line["sent_bytes"] / exchanges / others)
-                ours = line["row"] in OURS and is_direct(self._plan.workers, each)
-                total += exchanges * 2 * (1 if ours else others) * delay
+                settings, others = line["settings"], self._plan.workers - 1
+                exchanges = line["steps"] / settings.get("local_steps", 1)
+                exchanges *= settings.get("fragments", 1)
+                sent = line["sent_bytes"] / exchanges
+                ours = line["row"] in OURS
+                ours = ours and is_direct(self._plan.workers, int(sent / others))
+                each = 8 * sent / rate + 2 * (1 if ours else others) * delay
+                if "fragments" in settings:
+                    each = max(0.0, each - line["seconds"] / line["steps"])
+                total += exchanges * each
             return not line["is_there"], total
 
         return min(several, key=seconds)

@@ -9,7 +9,13 @@ directly, within one round trip:
     gather = n·latency + (n-1)·p/bandwidth, or directly round trip + (n-1)·p/bandwidth
     step = arithmetic + (local + n·decoding + reduce + gather)/H
 
-for an exchange in every H-th step, at which all wait for the slowest. Messages between
+for an exchange in every H-th step, at which all wait for the slowest. In P fragments,
+each beside a step's arithmetic, a P-th of the bytes in each of P steps of H:
+
+    step = (1 - P/H)·arithmetic + P/H·max(arithmetic, reduce + gather of a P-th)
+           + (local + n·decoding)/H
+
+Messages between
 different pairs of workers are taken to be on the way at once, as through a switch.
 
 References:
@@ -66,6 +72,7 @@ class Cost:
         local: Seconds of an exchange's work that does not grow with the workers.
         decoding: Seconds for each worker that is heard.
         period: Steps between two exchanges, H.
+        fragments: Pieces that are exchanged beside steps; 0: all at once, after one.
     """
 
     name: str
@@ -75,6 +82,12 @@ class Cost:
     local: float = 0.0
     decoding: float = 0.0
     period: int = 1
+    fragments: int = 0
+
+    @property
+    def pace(self) -> int:
+        """After how many steps workers hear one another, and so wait."""
+        return self.period // max(1, self.fragments)
 
     def exchange(self, link: Link, workers: int) -> float:
         """Seconds of an exchange's collectives."""
@@ -96,8 +109,16 @@ class Cost:
             link: Between two workers.
             workers: Their number.
         """
-        local = self.local + workers * self.decoding
-        return arithmetic + (local + self.exchange(link, workers)) / self.period
+        local = (self.local + workers * self.decoding) / self.period
+        if not self.fragments:
+            return arithmetic + local + self.exchange(link, workers) / self.period
+        piece = dataclasses.replace(
+            self,
+            summed=self.summed / self.fragments,
+            gathered=self.gathered / self.fragments,
+        )
+        exposed = max(0.0, piece.exchange(link, workers) - arithmetic)
+        return arithmetic + local + exposed * self.fragments / self.period
 
     def sent(self, workers: int) -> float:
         """Bytes that a worker sends for a step, on average."""
@@ -120,7 +141,7 @@ def waiting_seconds(times: np.ndarray, period: int) -> float:
 
 
 def break_even_bandwidth(
-    cost: Cost, dense: Cost, link: Link, workers: int
+    cost: Cost, dense: Cost, link: Link, workers: int, arithmetic: float = 0.0
 ) -> float | None:
     """Bytes per second below which a way is faster than dense.
 
@@ -129,6 +150,7 @@ def break_even_bandwidth(
         dense: Of what it is compared with.
         link: Whose bandwidth does not count.
         workers: Their number.
+        arithmetic: Seconds of a step, beside which fragments are exchanged.
 
     Returns:
         Infinite where it is faster with any bandwidth, None where it never is.
@@ -136,7 +158,8 @@ def break_even_bandwidth(
 
     def gain(bandwidth: float) -> float:
         other = link._replace(bandwidth=bandwidth)
-        return dense.step(0.0, other, workers) - cost.step(0.0, other, workers)
+        steps = [one.step(arithmetic, other, workers) for one in (dense, cost)]
+        return steps[0] - steps[1]
 
     low, high = 1.0, 1e15  # Bytes per second: no link is beyond.
     if gain(high) > 0:

@@ -39,6 +39,8 @@ _WAYS: tuple[tuple[str, Callable[[], Any], int, dict[str, Any]], ...] = (
     ("local steps, H 10, all in int2", AllEntries, 10, {"value_dtype": "int2"}),
     ("local steps, H 30, all as signs", AllEntries, 30, {"value_dtype": "sign"}),
 )
+# From names of those to what they are in as many fragments as local steps.
+_STREAMED = {"local steps, H 10, all in int2": "H 10 in 10 fragments, all in int2"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Forecast:
         workers: Now.
         arithmetic: Seconds of a step without any exchange.
         waiting: Seconds that it is longer, on average, as all wait for the slowest
-            worker at every so-many-th step: by their number.
+            worker at every so-many-th step: by their number, `Cost.pace`.
         reduce_link: The link as sums over workers see it.
         gather_link: As gathers see it.
         measured: Whether the link was measured, or given.
@@ -126,7 +128,7 @@ class Forecast:
         return cost.exchange(link, workers)
 
     def _alone(self, cost: Cost) -> float:
-        return self.arithmetic + self.waiting[cost.period]
+        return self.arithmetic + self.waiting[cost.pace]
 
     def _step(self, cost: Cost, workers: int) -> float:
         link = self.reduce_link if cost.summed else self.gather_link
@@ -134,7 +136,8 @@ class Forecast:
 
     def _bandwidth(self, cost: Cost) -> str:
         found = break_even_bandwidth(
-            cost, self.costs[0], self.gather_link, self.workers
+            *(cost, self.costs[0], self.gather_link, self.workers),
+            self.arithmetic,
         )
         if found is None:
             return "never"
@@ -223,9 +226,14 @@ def forecast_of(
         measure_way(name, make(), shapes, period, strategy, **options)
         for name, make, period, options in _WAYS
     ]
+    costs += [
+        dataclasses.replace(cost, name=_STREAMED[cost.name], fragments=cost.period)
+        for cost in costs
+        if cost.name in _STREAMED
+    ]
     times = measure_steps(strategy, step)
     arithmetic = float(times.mean())
-    waiting = {cost.period: waiting_seconds(times, cost.period) for cost in costs}
+    waiting = {cost.pace: waiting_seconds(times, cost.pace) for cost in costs}
     return Forecast(
         size,
         workers,

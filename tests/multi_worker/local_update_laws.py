@@ -179,3 +179,57 @@ def validated(strategy):
         verbose=0,
     )
     return pending
+
+
+def streamed_optimizer(**options):
+    return optimizer(fragments=3, **options)
+
+
+def streamed(strategy, directory, kill_at=None):
+    """As `trained`, in three fragments."""
+    return fit(strategy, streamed_optimizer, directory, kill_at=kill_at)
+
+
+def streamed_to_the_end(strategy):
+    """What is left of `fit` on data of unknown length, less of it on one worker."""
+    # Of no rows batch normalisation makes NaN.
+    model = make_model(strategy, lambda: streamed_optimizer(nonfinite="zero"))
+    data = make_dataset(0).unbatch().filter(lambda *_: True).batch(4)
+    index = strategy.cluster_resolver.task_id
+
+    def share(context):
+        return data.take(5 if index else 7)
+
+    with strategy.scope():
+        shares = strategy.distribute_datasets_from_function(share)
+    model.fit(shares, epochs=2, verbose=0)
+    return [np.array(v.numpy()).tobytes() for v in model.trainable_variables]
+
+
+def streamed_in_a_loop(strategy, steps):
+    """What is left of `fit` with so many steps in one graph."""
+    model = make_model(strategy, streamed_optimizer, steps_per_execution=steps)
+    model.fit(make_dataset(0).repeat(), steps_per_epoch=6, verbose=0)
+    return [np.array(v.numpy()).tobytes() for v in model.trainable_variables]
+
+
+def before_exchanges(strategy):
+    """Kinds of operations that a fragment's exchange waits for, in a training step."""
+    model = make_model(strategy, streamed_optimizer)
+    data = strategy.experimental_distribute_dataset(make_dataset(0).repeat())
+
+    @tf.function
+    def step(batch):
+        return strategy.run(model.train_step, args=(batch,))
+
+    graph = step.get_concrete_function(next(iter(data))).graph
+    first = next(op for op in graph.get_operations() if op.type == "Case")
+    found, waiting = set(), [first]
+    while waiting:
+        op = waiting.pop()
+        if op not in found:
+            found.add(op)
+            waiting += [*op.control_inputs, *(tensor.op for tensor in op.inputs)]
+    return sorted({op.type for op in graph.get_operations()}), sorted(
+        {op.type for op in found}
+    )

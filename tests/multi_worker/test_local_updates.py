@@ -72,3 +72,28 @@ def test_callbacks_of_one_worker_alone_are_refused(two_workers):
 def test_an_optimizer_that_goes_on_after_nan_is_validated_in_common_too(two_workers):
     for pending in two_workers.run(laws.validated):
         assert set(pending) == {0}
+
+
+def test_fragments_are_exchanged_while_gradients_are_computed(two_workers):
+    for there, before in two_workers.run(laws.before_exchanges):
+        assert "MatMul" in there
+        assert "MatMul" not in before
+
+
+def test_fragments_end_where_data_end(two_workers):
+    mine, its = two_workers.run(laws.streamed_to_the_end, timeout=120)
+    assert mine == its
+
+
+def test_fragments_are_the_same_with_several_steps_in_a_graph(two_workers):
+    expected = two_workers.run(laws.streamed_in_a_loop, 1, timeout=120)
+    assert expected[0] == expected[1]
+    assert two_workers.run(laws.streamed_in_a_loop, 3, timeout=120) == expected
+
+
+def test_two_that_are_killed_amid_fragments_end_the_same(two_workers, tmp_path):
+    whole = two_workers.run(laws.streamed, str(tmp_path / "whole"))
+    two_workers.run(laws.streamed, str(tmp_path / "killed"), 5)
+    ended = two_workers.run(laws.streamed, str(tmp_path / "killed"))
+    assert ended == whole
+    assert ended[0]["kept"] != ended[1]["kept"]
