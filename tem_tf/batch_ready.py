@@ -12,20 +12,22 @@ from typing import Any
 
 import tensorflow as tf
 
-# Ops that take handles of iterators, or of anything: what they yield may be the batch.
+# Beginnings of kinds of ops. These yield batches,
+_YIELDS_A_BATCH = ("Iterator", "MultiDeviceIterator", "Optional")
+# and these take handles of anything: what they yield may be one.
 _MAY_YIELD_A_BATCH = (
-    *("Iterator", "MultiDeviceIterator", "Optional", "If", "StatelessIf", "Case"),
-    *("StatelessCase", "While", "StatelessWhile", "PartitionedCall", "PyFunc"),
-    *("StatefulPartitionedCall", "EagerPyFunc"),
+    *_YIELDS_A_BATCH,
+    *("If", "StatelessIf", "Case", "StatelessCase", "While", "StatelessWhile"),
+    *("PartitionedCall", "StatefulPartitionedCall", "PyFunc", "EagerPyFunc"),
 )
 
 
 def when_batch_is_ready(gradients: Sequence[Any]) -> contextlib.AbstractContextManager:
     """In a graph, keeps what is made within waiting for the batch alone.
 
-    That is for all that gradients are computed from and that comes before any variable:
-    examples, targets, draws. What calls functions or has branches of its own in a step
-    may be waited for, too. Eagerly all is there.
+    That is for all iterators, and for all that gradients are computed from and that
+    comes before any variable: examples, targets, draws. What calls functions or has
+    branches of its own in a step may be waited for, too. Eagerly all is there.
 
     Args:
         gradients: Tensors, slices, or None.
@@ -42,6 +44,8 @@ def _before_variables(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     from_variables = _from_variables([tensor.op for tensor in tensors])
     found = {id(t): t for t in tensors if not from_variables[t.op]}
     for op, comes in from_variables.items():
+        if op.type.startswith(_YIELDS_A_BATCH):  # Whatever it stands behind.
+            found.update((id(t), t) for t in op.outputs)
         if comes:
             found.update((id(t), t) for t in op.inputs if not from_variables[t.op])
     return [t for t in found.values() if t.dtype not in (tf.resource, tf.variant)]

@@ -119,6 +119,21 @@ def with_values(gradient: Gradient, values: tf.Tensor) -> Gradient:
     return values
 
 
+def live_entries(dense: tf.Tensor, live: tf.Tensor | None) -> tf.Tensor:
+    """What lives of a tensor: all of it, or a vector of the entries at `live`."""
+    return dense if live is None else tf.gather(tf.reshape(dense, [-1]), live)
+
+
+def with_dead_entries(
+    tensor: tf.Tensor, live: tf.Tensor | None, shape: Sequence[int]
+) -> tf.Tensor:
+    """The other way round: of a shape, 0 where nothing lives."""
+    if live is None:
+        return tensor
+    whole = tf.scatter_nd(live[:, tf.newaxis], tensor, [math.prod(shape)])
+    return tf.reshape(whole, shape)
+
+
 def when_ready(gradients: Sequence[Any]) -> contextlib.AbstractContextManager:
     """In a graph, keeps what is made within waiting for the gradients.
 
@@ -233,16 +248,11 @@ class Layout(NamedTuple):
 
     def _live_of(self, i: int, gradient: Gradient) -> tf.Tensor:
         """What is exchanged of the i-th gradient."""
-        dense, live = as_dense(gradient, self.shapes[i]), self.live[i]
-        return dense if live is None else tf.gather(tf.reshape(dense, [-1]), live)
+        return live_entries(as_dense(gradient, self.shapes[i]), self.live[i])
 
     def _whole_of(self, i: int, tensor: tf.Tensor) -> tf.Tensor:
         """The i-th gradient, 0 where nothing lives."""
-        live, shape = self.live[i], self.shapes[i]
-        if live is None:
-            return tensor
-        whole = tf.scatter_nd(live[:, tf.newaxis], tensor, [math.prod(shape)])
-        return tf.reshape(whole, shape)
+        return with_dead_entries(tensor, self.live[i], self.shapes[i])
 
     def _parts(self) -> list[list[tuple[int, Segment]]]:
         """Of each part, places in the list of gradients and segments."""

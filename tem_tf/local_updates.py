@@ -237,14 +237,14 @@ class LocalUpdates(AggregatingOptimizer):
         with ready(gradients):
             self._began.note_before_first_step(self._variables)
             self.aggregator.meet(self._all_at_once.number())
-            # 1 A piece of the exchange begins.
+            # 1 In fragments: the exchange of a piece begins, if one is due.
             if self._streaming is not None:
                 begun = self._streaming.begin(self._trained())
         # 2 A local step.
         own = own_gradients(gradients, self._divided, self.nonfinite == "zero")
         self.inner_optimizer.apply(own, variables)
         taken = self._began.count_step()
-        # 3 The exchange, where it is due.
+        # 3 The end of that, or the exchange, where it is due.
         if self._streaming is not None:
             self._streaming.end(begun, self._trained())
         else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import math
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -83,15 +82,6 @@ class Masks:
             int32 (live entries,), ascending.
         """
         return [self._live_of(self._meant.get(path, path)) for path in paths]
-
-    def living(self, path: str, values: tf.Tensor) -> tf.Tensor:
-        """A variable's values, 0 where nothing lives."""
-        (live,) = self.live([path])
-        if live is None:
-            return values
-        kept = tf.gather(tf.reshape(values, [-1]), live)
-        whole = tf.scatter_nd(live[:, tf.newaxis], kept, [math.prod(values.shape)])
-        return tf.reshape(whole, values.shape)
 
     def _live_of(self, path: str) -> tf.Tensor | None:
         if path not in self._live:

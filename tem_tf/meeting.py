@@ -58,7 +58,7 @@ class Meeting:
     ):
         self._state, self._use = state, use
         self._facts, self._weights = facts, weights
-        # Replicas whose first exchange is in a graph, or in one within.
+        # By graph, replicas that are compared in it before all that is in its branches.
         self._in_graphs: weakref.WeakKeyDictionary[Any, set[int]] = (
             weakref.WeakKeyDictionary()
         )

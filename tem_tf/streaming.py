@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tem_tf import _internals
 from tem_tf.agreed_branches import one_agreed
-from tem_tf.layout import pack
+from tem_tf.layout import live_entries, pack, with_dead_entries
 from tem_tf.local_beginning import Beginning, value_here
 from tem_tf.local_exchange import LocalExchange
 from tem_tf.masks import Masks
@@ -127,12 +127,13 @@ class Streaming:
         piece: Mapping[str, Any],
     ) -> None:
         names, variables = list(piece), list(piece.values())
-        # What the step has added to what was sent; nothing where nothing lives.
+        # What the step has added since; nothing where nothing lives.
         before = self._began.weights(names)
-        sent = [b - m for b, m in zip(before, moved, strict=True)]
+        starts = [b - m for b, m in zip(before, moved, strict=True)]
+        live = self._masks.live(names)
         added = [
-            self._masks.living(name, value_here(variable) - value)
-            for name, variable, value in zip(names, variables, sent, strict=True)
+            with_dead_entries(live_entries(value_here(v) - start, at), at, v.shape)
+            for v, start, at in zip(variables, starts, live, strict=True)
         ]
         if self._exchange.nonfinite == "zero":
             finite = self._exchange.is_finite(added)

@@ -7,44 +7,24 @@ import tensorflow as tf
 
 import tem_tf
 from tem_tf.replica_state import values_here
-from tests.training import make_model, make_strategy, values
+from tests.training import (
+    dyadic_gradients,
+    make_model,
+    make_strategy,
+    train_each_alone,
+    values,
+)
 
 RNG = np.random.default_rng(5)
 SGD = keras.optimizers.SGD
 
 
-def gradients(steps, replicas, size=6, seed=0):
-    """Small multiples of 1/4, of which sums and halves are exact."""
-    generator = np.random.default_rng(seed)
-    return generator.integers(-8, 9, (steps, replicas, size)).astype(np.float32) / 4
-
-
 def trained(optimizer, rows, graph=True):
-    """Applies rows of gradients of replicas' own.
-
-    Returns:
-        The optimizer, its variable, and each replica's weights after every step.
-    """
-    rows = tf.constant(rows)
-    strategy = make_strategy(rows.shape[1])
-    with strategy.scope():
-        optimizer = optimizer()
-        weights = keras.Variable(tf.zeros([rows.shape[2]]), name="weights")
-        optimizer.build([weights])
-
-    def step(row):
-        own = row[tf.distribute.get_replica_context().replica_id_in_sync_group]
-        optimizer.apply([own / row.shape[0]], [weights])
-
-    def run(row):
-        strategy.run(step, args=(row,))
-
-    run = tf.function(run, autograph=False) if graph else run
-    history = []
-    for row in rows:
-        run(row)
-        history.append([here.numpy() for here in values_here(weights)])
-    return optimizer, weights, np.array(history)
+    """As `train_each_alone`, of one variable that has all entries."""
+    optimizer, (weights,), history = train_each_alone(
+        optimizer, rows, rows.shape[2:], graph
+    )
+    return optimizer, weights, history
 
 
 def by_hand(rows, local_steps, rate, momentum, outer):
@@ -71,7 +51,7 @@ def by_hand(rows, local_steps, rate, momentum, outer):
 @pytest.mark.parametrize("replicas", [1, 2, 3])
 @pytest.mark.parametrize("local_steps", [1, 2, 3])
 def test_it_is_what_one_would_write_by_hand(replicas, local_steps):
-    rows = gradients(6, replicas)
+    rows = dyadic_gradients(6, replicas)
     _, _, found = trained(
         lambda: tem_tf.LocalUpdates(
             SGD(0.5, momentum=0.5),
@@ -90,7 +70,7 @@ def test_it_is_what_one_would_write_by_hand(replicas, local_steps):
 @pytest.mark.parametrize("graph", [True, False], ids=["graph", "eager"])
 def test_every_step_of_all_is_the_mean_of_their_own_updates(graph):
     """H = 1, everything sent, an outer rate of 1: exactly, slots being their own."""
-    rows = gradients(4, 2)
+    rows = dyadic_gradients(4, 2)
     _, _, found = trained(
         lambda: tem_tf.LocalUpdates(
             SGD(0.5, momentum=0.5), SGD(1.0), local_steps=1, memory=None
@@ -127,7 +107,7 @@ COMPRESSION = [
 def test_what_moved_was_sent_or_is_kept_and_all_are_equal(
     compressor, value_dtype, replicas
 ):
-    rows = gradients(6, replicas, 96)
+    rows = dyadic_gradients(6, replicas, 96)
 
     def make(**compression):
         return lambda: tem_tf.LocalUpdates(
@@ -142,7 +122,7 @@ def test_what_moved_was_sent_or_is_kept_and_all_are_equal(
         for other in found[step][1:]:
             np.testing.assert_array_equal(found[step][0], other)
     kept = [
-        state["memory/residual/weights"]
+        state["memory/residual/weights_0"]
         for state in optimizer.aggregator.state.values()
     ]
     # All that has moved was moved, but for what is kept of it.
@@ -152,7 +132,7 @@ def test_what_moved_was_sent_or_is_kept_and_all_are_equal(
 
 
 def test_an_early_exchange_is_one_and_no_step_makes_none():
-    rows = gradients(5, 2)
+    rows = dyadic_gradients(5, 2)
     optimizer, weights, _ = trained(
         lambda: tem_tf.LocalUpdates(SGD(0.5), SGD(0.5, momentum=0.5), local_steps=3),
         rows,
@@ -171,7 +151,7 @@ def test_an_early_exchange_is_one_and_no_step_makes_none():
 def test_weights_that_are_set_between_exchanges_are_where_the_next_begins():
     optimizer, weights, _ = trained(
         lambda: tem_tf.LocalUpdates(SGD(0.5), SGD(1.0), local_steps=2),
-        gradients(2, 2),
+        dyadic_gradients(2, 2),
     )
     weights.assign(np.full(6, 7.0, np.float32))
     make_strategy(2).run(lambda: optimizer.apply([tf.zeros(6)], [weights]))
@@ -180,14 +160,14 @@ def test_weights_that_are_set_between_exchanges_are_where_the_next_begins():
 
 
 def test_a_worker_whose_weights_are_not_finite_ends_all():
-    rows = gradients(2, 2)
+    rows = dyadic_gradients(2, 2)
     rows[0, 1, 3] = np.inf
     with pytest.raises(tf.errors.InvalidArgumentError, match="has NaN or Inf"):
         trained(lambda: tem_tf.LocalUpdates(SGD(0.5), local_steps=2), rows)
 
 
 def test_a_gradient_that_is_not_finite_counts_as_zero():
-    rows = gradients(4, 2)
+    rows = dyadic_gradients(4, 2)
     rows[1, 1, 3] = np.nan
     make = lambda: tem_tf.LocalUpdates(  # noqa: E731
         SGD(0.5, momentum=0.5), SGD(1.0), local_steps=2, nonfinite="zero"
@@ -200,7 +180,7 @@ def test_a_gradient_that_is_not_finite_counts_as_zero():
 
 @pytest.mark.parametrize("reset_slots", [True, False])
 def test_weights_that_overflow_count_as_no_movement(reset_slots):
-    rows = gradients(4, 2)
+    rows = dyadic_gradients(4, 2)
     rows[0, 1, 3] = 3e38  # Finite; the weights after it are not.
     optimizer, _, found = trained(
         lambda: tem_tf.LocalUpdates(
@@ -327,7 +307,7 @@ def test_attributes_are_the_inner_optimizers():
 def test_forgetting_makes_weights_common_before():
     optimizer, weights, _ = trained(
         lambda: tem_tf.LocalUpdates(SGD(0.5), SGD(1.0), local_steps=4),
-        gradients(2, 2),
+        dyadic_gradients(2, 2),
     )
     optimizer.forget()
     assert optimizer.pending == 0

@@ -8,44 +8,10 @@ import tensorflow as tf
 import tem_tf
 from tem_tf.replica_state import values_here
 from tem_tf.streaming import pieces_of
-from tests.test_local_updates import gradients
-from tests.training import make_strategy
+from tests.training import dyadic_gradients, train_each_alone
 
 SGD = keras.optimizers.SGD
 SIZES = (6, 2, 4)
-
-
-def trained(optimizer, rows, graph=True, sizes=SIZES):
-    """Applies rows of gradients of replicas' own to variables of some sizes.
-
-    Returns:
-        The optimizer, its variables, and of each step, of each replica the weights of
-        all variables, end to end.
-    """
-    rows = tf.constant(rows)
-    strategy = make_strategy(rows.shape[1])
-    with strategy.scope():
-        optimizer = optimizer()
-        weights = [
-            keras.Variable(tf.zeros([size]), name=f"weights_{i}")
-            for i, size in enumerate(sizes)
-        ]
-        optimizer.build(weights)
-
-    def step(row):
-        own = row[tf.distribute.get_replica_context().replica_id_in_sync_group]
-        optimizer.apply(tf.split(own / row.shape[0], sizes), weights)
-
-    def run(row):
-        strategy.run(step, args=(row,))
-
-    run = tf.function(run, autograph=False) if graph else run
-    history = []
-    for row in rows:
-        run(row)
-        here = [[one.numpy() for one in values_here(w)] for w in weights]
-        history.append([np.concatenate(own) for own in zip(*here, strict=True)])
-    return optimizer, weights, np.array(history)
 
 
 def by_hand(rows, local_steps, due, rate, momentum, outer, living=None):
@@ -89,8 +55,8 @@ def test_pieces_are_whole_variables_of_sizes_much_alike():
     [(True, 1, 1), (True, 2, 1), (True, 2, 2), (True, 3, 3), (False, 2, 3)],
 )
 def test_it_is_what_one_would_write_by_hand(graph, replicas, fragments):
-    rows = gradients(11, replicas, sum(SIZES))
-    optimizer, _, found = trained(
+    rows = dyadic_gradients(11, replicas, sum(SIZES))
+    optimizer, _, found = train_each_alone(
         lambda: tem_tf.LocalUpdates(
             SGD(0.5, momentum=0.5),
             SGD(0.5, momentum=0.5),
@@ -98,6 +64,7 @@ def test_it_is_what_one_would_write_by_hand(graph, replicas, fragments):
             fragments=fragments,
         ),
         rows,
+        SIZES,
         graph,
     )
     first, second, third = slice(0, 6), slice(6, 8), slice(8, 12)
@@ -114,10 +81,10 @@ def test_it_is_what_one_would_write_by_hand(graph, replicas, fragments):
 
 
 def test_of_a_mask_only_what_lives_goes_on():
-    rows = gradients(9, 2, sum(SIZES))
+    rows = dyadic_gradients(9, 2, sum(SIZES))
     living = np.array([1, 0, 1, 1, 0, 1] + [1] * 6, np.float32)
     masks = {"weights_0": living[:6]}
-    _, _, found = trained(
+    _, _, found = train_each_alone(
         lambda: tem_tf.LocalUpdates(
             SGD(0.5, momentum=0.5),
             SGD(0.5, momentum=0.5),
@@ -126,6 +93,7 @@ def test_of_a_mask_only_what_lives_goes_on():
             masks=masks,
         ),
         rows,
+        SIZES,
     )
     due = [(0, slice(0, 6)), (1, slice(6, 12))]
     expected = by_hand(rows, 2, due, 0.5, 0.5, (0.5, 0.5), living)
@@ -144,10 +112,10 @@ COMPRESSION = [
     ("compressor", "value_dtype"), COMPRESSION, ids=["threshold", "topk", "psgd", "all"]
 )
 def test_what_moved_was_sent_or_is_kept_and_all_are_equal(compressor, value_dtype):
-    rows = gradients(9, 2, 96)
+    rows = dyadic_gradients(9, 2, 96)
 
     def run(**compression):
-        optimizer, weights, _ = trained(
+        optimizer, weights, _ = train_each_alone(
             lambda: tem_tf.LocalUpdates(
                 SGD(0.5), SGD(1.0), local_steps=3, fragments=3, **compression
             ),
@@ -175,9 +143,9 @@ def test_what_moved_was_sent_or_is_kept_and_all_are_equal(compressor, value_dtyp
 
 @pytest.mark.parametrize("bad", [np.nan, 3e38], ids=["gradient", "weights"])
 def test_what_is_not_finite_counts_for_nothing(bad):
-    rows = gradients(7, 2, sum(SIZES))
+    rows = dyadic_gradients(7, 2, sum(SIZES))
     rows[1, 1, 3] = bad  # Of 3e38 the gradient is finite, and the weights are not.
-    optimizer, weights, found = trained(
+    optimizer, weights, found = train_each_alone(
         lambda: tem_tf.LocalUpdates(
             SGD(2.0, momentum=0.5),
             SGD(1.0),
@@ -186,6 +154,7 @@ def test_what_is_not_finite_counts_for_nothing(bad):
             nonfinite="zero",
         ),
         rows,
+        SIZES,
     )
     assert np.isfinite(found[-1]).all()
     optimizer.synchronise()
@@ -194,10 +163,12 @@ def test_what_is_not_finite_counts_for_nothing(bad):
 
 
 def test_a_worker_whose_weights_are_not_finite_ends_all():
-    rows = gradients(4, 2, sum(SIZES))
+    rows = dyadic_gradients(4, 2, sum(SIZES))
     rows[0, 1, 3] = np.inf
     with pytest.raises(tf.errors.InvalidArgumentError, match="has NaN or Inf"):
-        trained(lambda: tem_tf.LocalUpdates(SGD(0.5), None, 2, fragments=1), rows)
+        train_each_alone(
+            lambda: tem_tf.LocalUpdates(SGD(0.5), None, 2, fragments=1), rows, SIZES
+        )
 
 
 @pytest.mark.parametrize("fragments", [0, 4, 1.5, True, "all"])

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 import tem_tf
+from tem_tf.replica_state import values_here
 
 _RNG = np.random.default_rng(0)
 X = _RNG.normal(size=(8, 3)).astype("float32")
@@ -126,3 +127,48 @@ def apply_steps(optimizer, gradients, graph=True, build=True):
         run(row)
         history.append(np.array(weights.numpy()))
     return np.array(history), optimizer
+
+
+def dyadic_gradients(steps, replicas, size=6, seed=0):
+    """Small multiples of 1/4, of which sums and halves are exact."""
+    generator = np.random.default_rng(seed)
+    return generator.integers(-8, 9, (steps, replicas, size)).astype(np.float32) / 4
+
+
+def train_each_alone(optimizer, rows, sizes, graph=True):
+    """Applies gradients of replicas' own, whose weights may differ.
+
+    Args:
+        optimizer: A function that makes it, called under the strategy.
+        rows: (steps, replicas, n), undivided.
+        sizes: Of the variables, which start at zero; n in all.
+        graph: Whether in a `tf.function`.
+
+    Returns:
+        The optimizer, its variables, and of each step, of each replica the weights of
+        all variables, end to end.
+    """
+    rows = tf.constant(rows)
+    strategy = make_strategy(rows.shape[1])
+    with strategy.scope():
+        optimizer = optimizer()
+        weights = [
+            keras.Variable(tf.zeros([size]), name=f"weights_{i}")
+            for i, size in enumerate(sizes)
+        ]
+        optimizer.build(weights)
+
+    def step(row):
+        own = row[tf.distribute.get_replica_context().replica_id_in_sync_group]
+        optimizer.apply(tf.split(own / row.shape[0], sizes), weights)
+
+    def run(row):
+        strategy.run(step, args=(row,))
+
+    run = tf.function(run, autograph=False) if graph else run
+    history = []
+    for row in rows:
+        run(row)
+        here = [[one.numpy() for one in values_here(w)] for w in weights]
+        history.append([np.concatenate(own) for own in zip(*here, strict=True)])
+    return optimizer, weights, np.array(history)

@@ -15,8 +15,8 @@ each beside a step's arithmetic, a P-th of the bytes in each of P steps of H:
     step = (1 - P/H)·arithmetic + P/H·max(arithmetic, reduce + gather of a P-th)
            + (local + n·decoding)/H
 
-Messages between
-different pairs of workers are taken to be on the way at once, as through a switch.
+Messages between different pairs of workers are taken to be on the way at once, as
+through a switch.
 
 References:
     Patarasuk and Yuan, J. Parallel and Distributed Computing 69(2), 2009 (the ring).
