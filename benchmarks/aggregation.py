@@ -10,11 +10,12 @@ r"""Seconds of summing one gradient of ResNet-18 over workers, in every way ther
 d = 11,173,962 in ResNet-18's segments, N(0, 1)·1e-3, other data on each worker; hard
 threshold with error feedback, 0.1 % of the entries; one thread per worker. Compared
 are tem_tf (`SparsifiedOptimizer` from the gradients of a worker to their sum), the same
-with `exact_payload`, PowerSGD and Sign, error feedback in plain TensorFlow ops,
-TensorFlow's dense all-reduce with every `bytes_per_pack` and implementation, and where
---torch names a Python that has it PyTorch's gloo, dense and with its own PowerSGD. All
-take turns in one run; a figure is the median over turns of a turn's mean seconds per
-step, of the slowest worker. Shaped links (shaped_links.py) need root.
+with bfloat16, clipping, a warm-up and other memories, and with `exact_payload`;
+PowerSGD and Sign, error feedback in plain TensorFlow ops, TensorFlow's dense all-reduce
+with every `bytes_per_pack` and implementation, and where --torch names a Python that
+has it PyTorch's gloo, dense and with its own PowerSGD. All take turns in one run; a
+figure is the median over turns of a turn's mean seconds per step, of the slowest
+worker. Shaped links (shaped_links.py) need root.
 
 --before: the same path of another checkout of this repository, by its own benchmark.
 In each turn it comes next to ours, one first in one turn and the other in the next, and
@@ -53,7 +54,15 @@ DENSE = tuple(
     for pack in PACKS
     for implementation in ("RING", "AUTO")
 )
-TF_PATHS = (OURS, EXACT, POWER_SGD, SIGN, PLAIN, *DENSE)
+# The same compressor with more to do in the local step.
+MORE = tuple(
+    f"{OURS}, {what}"
+    for what in (
+        *("bfloat16", "clipping", "a warm-up that is over"),
+        *("decaying feedback", "momentum correction", "EF21"),
+    )
+)
+TF_PATHS = (OURS, *MORE, EXACT, POWER_SGD, SIGN, PLAIN, *DENSE)
 GLOO = ("gloo dense float32", "gloo dense float16")
 DDP = f"PyTorch DDP PowerSGD rank {RANK}"  # Beyond a hook that does nothing.
 TORCH_PATHS = (*GLOO, DDP)
@@ -118,7 +127,7 @@ def measure(arguments: argparse.Namespace, workers: int, link: str) -> dict[str,
 
 def _take_turns(lanes: dict[str, Lane], turns: int) -> dict[str, Any]:
     steps = {name: _steps_per_turn(lane) for name, lane in lanes.items()}
-    for ours in {OURS, EXACT, BEFORE} & set(steps):  # No fewer than the others.
+    for ours in {OURS, *MORE, EXACT, BEFORE} & set(steps):  # No fewer than the others.
         steps[ours] = max(steps.values())
     results: dict[str, Any] = {name: {"turns": []} for name in lanes}
     for turn in range(turns):
@@ -178,6 +187,20 @@ def compare(results: dict[str, Any]) -> dict[str, float]:
     return ratios
 
 
+def compare_more(results: dict[str, Any]) -> dict[str, float]:
+    """What more to do costs: the median over turns of its time by tem_tf's."""
+    if OURS not in results:
+        return {}
+    ours = results[OURS]["turns"]
+    return {
+        name: statistics.median(
+            a / b for a, b in zip(results[name]["turns"], ours, strict=True)
+        )
+        for name in MORE
+        if name in results
+    }
+
+
 def compare_turns(ours: list[float], before: list[float]) -> dict[str, Any]:
     """How long we take by how long the version before takes.
 
@@ -221,6 +244,8 @@ def show(column: dict[str, Any]) -> None:
         print(line, flush=True)
     for name, ratio in column["ratios"].items():
         print(f"  {ratio:.2f} x as fast as {name}", flush=True)
+    for name, ratio in column["by_ours"].items():
+        print(f"  {name}: {ratio:.2f} x the time of {OURS}", flush=True)
     if before := column.get("by_before"):
         each = " ".join(f"{ratio:.2f}" for ratio in before["ratios"])
         line = f"  {before['median']:.2f} x the time of before ({each})"
@@ -273,6 +298,7 @@ def main() -> None:
             column: dict[str, Any] = {"workers": workers, "link": link}
             column["paths"] = measure(arguments, workers, link)
             column["ratios"] = compare(column["paths"])
+            column["by_ours"] = compare_more(column["paths"])
             if arguments.before and OURS in column["paths"]:
                 turns = [column["paths"][name]["turns"] for name in (OURS, BEFORE)]
                 column["by_before"] = compare_turns(*turns)

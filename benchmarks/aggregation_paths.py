@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from aggregation import EXACT, OURS, PACKS, PLAIN, POWER_SGD, RANK, SIGN
+from aggregation import EXACT, MORE, OURS, PACKS, PLAIN, POWER_SGD, RANK, SIGN, SIZE
 from resnet18 import resnet18_shapes
 from worker_group import serve
 
@@ -29,10 +29,23 @@ Gradients = list[tf.Tensor]
 
 
 COMPRESSORS = {
-    OURS: tem_tf.HardThreshold(THRESHOLD),
-    EXACT: tem_tf.HardThreshold(THRESHOLD),
+    **dict.fromkeys((OURS, *MORE, EXACT), tem_tf.HardThreshold(THRESHOLD)),
+    # Of g and -g in turn what waits grows to 5 g at most: so about as many go.
+    f"{OURS}, momentum correction": tem_tf.HardThreshold(3 * THRESHOLD),
     POWER_SGD: tem_tf.PowerSGD(RANK),
     SIGN: tem_tf.Sign(),
+}
+_MORE_OPTIONS: tuple[dict[str, Any], ...] = (
+    {"value_dtype": "bfloat16"},
+    {"local_clipnorm": 0.999 * SCALE * math.sqrt(SIZE)},  # Just below the norm.
+    {"warmup_steps": 1},
+    {"memory": tem_tf.DecayingErrorFeedback(0.9)},
+    {"memory": tem_tf.MomentumCorrection(0.9)},
+    {"memory": tem_tf.EF21()},
+)
+OPTIONS = {
+    EXACT: {"exact_payload": True},
+    **dict(zip(MORE, _MORE_OPTIONS, strict=True)),
 }
 
 
@@ -120,15 +133,16 @@ class Worker:
         aggregator = tem_tf.Aggregator(
             COMPRESSORS[name],
             gradients_divided_by_replicas=False,
-            exact_payload=name == EXACT,
+            **OPTIONS.get(name, {}),
         )
         # Weights, which are equal on all workers.
         weights = [tf.zeros_like(gradient) for gradient in self._gradients[0]]
         names = [f"v{i}" for i in range(len(weights))]
         with self._strategy.scope():
             aggregator.build(weights, names)
+            step = tf.Variable(1, dtype=tf.int64)  # No constant: warm-up is a branch.
         self._aggregators[name] = aggregator
-        return lambda gradients: aggregator.aggregate(gradients, step=0)
+        return lambda gradients: aggregator.aggregate(gradients, step)
 
     def _plain(self) -> Callable[[Gradients], Gradients]:
         """Error feedback as one would write it down in a custom training loop."""

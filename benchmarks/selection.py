@@ -129,7 +129,7 @@ class Bench:
         np.copyto(self.source, self.target)
 
     def selection(self, name, function, arguments, threads) -> Callable:
-        handles = [variable.handle for variable in self.residuals[name]]
+        kept = ops.Kept([variable.handle for variable in self.residuals[name]])
         self.entries[name] = []
 
         @tf.function(autograph=False)
@@ -138,7 +138,7 @@ class Bench:
                 self.library,
                 gradients,
                 [],
-                handles,
+                kept,
                 zero_nonfinite=False,
                 threads=threads,
                 **arguments,

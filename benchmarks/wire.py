@@ -260,7 +260,8 @@ def native_selection(
     @tf.function(autograph=False)
     def select(gradient: tf.Tensor) -> tf.Tensor:
         return ops.select_threshold(
-            library, [gradient], [], [residual.handle], threshold, zero_nonfinite=False
+            *(library, [gradient], [], ops.Kept([residual.handle]), threshold),
+            zero_nonfinite=False,
         ).values
 
     return lambda: select(gradients[next(sign)])

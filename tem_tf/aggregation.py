@@ -15,8 +15,8 @@ import tensorflow as tf
 from tem_tf import fused_step, lone_exchange, metrics, native
 from tem_tf.accounting import Accounts, words_of
 from tem_tf.asking_plan import asking_plan
-from tem_tf.compressors import Compressor, Everything, check_vectors
-from tem_tf.cross_device_ops import SparsifiedCrossDeviceOps
+from tem_tf.compressors import Compressor, Everything, Sparsifier, check_vectors
+from tem_tf.cross_device_ops import SparsifiedCrossDeviceOps, has_branches
 from tem_tf.empty_batches import batch_is_empty
 from tem_tf.instance_keys import Use, new_owner
 from tem_tf.kept_state import Kept, KeptState
@@ -172,6 +172,7 @@ class Aggregator:
         self._meeting.in_step(ops, step)
         # 1 What is compressed, and what goes whole.
         parts = layout.split(gradients)
+        in_place = self._why_composed(layout) is None
 
         def path(compressor: Compressor) -> Outcome:
             here = self._local_step(compressor.scaled(unit), layout, step, unit)
@@ -188,7 +189,12 @@ class Aggregator:
             direction, memory = self._memory.apply(memory, total, step, segments)
             check_vectors(f"{type(self._memory).__name__}.apply", direction, segments)
             beside, other = received.beside, local.other
-            new, before = Kept(memory, state), {} if memory else kept.memory
+            before = kept.memory if in_place and self._skips else {}
+            if in_place and memory:  # The rest, or all in a warm-up.
+                with tf.control_dependencies(self._checks(beside.rider)):
+                    self._kept.write_memory(segments, memory)
+                memory = {}
+            new = Kept(memory, state)
             return Outcome(direction, new, beside, table, local.clipped, other, before)
 
         outcome = self._warm_up(ops, step, path)
@@ -306,27 +312,24 @@ class Aggregator:
         """Why it is not the native step; None if it is."""
         if self._in_xla:
             return lone_exchange.IN_WORDS
-        return fused_step.why_not(self.options) or fused_step.why_not_here(
-            layout, self.state
-        )
+        if self.options.warmup_steps and not has_branches(self._built_in()):
+            return "replicas of one process have no branch for `warmup_steps`"
+        why_not_here = fused_step.why_not_here(layout, self.state, self._memory)
+        return fused_step.why_not(self.options) or why_not_here
 
     def _local_step(
         self, compressor: Compressor, layout: Layout, step: tf.Tensor, unit: float
     ) -> fused_step.FusedStep | ComposedStep:
-        if self._why_composed(layout) is None:
-            zero = self.options.nonfinite != "raise" or self._skips
-            return fused_step.FusedStep(compressor, layout, step, self.state, zero)
-        limit = self.options.local_clipnorm
-        return ComposedStep(
-            compressor,
-            self._memory,
-            layout,
-            step,
-            self.options.value_dtype,
-            None if limit is None else limit * unit,
-            self.options.rounding_seed,
-            static=self._in_xla,
+        options, limit = self.options, self.options.local_clipnorm
+        asked = (
+            *(compressor, self._memory, layout, step, options.value_dtype),
+            *(None if limit is None else limit * unit, options.rounding_seed),
         )
+        # Not in a warm-up, whose compressor is none that the kernels know.
+        if isinstance(compressor, Sparsifier) and self._why_composed(layout) is None:
+            zero = options.nonfinite != "raise" or self._skips
+            return fused_step.FusedStep(*asked, self.state, zero)
+        return ComposedStep(*asked, static=self._in_xla)
 
     def _exchange(
         self, ops: SparsifiedCrossDeviceOps, segments: Segments, like: list[tf.Tensor]
@@ -346,11 +349,8 @@ class Aggregator:
         compressor, steps = self.options.compressor, self.options.warmup_steps
         if not steps:
             return path(compressor)
-        return ops.cond(
-            step < steps,
-            lambda: path(Everything(compressor)),
-            lambda: path(compressor),
-        )
+        whole = Everything(compressor)
+        return ops.cond(step < steps, lambda: path(whole), lambda: path(compressor))
 
     def _checks(self, rider: Rider) -> list[tf.Operation]:
         """Raises on all replicas at the same step, since all see the same headers."""

@@ -1,11 +1,14 @@
-"""The local step of a sparsifier with error feedback, in native kernels.
+"""The local step of a sparsifier, in native kernels.
 
-    p = g + m;  S = rule(p);  m = p outside S, 0 in S         one pass, in place
-    sum over replicas, in their order, of p_S                 into the gradients' places
+    p = c·g + βm;  S = rule(p);  m = p outside S, 0 in S      one pass, in place
+    s = what is decoded of p_S;  m = p - s in S               where values are rounded
+    sum over replicas, in their order, of s                   into the gradients' places
 
-The same bits as `ComposedStep`, in fewer passes over memory: gradients are taken as
-they come and laid end to end nowhere. Residuals change before the exchange: where a NaN
-on another worker ends the training, this worker's have moved on, but no weights.
+c clips the gradient, β is how memory decays; 1 where nothing else is asked for. What
+momentum correction and EF21 keep is in `native.ops`. The same bits as `ComposedStep`,
+in fewer passes over memory: gradients are taken as they come and laid end to end
+nowhere. Residuals change before the exchange: where a NaN on another worker ends the
+training, this worker's have moved on, but no weights.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tem_tf import native
+from tem_tf import native, wire
 from tem_tf.compressors import (
     Asked,
     At,
@@ -30,8 +33,14 @@ from tem_tf.compressors import (
 )
 from tem_tf.kept_state import Kept
 from tem_tf.layout import Layout, Parts, each, total_size
-from tem_tf.local_step import Local, empty, with_whole
-from tem_tf.memory import ErrorFeedback
+from tem_tf.local_step import Local, chance_seed, clip_factor, empty, with_whole
+from tem_tf.memory import (
+    EF21,
+    DecayingErrorFeedback,
+    ErrorFeedback,
+    Memory,
+    MomentumCorrection,
+)
 from tem_tf.native import ops
 from tem_tf.options import Options
 from tem_tf.replica_state import ReplicaState
@@ -39,7 +48,8 @@ from tem_tf.sparse_gradient import SparseGradient
 from tem_tf.transport import Received, Rider
 
 _LARGEST = 2**31 - 1  # Positions are 32-bit integers.
-RESIDUAL = "memory/residual"
+_METHODS = ("init", "compensate", "update", "apply")  # Of a memory.
+_MEMORIES = (ErrorFeedback, DecayingErrorFeedback, MomentumCorrection, EF21)
 
 
 def why_not(options: Options) -> str | None:
@@ -54,31 +64,41 @@ def why_not(options: Options) -> str | None:
         return f"{type(compressor).__name__} is no sparsifier by a rule"
     if not compressor.in_kernels:
         return f"they do not know the rule of {type(compressor).__name__} with blocks"
-    if not isinstance(memory, ErrorFeedback) or _changes(
-        memory, ErrorFeedback, ("init", "compensate", "update", "apply")
-    ):
+    if memory is None or _kind(memory) is None:
+        names = ", ".join(known.__name__ for known in _MEMORIES)
         name = "no memory" if memory is None else type(memory).__name__
-        return f"of memories they know ErrorFeedback, and this is {name}"
-    if options.value_dtype != "float32":
-        return f'`value_dtype` is "{options.value_dtype}"'
-    if options.local_clipnorm is not None:
-        return "`local_clipnorm` is given"
-    if options.warmup_steps:
-        return "`warmup_steps` is given"
+        return f"of memories they know {names}, and this is {name}"
     if native.library() is None:
         return native.status().reason
     return None
 
 
-def why_not_here(layout: Layout, state: ReplicaState) -> str | None:
+def why_not_here(layout: Layout, state: ReplicaState, memory: Memory) -> str | None:
     """As `why_not`, of these very variables."""
     if not 0 < total_size(layout.segments) <= _LARGEST:
         return "there are no entries to compress, or more than 2^31"
     if layout.other:
         return "some variables are of other dtypes"
-    if not state.is_on_cpu(RESIDUAL, layout.segments):
+    if not all(state.is_on_cpu(key, layout.segments) for key in _keys(memory)):
         return "the residuals are not in a CPU's memory"
     return None
+
+
+def _kind(memory: Memory) -> type[Memory] | None:
+    """Which of those that the kernels know it is, if it changes nothing of that."""
+    for known in _MEMORIES:
+        if isinstance(memory, known) and not _changes(memory, known, _METHODS):
+            return known
+    return None
+
+
+def _keys(memory: Memory) -> list[str]:
+    """Names in a replica's state of what kernels change, velocities last."""
+    if isinstance(memory, EF21):
+        return ["memory/own"]
+    if isinstance(memory, MomentumCorrection):
+        return ["memory/residual", "memory/velocity"]
+    return ["memory/residual"]
 
 
 def _changes(own: Any, base: type, names: Sequence[str]) -> bool:
@@ -91,16 +111,24 @@ class FusedStep:
 
     Attributes:
         compressor: In units of the gradients that come.
+        memory: One of those that `why_not` knows.
         layout: Of the gradients.
         step: int64 scalar.
+        value_dtype: How entries travel.
+        largest_norm: Bound of the gradient's global norm, or None.
+        rounding_seed: Of rounding by chance, or None.
         state: Where the residuals are.
         zero_nonfinite: Whether gradients that are not finite count as zero; else the
             residuals stay as they are.
     """
 
     compressor: Compressor
+    memory: Memory
     layout: Layout
     step: tf.Tensor
+    value_dtype: str
+    largest_norm: float | None
+    rounding_seed: int | None
     state: ReplicaState
     zero_nonfinite: bool
 
@@ -113,7 +141,12 @@ class FusedStep:
             )
         segments = self.layout.segments
         gradient = _Lazily(lambda: self._gradient(parts), len(segments))
-        corrected = _Lazily(lambda: self._corrected(parts), len(segments))
+        corrected = _Lazily(
+            lambda: self.memory.compensate(
+                kept.memory, self._gradient(parts), self.step, segments
+            ),
+            len(segments),
+        )
 
         def ask(heard: tuple[Heard, ...]) -> Asked:
             return self.compressor.compress(
@@ -132,34 +165,39 @@ class FusedStep:
             # other workers may be without kernels.
             values = tf.ensure_shape(values, rule.meant().shape)
         message = SparseGradient(values, found.indices, total_size(segments), known)
+        message, table = self._settled(library, message, found)
         block = tf.ensure_shape(found.block, [total_size(self.layout.small)])
         return Local(
             gradient,
             corrected,
             Rider(block, shared, found.nonfinite, empty(found.nonfinite)),
             [],
-            tf.ones([]),
+            found.clip,
             asked._replace(message=message),
             ask,
-            found.stats,
+            table,
         )
 
     def settle(
         self, kept: Kept, local: Local, received: Received
     ) -> tuple[dict[str, Any], tf.Tensor]:
-        """Returns an empty state, since it was updated in place, and the table."""
-        del kept, received
+        """Returns what of the state was not updated in place, and the table."""
+        del received
         assert local.table is not None
-        return {}, with_whole(local.table, local, self.layout)
+        changed = [key.removeprefix("memory/") for key in _keys(self.memory)]
+        rest = {key: v for key, v in kept.memory.items() if key not in changed}
+        return rest, with_whole(local.table, local, self.layout)
 
     def _select(self, library: Any, rule: Rule, parts: Parts) -> ops.Selected:
         common: dict[str, Any] = {
             "library": library,
             "gradients": parts.large,
             "small": parts.small,
-            "residuals": self.state.handles(RESIDUAL, self.layout.segments),
+            "kept": self._kept,
             "zero_nonfinite": self.zero_nonfinite,
         }
+        if self.largest_norm is not None:
+            common["largest_norm"] = self.largest_norm
         if isinstance(rule, AtLeast):
             threshold = tf.cast(rule.threshold, tf.float32)
             return ops.select_threshold(threshold=threshold, **common)
@@ -179,11 +217,56 @@ class FusedStep:
         ]
         finite = tf.reduce_all(tf.stack(checks))
         large = [tf.reshape(gradient, [-1]) for gradient in parts.large]
+        if self.largest_norm is not None:
+            small = [tf.reshape(gradient, [-1]) for gradient in parts.small]
+            clip = clip_factor([*large, *small], self.largest_norm)
+            large = [gradient * clip for gradient in large]
         return tf.cond(finite, lambda: large, lambda: each(tf.zeros_like, large))
 
-    def _corrected(self, parts: Parts) -> list[tf.Tensor]:
-        residuals = self.state.read_each(RESIDUAL, self.layout.segments)
-        return each(tf.add, self._gradient(parts), residuals)
+    def _settled(
+        self, library: Any, message: SparseGradient, found: ops.Selected
+    ) -> tuple[SparseGradient, tf.Tensor]:
+        """The message as others decode it, and the table; all that is kept is new."""
+        memory, values = self.memory, message.values
+        seed = chance_seed(self.rounding_seed, self.step, 0)
+        if self.value_dtype != "float32":
+            message = wire.rounded(message, self.value_dtype, library, seed)
+        elif isinstance(memory, (ErrorFeedback, DecayingErrorFeedback)):
+            return message, found.stats  # Nothing is left of what was selected.
+        kept = self._kept
+        if isinstance(memory, MomentumCorrection) and not memory.masking:
+            kept = kept._replace(velocity=())
+        # Where nothing was changed `At` has values, too: zeros, which nobody selected.
+        nothing = tf.constant(False) if self.zero_nonfinite else found.nonfinite > 0
+        count = tf.where(nothing, 0, tf.size(values))
+        squared, largest = ops.settle(
+            *(library, kept, values[:count], message.values[:count]),
+            message.indices[:count],
+        )
+        entries, error, left, most, gradient, corrected = tf.unstack(
+            found.stats, axis=1
+        )
+        error += squared
+        if not isinstance(memory, EF21):  # It has no residual.
+            left, most = left + squared, tf.maximum(most, largest)
+        columns = [entries, error, left, most, gradient, corrected]
+        return message, tf.stack(columns, axis=1)
+
+    @property
+    def _kept(self) -> ops.Kept:
+        segments = self.layout.segments
+        variables, *rest = (
+            self.state.handles(key, segments) for key in _keys(self.memory)
+        )
+        match self.memory:
+            case EF21():
+                return ops.Kept(variables, memory="estimate")
+            case MomentumCorrection(momentum=momentum):
+                return ops.Kept(variables, rest[0], "momentum", momentum)
+            case DecayingErrorFeedback(decay=decay):
+                return ops.Kept(variables, factor=decay)
+            case _:
+                return ops.Kept(variables)
 
 
 class _Lazily(Sequence):

@@ -26,7 +26,7 @@ from tem_tf.compressors import (
     check_vectors,
 )
 from tem_tf.empty_batches import batch_is_empty
-from tem_tf.fixed_sums import fixed_sum
+from tem_tf.fixed_sums import fixed_norm
 from tem_tf.kept_state import Kept
 from tem_tf.layout import Layout, Parts, pack, reals, total_size, unpack
 from tem_tf.memory import Memory
@@ -166,21 +166,13 @@ class ComposedStep:
         return asked
 
     def _seed(self, heard: int) -> tf.Tensor | None:
-        """Of this step, replica and round; None: to nearest."""
-        if self.rounding_seed is None:
-            return None
-        if self.static:
+        """See `chance_seed`."""
+        if self.rounding_seed is not None and self.static:
             raise ValueError(
                 "`rounding_seed` must be None where XLA compiles the step. Received: "
                 f"rounding_seed={self.rounding_seed}"
             )
-        context = tf.distribute.get_replica_context()
-        replica = tf.cast(context.replica_id_in_sync_group, tf.int32)
-        step = tf.stack([tf.cast(self.step, tf.int32), heard])
-        seed = tf.random.experimental.stateless_fold_in(
-            tf.stack([self.rounding_seed, replica]), step[0]
-        )
-        return tf.random.experimental.stateless_fold_in(seed, step[1])
+        return chance_seed(self.rounding_seed, self.step, heard)
 
     @property
     def _memory_name(self) -> str:
@@ -197,6 +189,23 @@ class ComposedStep:
                 f'`value_dtype` must be "float32" with {self.compressor!r}, which '
                 f"sends no entries. Received: value_dtype={self.value_dtype!r}"
             )
+
+
+def chance_seed(seed: int | None, step: tf.Tensor, heard: int) -> tf.Tensor | None:
+    """Of rounding by chance in a step, on this replica, in a round: int32 (2,).
+
+    Args:
+        seed: Of all of them; None: to nearest.
+        step: int64 scalar.
+        heard: How many rounds there were before.
+    """
+    if seed is None:
+        return None
+    context = tf.distribute.get_replica_context()
+    replica = tf.cast(context.replica_id_in_sync_group, tf.int32)
+    numbers = tf.stack([tf.cast(step, tf.int32), heard])
+    fold_in = tf.random.experimental.stateless_fold_in
+    return fold_in(fold_in(tf.stack([seed, replica]), numbers[0]), numbers[1])
 
 
 def with_whole(table: tf.Tensor, local: Local, layout: Layout) -> tf.Tensor:
@@ -229,15 +238,19 @@ def _zero_unless_finite(parts: Parts) -> tuple[Parts, tf.Tensor]:
     return tf.cond(finite, lambda: parts, zeros), 1 - tf.cast(finite, tf.int32)
 
 
+def clip_factor(vectors: Sequence[tf.Tensor], limit: float) -> tf.Tensor:
+    """What vectors are multiplied by so that their norm is at most `limit`."""
+    return limit / tf.maximum(fixed_norm(vectors), limit)
+
+
 def _clip(parts: Parts, limit: float | None) -> tuple[Parts, tf.Tensor]:
     """Clips all parts together to a norm; also returns what it multiplied by."""
     if limit is None:
         return parts, tf.ones([])
-    squares = [
-        fixed_sum(tf.square(tf.cast(tf.reshape(real, [-1]), tf.float32)))
+    vectors = [
+        tf.cast(tf.reshape(real, [-1]), tf.float32)
         for gradient in tf.nest.flatten(parts)
         for real in reals(gradient)
     ]
-    norm = tf.sqrt(tf.reduce_sum(tf.stack(squares)))
-    factor = limit / tf.maximum(norm, limit)
+    factor = clip_factor(vectors, limit)
     return tf.nest.map_structure(lambda g: g * tf.cast(factor, g.dtype), parts), factor

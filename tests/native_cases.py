@@ -20,12 +20,12 @@ def bits(array):
     return np.asarray(array, np.float32).reshape(-1).view(np.uint32)
 
 
-def by_operations(compressor, gradients, residuals, step=0):
+def by_operations(compressor, gradients, residuals, step=0, memory=None):
     """(values, indices, residual) of the packed vector, all by TensorFlow."""
     segments = make_segments(
         [str(i) for i in range(len(gradients))], [np.shape(g) for g in gradients]
     )
-    memory, step = tem_tf.ErrorFeedback(), tf.constant(step, tf.int64)
+    memory, step = memory or tem_tf.ErrorFeedback(), tf.constant(step, tf.int64)
     held, vectors = (
         [tf.constant(np.ravel(part), tf.float32) for part in parts]
         for parts in (residuals, gradients)
@@ -40,7 +40,16 @@ def by_operations(compressor, gradients, residuals, step=0):
 
 
 def by_kernels(
-    compressor, gradients, residuals, step=0, *, small=(), threads=0, zero=False
+    compressor,
+    gradients,
+    residuals,
+    step=0,
+    *,
+    small=(),
+    threads=0,
+    zero=False,
+    factor=1.0,
+    **options,
 ):
     """`ops.Selected`, as arrays, and the residuals as one vector."""
     variables = [tf.Variable(tf.constant(r, tf.float32)) for r in residuals]
@@ -48,9 +57,10 @@ def by_kernels(
         "library": native.library(),
         "gradients": [tf.constant(g, tf.float32) for g in gradients],
         "small": [tf.constant(s, tf.float32) for s in small],
-        "residuals": [variable.handle for variable in variables],
+        "kept": ops.Kept([variable.handle for variable in variables], factor=factor),
         "zero_nonfinite": zero,
         "threads": threads,
+        **options,
     }
     sizes = [np.size(gradient) for gradient in gradients]
     if isinstance(compressor, tem_tf.HardThreshold):
@@ -66,9 +76,13 @@ def by_kernels(
     return ops.Selected(*(np.array(x) for x in found)), np.concatenate(left)
 
 
-def assert_same(compressor, gradients, residuals, step=0, **options):
+def assert_same(compressor, gradients, residuals, step=0, decay=None, **options):
     """Values, indices and residuals are equal, bit for bit; returns `ops.Selected`."""
-    values, indices, residual = by_operations(compressor, gradients, residuals, step)
+    memory = None if decay is None else tem_tf.DecayingErrorFeedback(decay)
+    values, indices, residual = by_operations(
+        compressor, gradients, residuals, step, memory
+    )
+    options["factor"] = 1.0 if decay is None else decay
     found, left = by_kernels(compressor, gradients, residuals, step, **options)
     np.testing.assert_array_equal(found.indices, indices)
     np.testing.assert_array_equal(bits(found.values), bits(values))

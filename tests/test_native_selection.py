@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 import tem_tf
 from tem_tf import native
+from tem_tf.local_step import clip_factor
 from tem_tf.native import ops
 from tests.native_cases import (
     assert_same,
@@ -69,10 +70,15 @@ compressors = st.one_of(
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(compressors, gradients_and_residuals(), st.sampled_from(THREADS))
-def test_selection_is_that_of_the_operations(compressor, data, threads):
+@given(
+    compressors,
+    gradients_and_residuals(),
+    st.sampled_from(THREADS),
+    st.sampled_from([None, 0.9]),
+)
+def test_selection_is_that_of_the_operations(compressor, data, threads, decay):
     """Law: the same values, indices and residuals, bit for bit."""
-    assert_same(compressor, *data, step=3, threads=threads)
+    assert_same(compressor, *data, step=3, threads=threads, decay=decay)
 
 
 # Several tasks of 65,536 entries in one variable, and variables of less than one.
@@ -240,7 +246,7 @@ def test_a_tensor_that_shares_the_residuals_buffer_keeps_its_value():
             native.library(),
             [tf.ones([1000])],
             [],
-            [variable.handle],
+            ops.Kept([variable.handle]),
             1.0,
             zero_nonfinite=False,
         )
@@ -251,11 +257,12 @@ def test_a_tensor_that_shares_the_residuals_buffer_keeps_its_value():
 
 def select(rule="threshold", **changes):
     variables = changes.pop("variables", [tf.Variable(tf.zeros([4]))])
+    kept = changes.pop("kept", {})
     arguments = {
         "library": native.library(),
         "gradients": [tf.ones([4])] * len(variables),
         "small": [],
-        "residuals": [variable.handle for variable in variables],
+        "kept": ops.Kept([variable.handle for variable in variables], **kept),
         "zero_nonfinite": False,
         **changes,
     }
@@ -263,6 +270,8 @@ def select(rule="threshold", **changes):
 
 
 SAME = tf.Variable(tf.zeros([4])) if native.library() else None
+OF_OTHER_SIZES = [tf.Variable(tf.zeros([5])) for _ in range(2)]
+VELOCITIES = [variable.handle for variable in OF_OTHER_SIZES]
 
 
 @pytest.mark.parametrize(
@@ -275,18 +284,79 @@ SAME = tf.Variable(tf.zeros([4])) if native.library() else None
         (r"positions in \[0, 4\). Received: 4", {"rule": "given", "given": [0, 4]}),
         (r"positions in \[0, 4\). Received: -1", {"rule": "given", "given": [-1]}),
         (
-            "Residual 0 must be float32 with the 4 entries",
+            "What is kept of gradient 0 must have its 4 entries",
             {"threshold": 1.0, "variables": [tf.Variable(tf.zeros([5]))]},
         ),
         (
-            "`residuals` must be distinct variables",
+            "What is kept must be in distinct variables",
             {"threshold": 1.0, "variables": [SAME, SAME]},
         ),
+        (
+            "What is kept must be in float32 variables",
+            {"threshold": 1.0, "variables": [tf.Variable(tf.zeros([4], tf.float64))]},
+        ),
+        (
+            "`velocity` must be as many as `kept` under momentum",
+            {"threshold": 1.0, "kept": {"memory": "momentum"}},
+        ),
+        (
+            "`velocity` must be as many as `kept` under momentum",
+            {"threshold": 1.0, "kept": {"velocity": VELOCITIES[:1]}},
+        ),
+        ("`largest_norm` must be one number > 0", {"threshold": 1, "largest_norm": 0}),
     ],
 )
 def test_what_a_selection_refuses(message, arguments):
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         select(**arguments)
+
+
+def settle(positions, count=2, **kept):
+    variable = tf.Variable(tf.zeros([4]))
+    return ops.settle(
+        native.library(),
+        ops.Kept([variable.handle], **kept),
+        tf.ones([count]),
+        tf.ones([2]),
+        tf.constant(positions),
+    )
+
+
+@pytest.mark.parametrize(
+    ("message", "arguments"),
+    [
+        (r"positions in \[0, 4\). Received: 4", {"positions": [0, 4]}),
+        (r"positions in \[0, 4\). Received: -1", {"positions": [-1, 2]}),
+        ("must be as many", {"positions": [0, 1], "count": 3}),
+        ("`velocity` must be none", {"positions": [0, 1], "velocity": VELOCITIES}),
+        ("Velocities must have", {"positions": [0, 1], "velocity": VELOCITIES[:1]}),
+    ],
+)
+def test_what_settling_refuses(message, arguments):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        settle(**arguments)
+
+
+@pytest.mark.parametrize("limit", [1e-3, 1.0, 30.0, 1e30])
+@pytest.mark.parametrize("sizes", [[5], [200_001, 0, 65_536, 7], [1024, 1025, 1]])
+def test_clipping_is_that_of_the_operations(sizes, limit):
+    """The same factor, bit for bit, of large and small gradients together."""
+    gradients, residuals, small = large(0, sizes), large(1, sizes), large(2, [5, 2000])
+    parts = [tf.constant(gradient) for gradient in [*gradients, *small]]
+    factor = clip_factor(parts, limit).numpy()
+    clipped = [gradient * factor for gradient in gradients]
+    options = {"small": small, "largest_norm": limit}
+    compressor = tem_tf.TopK(density=0.01)
+    values, indices, residual = by_operations(compressor, clipped, residuals)
+    found, left = by_kernels(compressor, gradients, residuals, **options)
+    np.testing.assert_array_equal(bits(found.clip), bits(factor))
+    np.testing.assert_array_equal(found.indices, indices)
+    np.testing.assert_array_equal(bits(found.values), bits(values))
+    np.testing.assert_array_equal(bits(left), bits(residual))
+    block = np.concatenate(small) * factor
+    np.testing.assert_array_equal(bits(found.block), bits(block))
+    squares = [float(np.sum(np.square(part, dtype=np.float64))) for part in clipped]
+    np.testing.assert_allclose(found.stats[:, 4], squares, rtol=1e-5)
 
 
 @settings(max_examples=60, deadline=None)

@@ -16,20 +16,25 @@ namespace tem_tf {
 namespace scalar {
 namespace {
 
-double SumOfSquares(const float* x, int64_t size) {
-  double sum = 0;
-  for (int64_t i = 0; i < size; ++i) sum += x[i] * x[i];
-  return sum;
+void SumsOfSquares(const float* x, int64_t size, float* sums) {
+  for (; size > 0; x += kRow, size -= kRow) {
+    float columns[kColumns] = {};
+    for (int64_t i = 0; i < std::min(size, kRow); ++i) {
+      columns[i % kColumns] += x[i] * x[i];
+    }
+    *sums++ = SumByHalves(columns);
+  }
 }
 
 void Select(const Stretch& s, float threshold, Entries* selected, Left* left) {
   for (int64_t i = 0; i < s.size; ++i) {
-    float p = (s.gradient != nullptr ? s.gradient[i] : s.addend) + s.residual[i];
+    float p = Corrected(s, i);
+    if (s.memory == Memory::kMomentum) s.velocity[i] = p - s.kept[i];
     if (std::fabs(p) >= threshold) {
       selected->Append(p, s.position + static_cast<int32_t>(i));
       p = Without(p);
     }
-    s.residual[i] = p;
+    if (s.memory != Memory::kEstimate) s.kept[i] = p;
     left->squared += p * p;
     left->largest = std::max(left->largest, std::fabs(p));
   }
@@ -53,6 +58,8 @@ inline Vector Load(const float* x) { return _mm256_loadu_ps(x); }
 inline void Store(float* x, Vector v) { _mm256_storeu_ps(x, v); }
 inline Vector Fill(float x) { return _mm256_set1_ps(x); }
 inline Vector Add(Vector a, Vector b) { return _mm256_add_ps(a, b); }
+inline Vector Subtract(Vector a, Vector b) { return _mm256_sub_ps(a, b); }
+inline Vector Multiply(Vector a, Vector b) { return _mm256_mul_ps(a, b); }
 inline Vector MultiplyAdd(Vector a, Vector b, Vector c) {
   return _mm256_fmadd_ps(a, b, c);
 }
@@ -109,6 +116,8 @@ inline Vector Load(const float* x) { return _mm512_loadu_ps(x); }
 inline void Store(float* x, Vector v) { _mm512_storeu_ps(x, v); }
 inline Vector Fill(float x) { return _mm512_set1_ps(x); }
 inline Vector Add(Vector a, Vector b) { return _mm512_add_ps(a, b); }
+inline Vector Subtract(Vector a, Vector b) { return _mm512_sub_ps(a, b); }
+inline Vector Multiply(Vector a, Vector b) { return _mm512_mul_ps(a, b); }
 inline Vector MultiplyAdd(Vector a, Vector b, Vector c) {
   return _mm512_fmadd_ps(a, b, c);
 }
@@ -146,18 +155,18 @@ inline float LargestLane(Vector v) { return _mm512_reduce_max_ps(v); }
 
 const Passes& BestPasses() {
   static const Passes best = [] {
-    Passes passes{scalar::SumOfSquares, scalar::Select};
+    Passes passes{scalar::SumsOfSquares, scalar::Select};
 #ifdef TEM_TF_X86
     const char* variable = std::getenv("TEM_TF_NATIVE");
     const std::string widest = variable == nullptr ? "" : variable;
     if (widest == "scalar") return passes;
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-      passes = {avx2::SumOfSquares, avx2::Select};
+      passes = {avx2::SumsOfSquares, avx2::Select};
     }
     if (widest == "avx2") return passes;
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl")) {
-      passes = {avx512::SumOfSquares, avx512::Select};
+      passes = {avx512::SumsOfSquares, avx512::Select};
     }
 #endif
     return passes;

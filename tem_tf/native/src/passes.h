@@ -52,26 +52,63 @@ class Entries {
   std::unique_ptr<int32_t[]> positions_;
 };
 
-// What a pass leaves in the residual.
+// What a pass leaves of p.
 struct Left {
   double squared = 0;  // Sum of squares, in float32 over some thousand entries at most.
   float largest = 0;   // Greatest magnitude.
 };
 
+// What a memory adds to a gradient g, which c clips, and what it leaves of that, p:
+enum class Memory {
+  kFeedback,  // p = cg + fm;        m = p, but for what is selected
+  kMomentum,  // p = m + (cg + fu);  u = p - m;  m likewise
+  kEstimate,  // p = cg - m;         nothing changes, m is an estimate of g
+};
+
+struct Factors {
+  float clip = 1;   // c
+  float memory = 1;  // f
+};
+
 // What a pass over a stretch works on.
 struct Stretch {
   const float* gradient;  // nullptr: `addend` in the place of every entry.
-  float addend;           // 0 for a gradient of zeros, -0 to leave the residual as it is.
-  float* residual;
+  float addend;           // 0 for a gradient of zeros, -0 to take m as it is for p.
+  float* kept;            // m
+  float* velocity;        // u, or nullptr.
   int64_t size;
   int32_t position;  // Of the first entry, within the variable.
+  Memory memory;
+  Factors factors;
 };
 
-struct Passes {
-  double (*sum_of_squares)(const float* x, int64_t size);
+// Numbers are added up by rows of so many: columns from above, then by halves, first the
+// columns that lie half a row of the matrix apart, then a quarter, and so on.
+constexpr int64_t kRow = 1024;
+constexpr int kColumns = 64;
 
-  // p = gradient + residual. Appends the entries with |p| >= threshold (none if it is
-  // NaN) to `selected`, and leaves residual = p - what was selected.
+// Of so many columns; overwrites them.
+inline float SumByHalves(float* columns) {
+  for (int half = kColumns / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) columns[i] += columns[half + i];
+  }
+  return columns[0];
+}
+
+// p of an entry.
+inline float Corrected(const Stretch& s, int64_t i) {
+  const float g = s.gradient != nullptr ? s.factors.clip * s.gradient[i] : s.addend;
+  if (s.memory == Memory::kEstimate) return g - s.kept[i];
+  if (s.memory == Memory::kFeedback) return g + s.factors.memory * s.kept[i];
+  return s.kept[i] + (g + s.factors.memory * s.velocity[i]);
+}
+
+struct Passes {
+  // The sum of squares of each row; zeros fill the last one.
+  void (*sums_of_squares)(const float* x, int64_t size, float* sums);
+
+  // Appends the entries with |p| >= threshold (none if it is NaN) to `selected`; says
+  // what is left of p, and leaves it in `kept` unless that is an estimate.
   void (*select)(const Stretch& stretch, float threshold, Entries* selected, Left* left);
 };
 

@@ -1,15 +1,15 @@
-// The ops that select entries of corrected gradients and update residuals in place.
+// The ops that select entries of corrected gradients and update what is kept in place.
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <string>
 #include <vector>
 
+#include "kept_variables.h"
 #include "parallel.h"
 #include "selection.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
-#include "tensorflow/core/framework/resource_mgr.h"
-#include "tensorflow/core/framework/resource_var.h"
 #include "tensorflow/core/framework/shape_inference.h"
 
 namespace tem_tf {
@@ -21,10 +21,9 @@ using tensorflow::OpKernelConstruction;
 using tensorflow::OpKernelContext;
 using tensorflow::Tensor;
 using tensorflow::TensorShape;
-using tensorflow::Var;
 using tensorflow::errors::InvalidArgument;
 
-constexpr int kColumns = 6;  // Of `stats`.
+constexpr int kFigures = 6;  // Of a gradient in `stats`.
 
 tensorflow::Status Shapes(tensorflow::shape_inference::InferenceContext* context) {
   int variables, small;
@@ -34,7 +33,8 @@ tensorflow::Status Shapes(tensorflow::shape_inference::InferenceContext* context
   context->set_output(1, context->Vector(context->UnknownDim()));
   context->set_output(2, context->Vector(context->UnknownDim()));
   context->set_output(3, context->Scalar());
-  context->set_output(4, context->Matrix(variables, kColumns));
+  context->set_output(4, context->Matrix(variables, kFigures));
+  context->set_output(5, context->Scalar());
   return tensorflow::OkStatus();
 }
 
@@ -43,16 +43,22 @@ tensorflow::Status Shapes(tensorflow::shape_inference::InferenceContext* context
       .Attr("N: int >= 1")                                                           \
       .Attr("M: int >= 0")                                                           \
       .Attr("zero_nonfinite: bool")                                                  \
+      .Attr("V: int >= 0")                                                           \
+      .Attr("memory: {'feedback', 'momentum', 'estimate'} = 'feedback'")             \
+      .Attr("factor: float = 1.0")                                                   \
       .Attr("threads: int = 0")                                                      \
       .Input("gradients: N * float")                                                 \
       .Input("small: M * float")                                                     \
-      .Input("residuals: N * resource")                                              \
+      .Input("kept: N * resource")                                                   \
+      .Input("velocity: V * resource")                                               \
       .Input(RULE)                                                                   \
+      .Input("largest_norm: float")                                                  \
       .Output("values: float")                                                       \
       .Output("indices: int32")                                                      \
       .Output("block: float")                                                        \
       .Output("nonfinite: int32")                                                    \
       .Output("stats: double")                                                       \
+      .Output("clip: float")                                                         \
       .SetIsStateful()                                                               \
       .SetShapeFn(Shapes)
 
@@ -60,91 +66,74 @@ TEM_TF_SELECT_OP("TemTfSelectThreshold", "threshold: float");
 TEM_TF_SELECT_OP("TemTfSelectTopK", "counts: int64");
 TEM_TF_SELECT_OP("TemTfSelectGiven", "given: int32");
 
-// Holds the variables of the residuals, locked, until it is destroyed.
-class Residuals {
- public:
-  ~Residuals() {
-    for (auto& variable : locked_) variable->mu()->unlock();
-  }
+// Sums of squares of the rows of a tensor, see `kRow`; as many as `Rows` says.
+int64_t Rows(int64_t size) { return (size + kRow - 1) / kRow; }
 
-  tensorflow::Status Lock(OpKernelContext* context, const OpInputList& gradients,
-                          int first_input) {
-    for (int i = 0; i < gradients.size(); ++i) {
-      tensorflow::core::RefCountPtr<Var> variable;
-      TF_RETURN_IF_ERROR(tensorflow::LookupResource(
-          context, tensorflow::HandleFromInput(context, first_input + i), &variable));
-      variables_.push_back(std::move(variable));
-    }
-    for (auto& variable : variables_) locked_.push_back(variable.get());
-    std::sort(locked_.begin(), locked_.end());
-    if (std::adjacent_find(locked_.begin(), locked_.end()) != locked_.end()) {
-      locked_.clear();
-      return InvalidArgument("`residuals` must be distinct variables.");
-    }
-    for (Var* variable : locked_) variable->mu()->lock();
-    for (int i = 0; i < gradients.size(); ++i) {
-      const Tensor& value = *variables_[i]->tensor();
-      if (!variables_[i]->is_initialized || value.dtype() != tensorflow::DT_FLOAT ||
-          value.NumElements() != gradients[i].NumElements()) {
-        return InvalidArgument("Residual ", i, " must be float32 with the ",
-                               gradients[i].NumElements(), " entries of its gradient.");
-      }
-    }
-    return tensorflow::OkStatus();
-  }
-
-  // TensorFlow shares buffers between variables and tensors: what is changed in place
-  // must first be nobody else's.
-  tensorflow::Status MakeOwn(OpKernelContext* context) {
-    for (auto& variable : variables_) {
-      Tensor* value = variable->tensor();
-      if (value->NumElements() == 0 || value->RefCountIsOne()) continue;
-      Tensor own;
-      TF_RETURN_IF_ERROR(
-          context->allocate_temp(tensorflow::DT_FLOAT, value->shape(), &own));
-      std::copy_n(value->flat<float>().data(), value->NumElements(),
-                  own.flat<float>().data());
-      *value = own;
-    }
-    return tensorflow::OkStatus();
-  }
-
-  float* data(int i) { return variables_[i]->tensor()->flat<float>().data(); }
-
- private:
-  std::vector<tensorflow::core::RefCountPtr<Var>> variables_;
-  std::vector<Var*> locked_;
-};
-
-// Whether all entries are finite; adds up their squares on the way.
-bool SumUp(const float* x, int64_t size, double* squares) {
-  const double sum = BestPasses().sum_of_squares(x, size);
-  *squares = sum;
-  if (std::isfinite(sum)) return true;
+bool IsFinite(const float* x, int64_t size, const float* sums) {
+  const bool sure = std::all_of(sums, sums + Rows(size),
+                                [](float sum) { return std::isfinite(sum); });
   // NaN or Inf, or finite entries whose squares are too large for float32.
-  return std::all_of(x, x + size, [](float entry) { return std::isfinite(entry); });
+  return sure ||
+         std::all_of(x, x + size, [](float entry) { return std::isfinite(entry); });
+}
+
+// The sum of sums, by rows of them, and so on; `fixed_sums.fixed_norm`'s twin.
+float SumOfRows(std::vector<float> sums) {
+  while (sums.size() > 1) {
+    std::vector<float> rows(Rows(sums.size()));
+    for (size_t r = 0; r < rows.size(); ++r) {
+      float columns[kColumns] = {};
+      const size_t end = std::min<size_t>(sums.size(), (r + 1) * kRow);
+      for (size_t i = r * kRow; i < end; ++i) columns[i % kColumns] += sums[i];
+      rows[r] = SumByHalves(columns);
+    }
+    sums = std::move(rows);
+  }
+  return sums.empty() ? 0.0f : sums[0];
 }
 
 class SelectOp : public OpKernel {
  public:
   explicit SelectOp(OpKernelConstruction* context) : OpKernel(context) {
     OP_REQUIRES_OK(context, context->GetAttr("zero_nonfinite", &zero_nonfinite_));
+    OP_REQUIRES_OK(context, context->GetAttr("factor", &factors_.memory));
     OP_REQUIRES_OK(context, context->GetAttr("threads", &threads_));
+    OP_REQUIRES_OK(context, context->GetAttr("N", &variables_));
+    OP_REQUIRES_OK(context, context->GetAttr("V", &velocities_));
+    std::string memory;
+    OP_REQUIRES_OK(context, context->GetAttr("memory", &memory));
+    if (memory == "momentum") memory_ = Memory::kMomentum;
+    if (memory == "estimate") memory_ = Memory::kEstimate;
+    OP_REQUIRES(context,
+                velocities_ == (memory_ == Memory::kMomentum ? variables_ : 0),
+                InvalidArgument("`velocity` must be as many as `kept` under momentum, "
+                                "and none else."));
   }
 
   void Compute(OpKernelContext* context) override {
     OpInputList gradients, small;
     OP_REQUIRES_OK(context, context->input_list("gradients", &gradients));
     OP_REQUIRES_OK(context, context->input_list("small", &small));
-    const Tensor& rule = context->input(2 * gradients.size() + small.size());
-    Residuals residuals;
-    OP_REQUIRES_OK(context, residuals.Lock(context, gradients,
-                                           gradients.size() + small.size()));
+    const int first = variables_ + small.size();  // Of what is kept.
+    const int count = variables_ + velocities_;
+    const Tensor& rule = context->input(first + count);
+    const Tensor& largest_norm = context->input(first + count + 1);
+    OP_REQUIRES(context,
+                largest_norm.NumElements() == 1 && largest_norm.flat<float>()(0) > 0,
+                InvalidArgument("`largest_norm` must be one number > 0."));
+    KeptVariables kept;
+    OP_REQUIRES_OK(context, kept.Lock(context, first, count));
     std::vector<Variable> variables;
     int64_t size = 0;
-    for (int i = 0; i < gradients.size(); ++i) {
-      variables.push_back({gradients[i].flat<float>().data(), nullptr,
-                           gradients[i].NumElements(), size});
+    for (int i = 0; i < variables_; ++i) {
+      const int64_t entries = gradients[i].NumElements();
+      for (int of_kept = i; of_kept < count; of_kept += variables_) {
+        OP_REQUIRES(context, kept.size(of_kept) == entries,
+                    InvalidArgument("What is kept of gradient ", i, " must have its ",
+                                    entries, " entries."));
+      }
+      variables.push_back(
+          {gradients[i].flat<float>().data(), nullptr, nullptr, entries, size});
       size += gradients[i].NumElements();
     }
     OP_REQUIRES(context, size <= std::numeric_limits<int32_t>::max(),
@@ -157,28 +146,51 @@ class SelectOp : public OpKernel {
       ForEach(context, threads_, count, cycles, function);
     };
 
-    // Before any residual is touched: NaN would stay in it for ever.
-    Selection look(variables, loop);
-    std::vector<double> squares(look.tasks().size());
+    // Before anything that is kept is touched: NaN would stay in it for ever.
+    Selection look(variables, memory_, factors_, loop);
+    std::vector<std::vector<float>> sums;  // Of squares, by rows of each tensor.
+    for (int i = 0; i < gradients.size(); ++i) {
+      sums.emplace_back(Rows(gradients[i].NumElements()));
+    }
+    for (int i = 0; i < small.size(); ++i) {
+      sums.emplace_back(Rows(small[i].NumElements()));
+    }
     std::atomic<bool> finite{true};
+    const auto sum_up = [&](const float* x, int64_t size, float* of_rows) {
+      BestPasses().sums_of_squares(x, size, of_rows);
+      if (!IsFinite(x, size, of_rows)) finite = false;
+    };
     loop(look.tasks().size(), kTaskSize, [&](int64_t i) {
       const Task& task = look.tasks()[i];
-      const float* begin = variables[task.variable].gradient + task.begin;
-      if (!SumUp(begin, task.end - task.begin, &squares[i])) finite = false;
+      static_assert(kTaskSize % kRow == 0, "rows would be cut");
+      sum_up(variables[task.variable].gradient + task.begin, task.end - task.begin,
+             sums[task.variable].data() + task.begin / kRow);
     });
-    double unused;
-    for (int i = 0; i < small.size(); ++i) {
-      if (!SumUp(small[i].flat<float>().data(), small[i].NumElements(), &unused)) {
-        finite = false;
+    loop(1, 1, [&](int64_t) {
+      for (int i = 0; i < small.size(); ++i) {
+        sum_up(small[i].flat<float>().data(), small[i].NumElements(),
+               sums[gradients.size() + i].data());
       }
+    });
+    Factors factors = factors_;
+    if (finite && std::isfinite(largest_norm.flat<float>()(0))) {
+      loop(1, 1, [&](int64_t) {
+        std::vector<float> of_tensors;
+        for (const auto& of_rows : sums) of_tensors.push_back(SumOfRows(of_rows));
+        const float limit = largest_norm.flat<float>()(0);
+        factors.clip = limit / std::max(std::sqrt(SumOfRows(of_tensors)), limit);
+      });
     }
-    OP_REQUIRES_OK(context, WriteBlock(context, small, finite));
+    Tensor* clip;
+    OP_REQUIRES_OK(context, context->allocate_output(5, TensorShape({}), &clip));
+    clip->scalar<float>()() = factors.clip;
+    OP_REQUIRES_OK(context, WriteBlock(context, small, finite, factors.clip));
     Tensor* nonfinite;
     OP_REQUIRES_OK(context, context->allocate_output(3, TensorShape({}), &nonfinite));
     nonfinite->scalar<int32_t>()() = finite ? 0 : 1;
     Tensor* stats;
     OP_REQUIRES_OK(context, context->allocate_output(
-                                4, TensorShape({gradients.size(), kColumns}), &stats));
+                                4, TensorShape({gradients.size(), kFigures}), &stats));
     auto table = stats->matrix<double>();
     table.setZero();
     if (!finite && !zero_nonfinite_) {
@@ -186,16 +198,18 @@ class SelectOp : public OpKernel {
       return;
     }
 
-    OP_REQUIRES_OK(context, residuals.MakeOwn(context));
-    for (int i = 0; i < gradients.size(); ++i) {
-      variables[i].residual = residuals.data(i);
+    if (memory_ != Memory::kEstimate) OP_REQUIRES_OK(context, kept.MakeOwn(context));
+    for (int i = 0; i < variables_; ++i) {
+      variables[i].kept = kept.data(i);
+      if (velocities_ > 0) variables[i].velocity = kept.data(variables_ + i);
     }
-    Selection selection(variables, loop);
+    Selection selection(variables, memory_, factors, loop);
     if (!finite) selection.ZeroGradients();
     OP_REQUIRES_OK(context, Select(context, rule, &selection));
 
-    // entries, |e|^2, |m|^2, max|m|, |g|^2, |p|^2. With error feedback what was not
-    // sent and what is left, e and m, are the same.
+    // entries, |e|^2, |m|^2, max|m|, |g|^2, |p|^2. What was not sent and the residual,
+    // e and m, are the same, but that there is none where an estimate is kept.
+    const double residuals = memory_ == Memory::kEstimate ? 0 : 1;
     for (size_t i = 0; i < selection.tasks().size(); ++i) {
       Task& task = selection.tasks()[i];
       const int v = task.variable;
@@ -206,10 +220,14 @@ class SelectOp : public OpKernel {
       }
       table(v, 0) += task.selected.size;
       table(v, 1) += task.left.squared;
-      table(v, 2) += task.left.squared;
-      table(v, 3) = std::max<double>(table(v, 3), task.left.largest);
-      table(v, 4) += finite ? squares[i] : 0;
+      table(v, 2) += residuals * task.left.squared;
+      table(v, 3) = std::max<double>(table(v, 3), residuals * task.left.largest);
       table(v, 5) += task.left.squared + sent;
+    }
+    for (int v = 0; finite && v < gradients.size(); ++v) {
+      double squared = 0;
+      for (float sum : sums[v]) squared += sum;
+      table(v, 4) = squared * factors.clip * factors.clip;
     }
   }
 
@@ -236,9 +254,10 @@ class SelectOp : public OpKernel {
   }
 
  private:
-  // Small variables end to end, or zeros.
+  // Small variables end to end, clipped, or zeros.
   static tensorflow::Status WriteBlock(OpKernelContext* context,
-                                       const OpInputList& small, bool finite) {
+                                       const OpInputList& small, bool finite,
+                                       float clip) {
     int64_t size = 0;
     for (const Tensor& tensor : small) size += tensor.NumElements();
     Tensor* block;
@@ -246,12 +265,17 @@ class SelectOp : public OpKernel {
     float* out = block->flat<float>().data();
     if (!finite) std::fill_n(out, size, 0.0f);
     for (int i = 0; finite && i < small.size(); ++i) {
-      out = std::copy_n(small[i].flat<float>().data(), small[i].NumElements(), out);
+      const float* begin = small[i].flat<float>().data();
+      out = std::transform(begin, begin + small[i].NumElements(), out,
+                           [clip](float entry) { return clip * entry; });
     }
     return tensorflow::OkStatus();
   }
 
   bool zero_nonfinite_;
+  int variables_, velocities_;
+  Memory memory_ = Memory::kFeedback;
+  Factors factors_;
   int threads_;
 };
 

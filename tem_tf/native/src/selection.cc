@@ -5,8 +5,12 @@
 
 namespace tem_tf {
 
-Selection::Selection(std::vector<Variable> variables, Loop loop)
-    : variables_(std::move(variables)), loop_(std::move(loop)) {
+Selection::Selection(std::vector<Variable> variables, Memory memory, Factors factors,
+                     Loop loop)
+    : variables_(std::move(variables)),
+      memory_(memory),
+      factors_(factors),
+      loop_(std::move(loop)) {
   for (size_t v = 0; v < variables_.size(); ++v) {
     for (int64_t begin = 0; begin < variables_[v].size; begin += kTaskSize) {
       Task task;
@@ -20,15 +24,24 @@ Selection::Selection(std::vector<Variable> variables, Loop loop)
 
 Stretch Selection::Whole(const Task& task) const {
   const Variable& v = variables_[task.variable];
-  return {zeroed_ ? nullptr : v.gradient + task.begin, 0.0f, v.residual + task.begin,
-          task.end - task.begin, static_cast<int32_t>(task.begin)};
+  return {zeroed_ ? nullptr : v.gradient + task.begin,
+          0.0f,
+          v.kept + task.begin,
+          v.velocity == nullptr ? nullptr : v.velocity + task.begin,
+          task.end - task.begin,
+          static_cast<int32_t>(task.begin),
+          memory_,
+          factors_};
 }
 
-// Once residuals hold the corrected gradient.
+// What is kept holds p by then, unless it is an estimate, which has not changed.
 Stretch Selection::Again(const Task& task) const {
   Stretch stretch = Whole(task);
+  if (!KeepsRest()) return stretch;
   stretch.gradient = nullptr;
   stretch.addend = -0.0f;
+  stretch.memory = Memory::kFeedback;
+  stretch.factors = {};
   return stretch;
 }
 
@@ -90,15 +103,23 @@ void Selection::Given(const int32_t* positions, int64_t count, float* values) {
     Task& task = tasks_[i];
     passes.select(Whole(task), kNothing, &task.selected, &task.left);
     const Variable& v = variables_[task.variable];
+    const Stretch corrected = Again(task);
+    double sent = 0;
     for (int64_t m = starts[i]; m < starts[i + 1]; ++m) {
       const int64_t j = order[m];
-      float& residual = v.residual[positions[j] - v.offset];
-      values[j] = residual;
-      task.selected.Append(residual, static_cast<int32_t>(positions[j] - v.offset));
-      residual = Without(residual);
+      const int64_t position = positions[j] - v.offset;
+      const float p = Corrected(corrected, position - task.begin);
+      values[j] = p;
+      task.selected.Append(p, static_cast<int32_t>(position));
+      if (KeepsRest()) v.kept[position] = Without(p);
+      sent += double{p} * p;
+    }
+    if (!KeepsRest()) {
+      task.left.squared = std::max(0.0, task.left.squared - sent);
+      return;
     }
     task.left = Left();  // Of what is left only; it is still in the cache.
-    passes.select(Again(task), kNothing, &task.selected, &task.left);
+    passes.select(corrected, kNothing, &task.selected, &task.left);
   });
 }
 

@@ -1,4 +1,4 @@
-// One selection: gradients and residuals of all variables, cut into tasks.
+// One selection: gradients of all variables and what is kept of them, cut into tasks.
 //
 // A task is at most kTaskSize entries of one variable, so that what it touches stays in
 // a core's own cache. Everything that is computed depends on the tasks and not on which
@@ -25,7 +25,8 @@ constexpr float kNothing = std::numeric_limits<float>::quiet_NaN();  // |p| >= N
 
 struct Variable {
   const float* gradient;
-  float* residual;
+  float* kept;
+  float* velocity;  // nullptr unless there is momentum.
   int64_t size;
   int64_t offset;  // In the packed vector.
 };
@@ -50,12 +51,12 @@ using Loop = std::function<void(int64_t count, int64_t cycles,
 
 class Selection {
  public:
-  Selection(std::vector<Variable> variables, Loop loop);
+  Selection(std::vector<Variable> variables, Memory memory, Factors factors, Loop loop);
 
   // Takes a gradient of zeros in the place of each.
   void ZeroGradients() { zeroed_ = true; }
 
-  // Residuals are corrected and what is selected is taken from them, by one of these:
+  // Gradients are corrected, and what is kept changes as `Memory` says, by one of these:
   void Threshold(float threshold);
   // One k for all, or one for each variable. Of equals the lower positions are taken,
   // of zeros none.
@@ -69,9 +70,10 @@ class Selection {
   void Write(float* values, int32_t* positions) const;
 
  private:
-  // The stretch of a task, with its gradient or with an addend in its place.
+  // What p of a task's entries is made of, before a pass over them and after it.
   Stretch Whole(const Task& task) const;
   Stretch Again(const Task& task) const;
+  bool KeepsRest() const { return memory_ != Memory::kEstimate; }
 
   float SampledThreshold(const Group& group, double margin, bool again) const;
   void Collect(const Group& group, float threshold);
@@ -81,6 +83,8 @@ class Selection {
 
   std::vector<Variable> variables_;
   std::vector<Task> tasks_;
+  Memory memory_;
+  Factors factors_;
   Loop loop_;
   bool zeroed_ = false;
 };

@@ -90,7 +90,7 @@ int64_t Selection::Count(const Group& group) const {
 // A magnitude that k entries of a group or somewhat more should reach, at least
 // FLT_MIN: what is smaller is zero, since subnormals are flushed.
 //
-// again: whether residuals hold the corrected gradient already.
+// again: whether a pass was there before.
 float Selection::SampledThreshold(const Group& group, double margin, bool again) const {
   if (group.k == 0) return INFINITY;
   const double density = static_cast<double>(group.k) / group.size;
@@ -112,8 +112,7 @@ float Selection::SampledThreshold(const Group& group, double margin, bool again)
       const int64_t begin = Scramble(line) % free;
       const int64_t end = std::min(begin + kLine, s.size);
       for (int64_t j = begin; j < end; ++j) {
-        const float gradient = s.gradient != nullptr ? s.gradient[j] : s.addend;
-        sample.push_back(std::fabs(gradient + s.residual[j]));
+        sample.push_back(std::fabs(Corrected(s, j)));
       }
     }
   }
@@ -135,11 +134,11 @@ void Selection::Collect(const Group& group, float threshold) {
   });
 }
 
-// Leaves the corrected gradient in the residual.
+// As before anything was selected, but that what is kept holds p, if it is a residual.
 void Selection::PutBack(Task& task) {
-  float* residual = variables_[task.variable].residual;
-  for (int64_t j = 0; j < task.selected.size; ++j) {
-    residual[task.selected.positions()[j]] = task.selected.values()[j];
+  float* kept = variables_[task.variable].kept;
+  for (int64_t j = 0; KeepsRest() && j < task.selected.size; ++j) {
+    kept[task.selected.positions()[j]] = task.selected.values()[j];
   }
   task.selected.size = 0;
   task.left = Left();
@@ -165,22 +164,22 @@ void Selection::KeepLargest(const Group& group) {
   }
   for (int64_t i = group.first; i < group.last; ++i) {
     Task& task = tasks_[i];
-    float* residual = variables_[task.variable].residual;
+    float* kept = variables_[task.variable].kept;
     float* values = task.selected.values();
     int32_t* positions = task.selected.positions();
-    int64_t kept = 0;
+    int64_t number = 0;
     for (int64_t j = 0; j < task.selected.size; ++j) {
       const float magnitude = std::fabs(values[j]);
       if (magnitude > threshold || (magnitude == threshold && equal-- > 0)) {
-        values[kept] = values[j];
-        positions[kept++] = positions[j];
+        values[number] = values[j];
+        positions[number++] = positions[j];
       } else {
-        residual[positions[j]] = values[j];
+        if (KeepsRest()) kept[positions[j]] = values[j];
         task.left.squared += double{values[j]} * values[j];
         task.left.largest = std::max(task.left.largest, magnitude);
       }
     }
-    task.selected.size = kept;
+    task.selected.size = number;
   }
 }
 
