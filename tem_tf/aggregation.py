@@ -314,21 +314,20 @@ class Aggregator:
             return lone_exchange.IN_WORDS
         if self.options.warmup_steps and not has_branches(self._built_in()):
             return "replicas of one process have no branch for `warmup_steps`"
-        why_not_here = fused_step.why_not_here(layout, self.state, self._memory)
-        return fused_step.why_not(self.options) or why_not_here
+        return fused_step.why_not(self.options) or fused_step.why_not_here(
+            layout, self.state, self._memory
+        )
 
     def _local_step(
         self, compressor: Compressor, layout: Layout, step: tf.Tensor, unit: float
     ) -> fused_step.FusedStep | ComposedStep:
-        options, limit = self.options, self.options.local_clipnorm
-        asked = (
-            *(compressor, self._memory, layout, step, options.value_dtype),
-            *(None if limit is None else limit * unit, options.rounding_seed),
-        )
+        options = self.options
+        asked = (compressor, self._memory, layout, step, options.value_dtype)
+        asked += (options.largest_norm(unit), options.rounding_seed)
         # Not in a warm-up, whose compressor is none that the kernels know.
         if isinstance(compressor, Sparsifier) and self._why_composed(layout) is None:
-            zero = options.nonfinite != "raise" or self._skips
-            return fused_step.FusedStep(*asked, self.state, zero)
+            raises = options.nonfinite == "raise" and not self._skips
+            return fused_step.FusedStep(*asked, self.state, not raises)
         return ComposedStep(*asked, static=self._in_xla)
 
     def _exchange(

@@ -275,7 +275,7 @@ class _Lazily(Sequence):
     Not once: in a branch of `tf.cond` its tensors are that branch's.
     """
 
-    def __init__(self, make: Callable[[], list[tf.Tensor]], length: int):
+    def __init__(self, make: Callable[[], Sequence[tf.Tensor]], length: int):
         self._make, self._length = make, length
 
     def __len__(self) -> int:

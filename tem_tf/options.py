@@ -117,6 +117,10 @@ class Options:
         unchanged = self.compressor.lossless and self.kept is None
         return unchanged and self.local_clipnorm is None and not self.masks
 
+    def largest_norm(self, unit: float) -> float | None:
+        """`local_clipnorm` of gradients that come multiplied by `unit`."""
+        return None if self.local_clipnorm is None else self.local_clipnorm * unit
+
 
 def _check_compressor(compressor: Compressor) -> None:
     if not isinstance(compressor, Compressor):
