@@ -16,7 +16,7 @@ from tem_tf import fused_step, lone_exchange, metrics, native
 from tem_tf.accounting import Accounts, words_of
 from tem_tf.asking_plan import asking_plan
 from tem_tf.compressors import Compressor, Everything, Sparsifier, check_vectors
-from tem_tf.cross_device_ops import SparsifiedCrossDeviceOps, has_branches
+from tem_tf.cross_device_ops import SparsifiedCrossDeviceOps
 from tem_tf.empty_batches import batch_is_empty
 from tem_tf.instance_keys import Use, new_owner
 from tem_tf.kept_state import Kept, KeptState
@@ -190,7 +190,8 @@ class Aggregator:
             check_vectors(f"{type(self._memory).__name__}.apply", direction, segments)
             beside, other = received.beside, local.other
             before = kept.memory if in_place and self._skips else {}
-            if in_place and memory:  # The rest, or all in a warm-up.
+            if in_place and memory:  # What kernels leave, or all in a warm-up: so
+                # that what both branches return is of one structure.
                 with tf.control_dependencies(self._checks(beside.rider)):
                     self._kept.write_memory(segments, memory)
                 memory = {}
@@ -312,10 +313,8 @@ class Aggregator:
         """Why it is not the native step; None if it is."""
         if self._in_xla:
             return lone_exchange.IN_WORDS
-        if self.options.warmup_steps and not has_branches(self._built_in()):
-            return "replicas of one process have no branch for `warmup_steps`"
         return fused_step.why_not(self.options) or fused_step.why_not_here(
-            layout, self.state, self._memory
+            self.options, layout, self.state, self._built_in()
         )
 
     def _local_step(

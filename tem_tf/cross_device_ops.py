@@ -151,7 +151,11 @@ class SparsifiedCrossDeviceOps(_collective_internals.DelegatingCrossDeviceOps):
         needs a `merge_call` that TensorFlow refuses inside `tf.cond`, both branches
         run and one result is taken: copies in memory, nothing on a wire.
         """
-        if has_branches(_replica_context().strategy):
+        context = _replica_context()
+        if (
+            context.num_replicas_in_sync == 1
+            or _collective_internals.collective_all_gather(context.strategy) is not None
+        ):
             return tf.cond(predicate, true_fn, false_fn)
         return tf.nest.map_structure(
             lambda yes, no: tf.where(predicate, yes, no), true_fn(), false_fn()
@@ -164,14 +168,6 @@ class SparsifiedCrossDeviceOps(_collective_internals.DelegatingCrossDeviceOps):
     def replica(self) -> int | tf.Tensor:
         """This one's number, from 0: an int or int32 scalar."""
         return _replica_context().replica_id_in_sync_group
-
-
-def has_branches(strategy: tf.distribute.Strategy) -> bool:
-    """Whether `cond` of its replicas runs one branch alone."""
-    return (
-        strategy.num_replicas_in_sync == 1
-        or _collective_internals.collective_all_gather(strategy) is not None
-    )
 
 
 def _gather_learnt(

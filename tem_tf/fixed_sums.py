@@ -11,39 +11,33 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 _ROW = 1024  # Our choice; so few numbers are never shared out.
-_COLUMNS = 64
 
 
 def fixed_norm(vectors: Sequence[tf.Tensor]) -> tf.Tensor:
     """The Euclidean norm of vectors of static length together: float32 scalar.
 
-    Every addition has its place, so that other code can give the same bits.
+    Rows are added up by halves: entries that lie half a row apart, then those sums that
+    lie a quarter apart, and so on. So other code can give the same bits, and the graph
+    optimizer makes no AddN, whose order is another, of a chain of additions.
     """
-    squares = [_by_columns(tf.square(vector)) for vector in vectors]
-    return tf.sqrt(_by_columns(tf.stack(squares)))
+    squares = [_by_halves(tf.square(vector)) for vector in vectors]
+    return tf.sqrt(_by_halves(tf.stack(squares)))
 
 
-def _by_columns(numbers: tf.Tensor) -> tf.Tensor:
-    """The sum of a vector, by rows, then of what they sum up to, and so on.
-
-    A row is a matrix: its columns are added up from above, then by halves, those that
-    lie half a line apart, then a quarter, and so on.
-    """
+def _by_halves(numbers: tf.Tensor) -> tf.Tensor:
+    """The sum of a vector, by rows, then of what they sum up to, and so on."""
     size = numbers.shape[0]
     if size == 0:
         return tf.zeros([], numbers.dtype)
-    first = True
-    while first or size > 1:
-        first, rows = False, -(-size // _ROW)
+    while True:
+        rows = -(-size // _ROW)
         numbers = tf.pad(numbers, [[0, rows * _ROW - size]])
-        lines = tf.reshape(numbers, [rows, _ROW // _COLUMNS, _COLUMNS])
-        columns, half = lines[:, 0], _COLUMNS // 2
-        for line in range(1, lines.shape[1]):
-            columns += lines[:, line]
+        numbers, half = tf.reshape(numbers, [rows, _ROW]), _ROW // 2
         while half:
-            columns, half = columns[:, :half] + columns[:, half:], half // 2
-        numbers, size = columns[:, 0], rows
-    return numbers[0]
+            numbers, half = numbers[:, :half] + numbers[:, half:], half // 2
+        numbers, size = numbers[:, 0], rows
+        if size == 1:
+            return numbers[0]
 
 
 def fixed_sum(vector: tf.Tensor) -> tf.Tensor:

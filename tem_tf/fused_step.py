@@ -7,8 +7,8 @@
 c clips the gradient, β is how memory decays; 1 where nothing else is asked for. What
 momentum correction and EF21 keep is in `native.ops`. The same bits as `ComposedStep`,
 in fewer passes over memory: gradients are taken as they come and laid end to end
-nowhere. Residuals change before the exchange: where a NaN on another worker ends the
-training, this worker's have moved on, but no weights.
+nowhere. What is kept changes before the exchange: where a NaN on another worker ends
+the training, it has moved on, but no weights.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def why_not(options: Options) -> str | None:
     ):
         return f"{type(compressor).__name__} is no sparsifier by a rule"
     if not compressor.in_kernels:
-        return f"they do not know the rule of {type(compressor).__name__} with blocks"
+        return f"they do not know the rule of {compressor!r}"
     if memory is None or _kind(memory) is None:
         names = ", ".join(known.__name__ for known in _MEMORIES)
         name = "no memory" if memory is None else type(memory).__name__
@@ -73,15 +73,31 @@ def why_not(options: Options) -> str | None:
     return None
 
 
-def why_not_here(layout: Layout, state: ReplicaState, memory: Memory) -> str | None:
-    """As `why_not`, of these very variables."""
+def why_not_here(
+    options: Options,
+    layout: Layout,
+    state: ReplicaState,
+    strategy: tf.distribute.Strategy,
+) -> str | None:
+    """As `why_not`, of these very variables in this strategy."""
+    # There both branches run (SparsifiedCrossDeviceOps.cond), and kernels change state.
+    if options.warmup_steps and _replicas_of_a_process(strategy) > 1:
+        return "replicas of one process have no branch for `warmup_steps`"
     if not 0 < total_size(layout.segments) <= _LARGEST:
         return "there are no entries to compress, or more than 2^31"
     if layout.other:
         return "some variables are of other dtypes"
+    memory = options.kept
+    assert memory is not None  # `why_not` has seen it.
     if not all(state.is_on_cpu(key, layout.segments) for key in _keys(memory)):
         return "the residuals are not in a CPU's memory"
     return None
+
+
+def _replicas_of_a_process(strategy: tf.distribute.Strategy) -> int:
+    if strategy.num_replicas_in_sync == 1:  # The default strategy has no devices.
+        return 1
+    return len(strategy.extended.worker_devices)
 
 
 def _kind(memory: Memory) -> type[Memory] | None:
@@ -231,10 +247,10 @@ class FusedStep:
         seed = chance_seed(self.rounding_seed, self.step, 0)
         if self.value_dtype != "float32":
             message = wire.rounded(message, self.value_dtype, library, seed)
-        elif isinstance(memory, (ErrorFeedback, DecayingErrorFeedback)):
+        elif not isinstance(memory, EF21) and not getattr(memory, "masking", False):
             return message, found.stats  # Nothing is left of what was selected.
         kept = self._kept
-        if isinstance(memory, MomentumCorrection) and not memory.masking:
+        if not getattr(memory, "masking", False):
             kept = kept._replace(velocity=())
         # Where nothing was changed `At` has values, too: zeros, which nobody selected.
         nothing = tf.constant(False) if self.zero_nonfinite else found.nonfinite > 0

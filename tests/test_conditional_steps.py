@@ -65,14 +65,23 @@ def test_whatever_the_inner_optimizer_does(inner, replicas):
 
 
 @needs_native
-@pytest.mark.parametrize("way", ["threshold", "topk", "random_k"])
-def test_kernels_skip_the_same(way, monkeypatch):
+@pytest.mark.parametrize(
+    ("compressor", "memory", "options"),
+    [
+        *((WAYS[way][0], "auto", {}) for way in ("threshold", "topk", "random_k")),
+        (tem_tf.TopK(0.25), "auto", {"warmup_steps": 8, "value_dtype": "bfloat16"}),
+        (tem_tf.TopK(0.25), tem_tf.MomentumCorrection(0.5), {"value_dtype": "int4"}),
+        (tem_tf.HardThreshold(1.0), tem_tf.EF21(), {"local_clipnorm": 2.0}),
+        (tem_tf.RandomK(0.5), tem_tf.EF21(), {"warmup_steps": 2}),
+    ],
+)
+def test_kernels_skip_the_same(compressor, memory, options, monkeypatch):
     gradients, _ = overflowing(1)
-    strategy = make_strategy(1)
-    native = train(strategy, gradients, *WAYS[way], nonfinite="skip")
+    strategy, options = make_strategy(1), options | {"nonfinite": "skip"}
+    native = train(strategy, gradients, compressor, memory, **options)
     assert native["path"] == "native kernels"
     monkeypatch.setenv("TEM_TF_NATIVE", "0")
-    composed = train(strategy, gradients, *WAYS[way], nonfinite="skip")
+    composed = train(strategy, gradients, compressor, memory, **options)
     assert composed["path"] != "native kernels"
     assert_equal(native, composed)
     for name in ("payload_bytes", "entries_sent", "skipped_steps"):

@@ -13,7 +13,7 @@ from tem_tf.replica_state import ReplicaState
 from tests.compressor_cases import COMPRESSORS, EveryOther
 from tests.memory_cases import ErrorFeedback21
 from tests.native_cases import needs_native
-from tests.steps import apply_gradients, residuals
+from tests.steps import apply_gradients
 from tests.training import make_strategy
 
 pytestmark = needs_native
@@ -86,6 +86,8 @@ CASES = [
     ("topk_layer", {"memory": tem_tf.EF21(), "value_dtype": "bfloat16"}),
     ("random_k", {"memory": tem_tf.EF21(), "nonfinite": "zero"}),
     ("topk_model", {"memory": tem_tf.EF21(), "warmup_steps": 2}),
+    ("hard_threshold", {"memory": DGC, "nonfinite": "zero", "warmup_steps": 2}),
+    ("hard_threshold", {"memory": tem_tf.EF21(), "nonfinite": "zero"}),
 ]
 
 
@@ -136,7 +138,8 @@ def test_blocks_are_left_to_operations():
     )
     optimizer.build([keras.Variable(tf.zeros([8]))])
     assert optimizer.path == (
-        "TensorFlow's operations: they do not know the rule of TopK with blocks"
+        "TensorFlow's operations: they do not know the rule of "
+        f"{COMPRESSORS['topk_block']!r}"
     )
 
 
@@ -358,17 +361,27 @@ def test_gradients_of_other_kinds(monkeypatch):
         np.testing.assert_array_equal(own, other)
 
 
-def test_a_gradient_that_is_not_finite_leaves_the_residual():
+@pytest.mark.parametrize("compressor", [tem_tf.HardThreshold(1.0), tem_tf.RandomK(1.0)])
+@pytest.mark.parametrize("memory", ["auto", DGC, tem_tf.EF21()], ids=str)
+@pytest.mark.parametrize("warmup_steps", [0, 2])
+def test_a_gradient_that_is_not_finite_leaves_what_is_kept(
+    compressor, memory, warmup_steps
+):
     weights = keras.Variable(tf.zeros([8]))
     optimizer = tem_tf.SparsifiedOptimizer(
-        keras.optimizers.SGD(1.0), tem_tf.HardThreshold(1.0)
+        keras.optimizers.SGD(1.0),
+        compressor,
+        memory=memory,
+        warmup_steps=warmup_steps,
     )
+    strategy = tf.distribute.get_strategy()
     optimizer.apply([tf.fill([8], 0.75)], [weights])
+    before = states(strategy, optimizer, "memory/"), weights.numpy()
     with pytest.raises(tf.errors.InvalidArgumentError, match="has NaN or Inf"):
         optimizer.apply([tf.constant([np.nan] + 7 * [0.75])], [weights])
-    held = residuals(tf.distribute.get_strategy(), optimizer)
-    np.testing.assert_array_equal(held[0], np.full(8, 0.75))
-    np.testing.assert_array_equal(weights.numpy(), np.zeros(8))
+    assert optimizer.path == "native kernels"
+    np.testing.assert_array_equal(states(strategy, optimizer, "memory/"), before[0])
+    np.testing.assert_array_equal(weights.numpy(), before[1])
 
 
 def test_gradients_are_laid_end_to_end_nowhere(monkeypatch):

@@ -15,6 +15,7 @@ from tem_tf import native
 from tests.native_cases import needs_native
 
 ROOT = pathlib.Path(__file__).parents[1]
+TESTED = ("native_selection", "native_memories", "wire_sums")
 
 
 def sanitizer() -> str | None:
@@ -36,7 +37,7 @@ def sanitizer() -> str | None:
 def run_tests_of_kernels(**environment: str) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
     result = subprocess.run(
-        [*command, "tests/test_native_selection.py", "tests/test_wire_sums.py"],
+        [*command, *(f"tests/test_{name}.py" for name in TESTED)],
         cwd=ROOT,
         env=os.environ | environment,
         capture_output=True,

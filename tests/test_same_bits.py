@@ -27,7 +27,12 @@ SMALL = ((6, 10), (20,), (7, 7), (7,))
 # Each memory, where the corrected gradient is sent whole.
 BY_MEMORY = [("identity", memory, "float32") for memory in MEMORIES]
 OTHERS = [row for row in ROWS if row not in FEW + BY_MEMORY]
-SELECTED_BY_KERNELS = [row for row in FEW if row[1:] == ("error_feedback", "float32")]
+SELECTED_BY_KERNELS = [
+    *(row for row in FEW if row[1:] == ("error_feedback", "float32")),
+    ("topk_layer", "dgc", "int2"),
+    ("hard_threshold", "ef21", "float16"),
+    ("accordion", "decaying", "float32"),  # Clipped.
+]
 named = pytest.mark.parametrize(
     "row",
     [
@@ -108,7 +113,8 @@ def shared_layers(uses, wrap):
 
 WRAPS = {
     "kernels": (tem_tf.TopK(0.5),),
-    "operations": (tem_tf.TopK(0.5), tem_tf.MomentumCorrection()),
+    "momentum": (tem_tf.TopK(0.5), tem_tf.MomentumCorrection()),
+    "operations": (tem_tf.TopK(0.5), tem_tf.EF21SGDM()),
     "decaying": (tem_tf.HardThreshold(0.1), tem_tf.DecayingErrorFeedback(0.5)),
     "identity": (tem_tf.Identity(), tem_tf.ErrorFeedback()),
     "nothing": (tem_tf.Identity(),),

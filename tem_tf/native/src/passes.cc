@@ -18,11 +18,9 @@ namespace {
 
 void SumsOfSquares(const float* x, int64_t size, float* sums) {
   for (; size > 0; x += kRow, size -= kRow) {
-    float columns[kColumns] = {};
-    for (int64_t i = 0; i < std::min(size, kRow); ++i) {
-      columns[i % kColumns] += x[i] * x[i];
-    }
-    *sums++ = SumByHalves(columns);
+    float squares[kRow] = {};
+    for (int64_t i = 0; i < std::min(size, kRow); ++i) squares[i] = x[i] * x[i];
+    *sums++ = SumByHalves(squares, kRow);
   }
 }
 

@@ -82,17 +82,16 @@ struct Stretch {
   Factors factors;
 };
 
-// Numbers are added up by rows of so many: columns from above, then by halves, first the
-// columns that lie half a row of the matrix apart, then a quarter, and so on.
+// Numbers are added up by rows of so many, by halves: first those that lie half a row
+// apart, then the sums that lie a quarter apart, and so on.
 constexpr int64_t kRow = 1024;
-constexpr int kColumns = 64;
 
-// Of so many columns; overwrites them.
-inline float SumByHalves(float* columns) {
-  for (int half = kColumns / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) columns[i] += columns[half + i];
+// Of so many numbers, a power of two; overwrites them.
+inline float SumByHalves(float* numbers, int64_t count) {
+  for (int64_t half = count / 2; half > 0; half /= 2) {
+    for (int64_t i = 0; i < half; ++i) numbers[i] += numbers[half + i];
   }
-  return columns[0];
+  return numbers[0];
 }
 
 // p of an entry.

@@ -81,11 +81,9 @@ bool IsFinite(const float* x, int64_t size, const float* sums) {
 float SumOfRows(std::vector<float> sums) {
   while (sums.size() > 1) {
     std::vector<float> rows(Rows(sums.size()));
+    sums.resize(rows.size() * kRow);
     for (size_t r = 0; r < rows.size(); ++r) {
-      float columns[kColumns] = {};
-      const size_t end = std::min<size_t>(sums.size(), (r + 1) * kRow);
-      for (size_t i = r * kRow; i < end; ++i) columns[i % kColumns] += sums[i];
-      rows[r] = SumByHalves(columns);
+      rows[r] = SumByHalves(sums.data() + r * kRow, kRow);
     }
     sums = std::move(rows);
   }
@@ -209,7 +207,6 @@ class SelectOp : public OpKernel {
 
     // entries, |e|^2, |m|^2, max|m|, |g|^2, |p|^2. What was not sent and the residual,
     // e and m, are the same, but that there is none where an estimate is kept.
-    const double residuals = memory_ == Memory::kEstimate ? 0 : 1;
     for (size_t i = 0; i < selection.tasks().size(); ++i) {
       Task& task = selection.tasks()[i];
       const int v = task.variable;
@@ -220,8 +217,10 @@ class SelectOp : public OpKernel {
       }
       table(v, 0) += task.selected.size;
       table(v, 1) += task.left.squared;
-      table(v, 2) += residuals * task.left.squared;
-      table(v, 3) = std::max<double>(table(v, 3), residuals * task.left.largest);
+      if (memory_ != Memory::kEstimate) {
+        table(v, 2) += task.left.squared;
+        table(v, 3) = std::max<double>(table(v, 3), task.left.largest);
+      }
       table(v, 5) += task.left.squared + sent;
     }
     for (int v = 0; finite && v < gradients.size(); ++v) {
@@ -266,8 +265,12 @@ class SelectOp : public OpKernel {
     if (!finite) std::fill_n(out, size, 0.0f);
     for (int i = 0; finite && i < small.size(); ++i) {
       const float* begin = small[i].flat<float>().data();
-      out = std::transform(begin, begin + small[i].NumElements(), out,
-                           [clip](float entry) { return clip * entry; });
+      const float* end = begin + small[i].NumElements();
+      // A factor of 1 would flush what is subnormal.
+      out = clip == 1 ? std::copy(begin, end, out)
+                      : std::transform(begin, end, out, [clip](float entry) {
+                          return clip * entry;
+                        });
     }
     return tensorflow::OkStatus();
   }
