@@ -41,7 +41,7 @@ def assert_same(monkeypatch, gradients, compressor, memory, **options):
         monkeypatch.setenv("TEM_TF_NATIVE", mode)
         strategy = make_strategy(1)
         weights, optimizer = apply_gradients(
-            strategy, gradients, compressor, memory=memory, **options
+            strategy, gradients, compressor, False, memory=memory, **options
         )
         assert (optimizer.path == "native kernels") == (mode != "0")
         outcomes.append([weights, *states(strategy, optimizer, "memory/")])

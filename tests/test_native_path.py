@@ -103,12 +103,34 @@ def gradients_for(replicas, options, steps=4, size=50):
     ("replicas", "graph"),
     [
         (1, True),
-        pytest.param(2, True, marks=pytest.mark.slow),
-        pytest.param(2, False, marks=pytest.mark.slow),
+        pytest.param(2, True, marks=pytest.mark.exhaustive),
+        pytest.param(2, False, marks=pytest.mark.exhaustive),
     ],
 )
 @pytest.mark.parametrize(("name", "options"), CASES, ids=str)
 def test_weights_residuals_and_counts(monkeypatch, name, options, replicas, graph):
+    check(monkeypatch, name, options, replicas, graph)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("hard_threshold", {"nonfinite": "zero", "dense_below": 20}),
+        ("random_k", {"nonfinite": "zero"}),
+        ("topk_layer", {"gradients_divided_by_replicas": False}),
+        ("adaptive_threshold", {"local_clipnorm": 1.0, "dense_below": 20}),
+        ("topk_model", {"memory": DGC, "value_dtype": "int2", "warmup_steps": 1}),
+        ("above_the_mean", {"memory": tem_tf.EF21(), "value_dtype": "bfloat16"}),
+    ],
+    ids=str,
+)
+def test_two_replicas_do_so_too(monkeypatch, name, options, graph):
+    check(monkeypatch, name, options, 2, graph)
+
+
+def check(monkeypatch, name, options, replicas, graph):
     gradients = gradients_for(replicas, options)
     outcomes = []
     for mode in ("built", "0"):
