@@ -49,7 +49,8 @@ def train(replicas, *arguments, **options):
 
 @pytest.mark.parametrize(
     ("replicas", "graph"),
-    [(1, True), (2, False), pytest.param(3, True, marks=pytest.mark.slow)],
+    # Three in a graph are real workers, in tests/multi_worker/test_laws.py.
+    [(1, True), (2, False), pytest.param(3, True, marks=pytest.mark.exhaustive)],
 )
 @pytest.mark.parametrize("compressor", ALL.values(), ids=ALL)
 def test_replicas_stay_bit_equal_and_nothing_is_lost(replicas, compressor, graph):
@@ -161,7 +162,9 @@ def weights_by_error_feedback(compressor, graph):
     return train(2, dyadic(4, 2), COMPRESSORS[compressor], graph)[0]
 
 
-@eager_and_graph
+@pytest.mark.parametrize(
+    "graph", [False, pytest.param(True, marks=pytest.mark.exhaustive)]
+)
 @pytest.mark.parametrize("compressor", ["topk_model", "hard_threshold", "random_k"])
 @pytest.mark.parametrize(
     "memory",

@@ -265,7 +265,7 @@ def test_the_shapes_are_resnet_18s(monkeypatch):
     assert sum(math.prod(shape) for shape in shapes) == 11_173_962
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.multi_worker
 def test_the_short_aggregation_benchmark(tmp_path):
     path = tmp_path / "result.json"
@@ -293,7 +293,7 @@ def run_short(name, path, option):
     return json.loads(path.read_text())
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_short_overhead_benchmark(tmp_path):
     rows = run_short("overhead.py", tmp_path / "result.json", "--output")["rows"]
     sizes = {row["model"]: row["parameters"] for row in rows}

@@ -185,7 +185,10 @@ def test_what_is_wrong_in_the_laboratory_is_one_line(place, capsys, change, word
         f"{RUN} --logdir run --workers 2",
         f"{STUDY} --parallel_trials 2",
         pytest.param(f"{COMPARISON} --parallel_trials 2", marks=pytest.mark.exhaustive),
-        f"predict {NETWORK} --workers 2 --link_mbit 100",
+        pytest.param(
+            f"predict {NETWORK} --workers 2 --link_mbit 100",
+            marks=pytest.mark.exhaustive,
+        ),
     ],
     ids=["workers", "study", "comparison", "forecast"],
 )

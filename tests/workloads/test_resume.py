@@ -178,8 +178,8 @@ def events(folder):
         pytest.param(TEXT, 1, id="text-1", marks=pytest.mark.exhaustive),
         pytest.param(TEXT, 2, id="text-2"),
         pytest.param(LOCAL, 2, id="local-2"),
-        pytest.param(FROZEN, 2, id="frozen-2"),
-        pytest.param(CHARACTERS, 1, id="characters-1"),
+        pytest.param(FROZEN, 2, id="frozen-2", marks=pytest.mark.exhaustive),
+        pytest.param(CHARACTERS, 1, id="characters-1", marks=pytest.mark.exhaustive),
         pytest.param(CHARACTERS, 2, id="characters-2", marks=pytest.mark.exhaustive),
     ],
 )
