@@ -190,8 +190,8 @@ class Aggregator:
             check_vectors(f"{type(self._memory).__name__}.apply", direction, segments)
             beside, other = received.beside, local.other
             before = kept.memory if in_place and self._skips else {}
-            if in_place and memory:  # What kernels leave, or all in a warm-up: so
-                # that what both branches return is of one structure.
+            if in_place and memory:  # Of the fused step a rest, else all of it: so
+                # that what both branches of a warm-up return is of one structure.
                 with tf.control_dependencies(self._checks(beside.rider)):
                     self._kept.write_memory(segments, memory)
                 memory = {}

@@ -64,7 +64,7 @@ def why_not(options: Options) -> str | None:
         return f"{type(compressor).__name__} is no sparsifier by a rule"
     if not compressor.in_kernels:
         return f"they do not know the rule of {compressor!r}"
-    if memory is None or _kind(memory) is None:
+    if memory is None or not _is_known(memory):
         names = ", ".join(known.__name__ for known in _MEMORIES)
         name = "no memory" if memory is None else type(memory).__name__
         return f"of memories they know {names}, and this is {name}"
@@ -100,12 +100,12 @@ def _replicas_of_a_process(strategy: tf.distribute.Strategy) -> int:
     return len(strategy.extended.worker_devices)
 
 
-def _kind(memory: Memory) -> type[Memory] | None:
-    """Which of those that the kernels know it is, if it changes nothing of that."""
-    for known in _MEMORIES:
-        if isinstance(memory, known) and not _changes(memory, known, _METHODS):
-            return known
-    return None
+def _is_known(memory: Memory) -> bool:
+    """Whether it is one of those that kernels know, and changes nothing of that."""
+    return any(
+        isinstance(memory, known) and not _changes(memory, known, _METHODS)
+        for known in _MEMORIES
+    )
 
 
 def _keys(memory: Memory) -> list[str]:
@@ -244,13 +244,14 @@ class FusedStep:
     ) -> tuple[SparseGradient, tf.Tensor]:
         """The message as others decode it, and the table; all that is kept is new."""
         memory, values = self.memory, message.values
+        masks_velocity = isinstance(memory, MomentumCorrection) and memory.masking
         seed = chance_seed(self.rounding_seed, self.step, 0)
         if self.value_dtype != "float32":
             message = wire.rounded(message, self.value_dtype, library, seed)
-        elif not isinstance(memory, EF21) and not getattr(memory, "masking", False):
+        elif not (masks_velocity or isinstance(memory, EF21)):
             return message, found.stats  # Nothing is left of what was selected.
         kept = self._kept
-        if not getattr(memory, "masking", False):
+        if not masks_velocity:
             kept = kept._replace(velocity=())
         # Where nothing was changed `At` has values, too: zeros, which nobody selected.
         nothing = tf.constant(False) if self.zero_nonfinite else found.nonfinite > 0

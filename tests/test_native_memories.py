@@ -18,6 +18,7 @@ from tests.training import make_strategy
 
 pytestmark = needs_native
 
+# By factors that round, as those of memory_cases do not.
 MEMORIES = {
     "feedback": tem_tf.ErrorFeedback(),
     "decaying": tem_tf.DecayingErrorFeedback(0.9),
@@ -35,7 +36,7 @@ SIZE = 210_000  # Variables of 70,000 and 140,000: of two tasks, and of three.
 
 
 def assert_same(monkeypatch, gradients, compressor, memory, **options):
-    """Weights and all that is kept are equal, bit for bit, after every step."""
+    """Equal, bit for bit: weights after every step, and at the end all that is kept."""
     outcomes, kernels = [], os.environ.get("TEM_TF_NATIVE", "built")
     for mode in (kernels, "0"):
         monkeypatch.setenv("TEM_TF_NATIVE", mode)

@@ -66,7 +66,7 @@ enum class Memory {
 };
 
 struct Factors {
-  float clip = 1;   // c
+  float clip = 1;    // c
   float memory = 1;  // f
 };
 

@@ -66,7 +66,7 @@ TEM_TF_SELECT_OP("TemTfSelectThreshold", "threshold: float");
 TEM_TF_SELECT_OP("TemTfSelectTopK", "counts: int64");
 TEM_TF_SELECT_OP("TemTfSelectGiven", "given: int32");
 
-// Sums of squares of the rows of a tensor, see `kRow`; as many as `Rows` says.
+// How many rows so many entries have, the last of which may be short.
 int64_t Rows(int64_t size) { return (size + kRow - 1) / kRow; }
 
 bool IsFinite(const float* x, int64_t size, const float* sums) {

@@ -87,7 +87,7 @@ class SettleOp : public OpKernel {
     table.setZero();
     const float* value = values.flat<float>().data();
     const float* sent = rounded.flat<float>().data();
-    // Few entries; one thread, with subnormals flushed as everywhere.
+    // Few entries, as a rule: one thread, with subnormals flushed as everywhere.
     ForEach(context, 1, 1, count, [&](int64_t) {
       int64_t v = 0;
       for (int64_t j = 0; j < count; ++j) {
